@@ -1,0 +1,113 @@
+# lamina: one non-recursive Makefile. `make help` lists the targets.
+CONFIG ?= release
+PREFIX ?= /usr/local
+V ?= 0
+B := build/$(CONFIG)
+DEPS := build/deps
+Q := $(if $(filter 1,$(V)),,@)
+
+CC_release := gcc
+CC_debug := gcc
+CC_asan := gcc
+CC_tsan := gcc
+CC_fuzz := clang
+ifeq ($(origin CC),default)
+CC := $(CC_$(CONFIG))
+endif
+CFLAGS_release := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+CFLAGS_debug := -O0 -g3
+CFLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
+CFLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer
+ifeq ($(CFLAGS_$(CONFIG)),)
+$(error CONFIG=$(CONFIG): use release, debug, asan, tsan or fuzz)
+endif
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wstrict-prototypes -Wmissing-prototypes \
+        -Wno-unknown-warning-option
+WERROR ?= $(if $(CI),-Werror,)
+
+FOLDERS := cas tiering fusefs registry tools
+PKGS_BASE := libzstd liblz4 zlib libcrypto jansson libmicrohttpd libcurl libxxhash libisal inih
+FUSE_PC := $(wildcard $(DEPS)/lib/pkgconfig/fuse3.pc)
+PKG := PKG_CONFIG_PATH=$(DEPS)/lib/pkgconfig pkg-config
+PKG_CFLAGS := $(shell $(PKG) --cflags $(PKGS_BASE) fuse3 2>/dev/null)
+PKG_LIBS := $(shell $(PKG) --libs $(PKGS_BASE) 2>/dev/null) \
+            $(if $(FUSE_PC),$(DEPS)/lib/libfuse3.a -luring -lnuma -ldl,$(shell $(PKG) --libs fuse3 2>/dev/null)) \
+            -lrocksdb -lpthread
+CPPFLAGS += -D_GNU_SOURCE -I. -include cas/banned.h -DFUSE_USE_VERSION=318
+ALL_CFLAGS = -std=gnu17 $(CFLAGS_$(CONFIG)) $(WARN) $(WERROR) -fvisibility=hidden -fPIE $(PKG_CFLAGS) $(CFLAGS)
+ALL_LDFLAGS = -pie $(filter -fsanitize=%,$(CFLAGS_$(CONFIG))) -Wl,-z,relro,-z,now $(LDFLAGS)
+
+LIB_FOLDERS := cas tiering fusefs registry
+LIB_SRC := $(sort $(foreach d,$(LIB_FOLDERS),$(wildcard $(d)/*.c)))
+TOOL_SRC := $(sort $(wildcard tools/*.c))
+LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
+TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
+TEST_SUPPORT_SRC := $(sort $(filter-out %/replay.c,$(wildcard tests/support/*.c)))
+TEST_SUPPORT_OBJ := $(TEST_SUPPORT_SRC:%.c=$(B)/%.o)
+UNIT_SRC := $(sort $(wildcard tests/unit/*_test.c tests/prop/*_test.c))
+UNIT := $(UNIT_SRC:%.c=$(B)/%)
+CRASH_SRC := $(sort $(wildcard tests/crash/*.c))
+CRASH := $(CRASH_SRC:%.c=$(B)/%)
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/*.c))
+FUZZ := $(FUZZ_SRC:%.c=$(B)/%)
+LIB := $(B)/liblamina.a
+
+.PHONY: all
+all: $(B)/lamina ## Build the program: build/CONFIG/lamina
+
+# Objects are made again when the compiler or its flags change.
+FLAGS_NOW := $(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(PKG_LIBS)
+.PHONY: FORCE
+$(B)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(FLAGS_NOW)' | cmp -s - $@ || echo '$(FLAGS_NOW)' >$@
+
+$(B)/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	@$(if $(filter 1,$(V)),,echo "CC $<")
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+$(LIB): $(LIB_OBJ)
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+
+$(B)/lamina: $(TOOL_OBJ) $(LIB)
+	@$(if $(filter 1,$(V)),,echo "LD $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(TOOL_OBJ) $(LIB) $(PKG_LIBS)
+
+$(UNIT) $(CRASH): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(LIB)
+	@$(if $(filter 1,$(V)),,echo "LD $@")
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(TEST_SUPPORT_OBJ) $(LIB) -lcmocka $(PKG_LIBS)
+
+# A fuzz target is its own program under CONFIG=fuzz; elsewhere it replays a corpus.
+ifeq ($(CONFIG),fuzz)
+$(FUZZ): $(B)/%: $(B)/%.o $(LIB)
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $< $(LIB) $(PKG_LIBS)
+else
+$(FUZZ): $(B)/%: $(B)/%.o $(B)/tests/support/replay.o $(LIB)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(B)/tests/support/replay.o $(LIB) $(PKG_LIBS)
+endif
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
+
+.PHONY: unit
+unit: $(UNIT) ## Build and run the unit and property tests of this CONFIG
+	@tests/run-unit.sh $(UNIT)
+
+.PHONY: check-headers
+check-headers: ## Every header compiles alone
+	@for h in $(wildcard $(addsuffix /*.h,$(FOLDERS))); do \
+	  echo "#include \"$$h\"" | $(CC) $(CPPFLAGS) $(ALL_CFLAGS) -x c -fsyntax-only - || { echo "header: $$h"; exit 1; }; done
+
+.PHONY: check-layers
+check-layers: ## Nobody includes what is above or beside it (spec/README.md)
+	@tests/check-layers.sh
+
+.PHONY: help
+help: ## This list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: clean
+clean: ## Remove build/ but for the libraries of make deps
+	rm -rf build/release build/debug build/asan build/tsan build/fuzz

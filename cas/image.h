@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Images: manifests and indexes (OCI image-spec 1.1 and Docker schema 2), their
+ * configuration, platform choice, and what makes an image usable. */
+#ifndef CAS_IMAGE_H
+#define CAS_IMAGE_H
+
+#include "cas/layer.h"
+#include "cas/names.h"
+#include "cas/tree.h"
+
+#define CAS_MT_OCI_MANIFEST "application/vnd.oci.image.manifest.v1+json"
+#define CAS_MT_OCI_INDEX "application/vnd.oci.image.index.v1+json"
+#define CAS_MT_OCI_CONFIG "application/vnd.oci.image.config.v1+json"
+#define CAS_MT_OCI_LAYER_GZIP "application/vnd.oci.image.layer.v1.tar+gzip"
+#define CAS_MT_OCI_LAYER_TAR "application/vnd.oci.image.layer.v1.tar"
+#define CAS_MT_DOCKER_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
+#define CAS_MT_DOCKER_LIST "application/vnd.docker.distribution.manifest.list.v2+json"
+
+struct cas_platform {
+        char os[32];
+        char arch[32];
+        char variant[32];
+};
+/* "linux/arm64/v8". */
+int cas_platform_parse(const char *text, struct cas_platform *out,
+                       struct cas_err *err) CAS_MUST_CHECK;
+void cas_platform_host(struct cas_platform *out);
+
+struct cas_descriptor {
+        char media_type[256];
+        struct cas_digest digest;
+        uint64_t size_bytes;
+        bool has_platform;
+        struct cas_platform platform;
+        bool foreign; /* non-distributable: has urls, need not be here */
+};
+
+enum cas_manifest_kind { CAS_MANIFEST_IMAGE, CAS_MANIFEST_INDEX };
+
+/* A parsed manifest or index. Unknown fields are of no concern: bytes are kept elsewhere. */
+struct cas_manifest {
+        enum cas_manifest_kind kind;
+        char media_type[256];
+        char artifact_type[256];
+        struct cas_descriptor config;    /* images */
+        struct cas_descriptor *children; /* owned: layers of an image, manifests of an index */
+        size_t child_count;
+        bool has_subject;
+        struct cas_descriptor subject;
+};
+void cas_manifest_release(struct cas_manifest *m);
+#define cas_cleanup_manifest __attribute__((cleanup(cas_manifest_release)))
+/* media_type: as it was pushed, or NULL when it must follow from the bytes.
+ * Errors: INVALID (JSON, fields, schema 1), LIMIT. */
+int cas_manifest_parse(const void *data, size_t len, const char *media_type,
+                       struct cas_manifest *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Stores a manifest under repo, and under tag when that is not NULL or "". What it names must
+ * be there (NOTFOUND), but for subjects, non-distributable layers, and children of an index
+ * when allow_sparse. expected may be NULL. Layers are decoded later, or by the first use. */
+struct cas_manifest_put_options {
+        const char *repo;
+        const char *tag;
+        const char *media_type;
+        const struct cas_digest *expected;
+        bool allow_sparse;
+};
+int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options *options,
+                     const void *data, size_t len, struct cas_manifest_info *out,
+                     struct cas_err *err) CAS_MUST_CHECK;
+/* Removes a tag, or (tag NULL) a manifest with every tag of it in this repository. NOTFOUND. */
+int cas_manifest_delete(struct cas_store *s, const char *repo, const char *tag,
+                        const struct cas_digest *digest, struct cas_err *err) CAS_MUST_CHECK;
+
+/* The runtime configuration that an image carries. Strings owned; arrays NULL-terminated. */
+struct cas_image_config {
+        struct cas_platform platform;
+        char *user;
+        char *working_dir;
+        char **env;
+        char **entrypoint;
+        char **cmd;
+        struct cas_digest *diff_ids; /* owned */
+        size_t diff_id_count;
+};
+void cas_image_config_release(struct cas_image_config *c);
+#define cas_cleanup_image_config __attribute__((cleanup(cas_image_config_release)))
+int cas_image_config_parse(const void *data, size_t len, struct cas_image_config *out,
+                           struct cas_err *err) CAS_MUST_CHECK;
+
+/* An image chosen for a platform (an index is descended), with its layers decoded. */
+struct cas_image {
+        struct cas_ref ref;
+        struct cas_manifest_info top;      /* what the reference names */
+        struct cas_digest manifest_digest; /* the image manifest that was chosen */
+        struct cas_manifest manifest;
+        struct cas_image_config config;
+        struct cas_layer_record *layers; /* owned; manifest.child_count of them, lowest first */
+};
+void cas_image_release(struct cas_image *i);
+#define cas_cleanup_image __attribute__((cleanup(cas_image_release)))
+/* platform NULL: the host's. Decodes layers that are not yet. diff_ids of the config must
+ * agree with the layers (CORRUPT). */
+int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
+                   const struct cas_platform *platform, const struct cas_progress *progress,
+                   struct cas_image *out, struct cas_err *err) CAS_MUST_CHECK;
+/* The trees that a mount of the image stacks, topmost first (design: a chain may be cut at
+ * the longest prefix that other images stand on). */
+#define CAS_IMAGE_TREES_MAX 2
+int cas_image_trees(struct cas_store *s, const struct cas_image *image,
+                    struct cas_tree_ref out[CAS_IMAGE_TREES_MAX], size_t *out_count,
+                    struct cas_err *err) CAS_MUST_CHECK;
+
+#endif

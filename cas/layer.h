@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Layers: a blob that is a tar becomes file objects and a listing: its entries
+ * in tar order, normalised (spec/layer.md). The listing is itself an object. */
+#ifndef CAS_LAYER_H
+#define CAS_LAYER_H
+
+#include "cas/entry.h"
+#include "cas/publish.h"
+
+#define CAS_LISTING_VERSION 1
+
+struct cas_listing {
+        struct cas_entry *entries; /* owned; tar order, duplicates resolved: the last one wins */
+        size_t count;
+};
+void cas_listing_release(struct cas_listing *l);
+#define cas_cleanup_listing __attribute__((cleanup(cas_listing_release)))
+
+/* The bytes of a listing: deterministic, versioned. */
+int cas_listing_encode(const struct cas_listing *l, struct cas_buf *out,
+                       struct cas_err *err) CAS_MUST_CHECK;
+/* Errors: CORRUPT (any byte may be hostile), UNSUPPORTED (version). */
+int cas_listing_decode(const void *data, size_t len, struct cas_listing *out,
+                       struct cas_err *err) CAS_MUST_CHECK;
+
+/* Errors: NOTFOUND when the layer has not been decoded yet. */
+int cas_layer_stat(struct cas_store *s, const struct cas_digest *blob, struct cas_layer_record *out,
+                   struct cas_err *err) CAS_MUST_CHECK;
+/* Decodes a blob of the store into file objects and a listing and publishes
+ * them; done at once when it was decoded before. Blocks for the whole decoding; concurrent
+ * calls for one blob decode it once. `progress` counts stored bytes and may be NULL.
+ * Errors: NOTFOUND, CORRUPT or INVALID or LIMIT (a bad layer: the store is as it was). */
+int cas_layer_ensure(struct cas_store *s, const struct cas_digest *blob,
+                     const struct cas_progress *progress, struct cas_layer_record *out,
+                     struct cas_err *err) CAS_MUST_CHECK;
+/* Reads a decoded layer's listing. */
+int cas_layer_listing(struct cas_store *s, const struct cas_layer_record *layer,
+                      struct cas_listing *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Adds a layer blob that `source` gives: verbatim and decoded in one pass, in one
+ * publication of its own. expected may be NULL. Errors as cas_layer_ensure, INVALID (digest). */
+int cas_layer_import(struct cas_store *s, int (*source)(void *arg, void *buf, size_t len,
+                                                        size_t *out_len, struct cas_err *err),
+                     void *arg, const struct cas_digest *expected,
+                     const struct cas_progress *progress, struct cas_layer_record *out,
+                     struct cas_err *err) CAS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Named limits of what comes from outside. Each bounds memory or time; going
+ * over one is CAS_E_LIMIT. */
+#ifndef CAS_LIMITS_H
+#define CAS_LIMITS_H
+
+#define CAS_KIB (UINT64_C(1) << 10)
+#define CAS_MIB (UINT64_C(1) << 20)
+#define CAS_GIB (UINT64_C(1) << 30)
+
+/* OCI documents */
+#define CAS_MANIFEST_BYTES_MAX (4 * CAS_MIB)
+#define CAS_CONFIG_BYTES_MAX (16 * CAS_MIB)
+#define CAS_INDEX_CHILDREN_MAX 10000
+#define CAS_INDEX_DEPTH_MAX 8
+#define CAS_LAYERS_MAX 512
+#define CAS_JSON_DEPTH_MAX 64
+#define CAS_REPO_NAME_BYTES_MAX 255
+#define CAS_TAG_BYTES_MAX 128
+
+/* layers */
+#define CAS_TAR_BYTES_MAX (1024 * CAS_GIB)   /* decoded bytes of one layer */
+#define CAS_TAR_RATIO_MAX 2000               /* decoded ÷ stored, beyond the first 64 MiB */
+#define CAS_TAR_ENTRIES_MAX 20000000
+#define CAS_TAR_HEADER_BYTES_MAX (1 * CAS_MIB) /* PAX or GNU long name records of one entry */
+#define CAS_TAR_SPARSE_MAX 1000000           /* sparse regions of one entry */
+#define CAS_PATH_BYTES_MAX 65536
+#define CAS_PATH_DEPTH_MAX 2048
+#define CAS_NAME_BYTES_MAX 255               /* one component: NAME_MAX */
+#define CAS_SYMLINK_BYTES_MAX 4095
+#define CAS_XATTR_NAME_BYTES_MAX 255
+#define CAS_XATTR_VALUE_BYTES_MAX 65536
+#define CAS_XATTRS_BYTES_MAX 65536           /* all xattrs of one inode: EROFS's own bound */
+
+/* store */
+#define CAS_OBJECT_BYTES_MAX (UINT64_C(1) << 44)
+#define CAS_CHUNK_SMALL_BYTES_MAX (256 * CAS_KIB) /* files up to this are one chunk */
+#define CAS_CHUNK_BYTES_MAX (512 * CAS_KIB)
+#define CAS_BLOCK_BYTES_MAX (4 * CAS_MIB)    /* decoded bytes of one block */
+#define CAS_PACK_BYTES_MAX (256 * CAS_MIB)   /* a pack is sealed when it has grown past this */
+
+/* uploads and requests */
+#define CAS_UPLOAD_BYTES_MAX (256 * CAS_GIB)
+
+#endif

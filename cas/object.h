@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* File objects: the content of regular files, named by fs-verity digest, kept
+ * as chunks in blocks in packs. Reading side; cas/publish.h writes. */
+#ifndef CAS_OBJECT_H
+#define CAS_OBJECT_H
+
+#include "cas/store.h"
+
+struct cas_object_info {
+        uint64_t size_bytes;
+        uint32_t chunk_count;
+};
+/* Errors: NOTFOUND. */
+int cas_object_stat(struct cas_store *s, const struct cas_hash *id, struct cas_object_info *out,
+                    struct cas_err *err) CAS_MUST_CHECK;
+
+/* Where a piece of an object lies: `length_bytes` of it, from `object_offset`,
+ * are found `chunk_offset` into the decoded block. */
+struct cas_extent {
+        uint64_t object_offset;
+        uint32_t length_bytes;
+        uint32_t chunk_offset;
+        uint64_t pack_id;
+        uint64_t block_offset;       /* of the block's frame in the pack file */
+        uint32_t block_stored_bytes; /* length of the frame there */
+        uint32_t block_raw_bytes;    /* decoded */
+        uint64_t block_checksum;     /* XXH3-64 of the decoded bytes */
+        uint8_t codec;               /* enum cas_codec */
+};
+/* The extents of chunks first_chunk and on, at most `max`. *count 0 past the end. */
+int cas_object_extents(struct cas_store *s, const struct cas_hash *id, uint32_t first_chunk,
+                       struct cas_extent *out, uint32_t max, uint32_t *count,
+                       struct cas_err *err) CAS_MUST_CHECK;
+/* A read-only descriptor of a pack; the caller closes it. It stays readable
+ * when the pack is moved or collected. */
+int cas_pack_open_fd(struct cas_store *s, uint64_t pack_id, int *out_fd,
+                     struct cas_err *err) CAS_MUST_CHECK;
+/* Reads one block's frame from a pack descriptor, decodes and verifies it into
+ * out (block_raw_bytes of it). Needs no store: `lamina fs` uses it too.
+ * scratch is kept between calls. Errors: CORRUPT, IO, LIMIT. */
+int cas_block_read(int pack_fd, const struct cas_extent *extent, void *out, struct cas_buf *scratch,
+                   struct cas_err *err) CAS_MUST_CHECK;
+
+/* Reads up to len bytes at offset; fewer only at the end. Uses a small cache of
+ * decoded blocks. */
+int cas_object_pread(struct cas_store *s, const struct cas_hash *id, uint64_t offset, void *buf,
+                     size_t len, size_t *out_len, struct cas_err *err) CAS_MUST_CHECK;
+/* Whole object, appended. Errors: LIMIT (> max_bytes). */
+int cas_object_read(struct cas_store *s, const struct cas_hash *id, size_t max_bytes,
+                    struct cas_buf *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Streams the whole object to fn in order; fn returns 0 or -code with err filled. */
+int cas_object_each(struct cas_store *s, const struct cas_hash *id,
+                    int (*fn)(void *arg, const void *data, size_t len, struct cas_err *err),
+                    void *arg, struct cas_err *err) CAS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A publication: what one operation adds to the store becomes durable and
+ * visible at once, or not at all. The order is always: pack data and blob
+ * files synced, then directory entries, then the journal of names, then one
+ * synced index batch. The only way into the store: file objects, verbatim
+ * blobs, layer records and names all go through it.
+ *
+ * One thread at a time uses a publication; different publications run in
+ * parallel, share what they both add, and are independent of each other's end.
+ * Hashing, compression and pack writes happen on a worker of the publication's
+ * own, so object ids arrive later: after cas_publish_drain().  */
+#ifndef CAS_PUBLISH_H
+#define CAS_PUBLISH_H
+
+#include "cas/store.h"
+
+struct cas_publish;
+
+int cas_publish_begin(struct cas_store *s, struct cas_publish **out,
+                      struct cas_err *err) CAS_MUST_CHECK;
+/* Durable and visible on return. The publication is then only to be freed. */
+int cas_publish_commit(struct cas_publish *p, struct cas_err *err) CAS_MUST_CHECK;
+/* Frees; what was not committed is dropped (its bytes in packs are garbage). */
+void cas_publish_free(struct cas_publish *p);
+CAS_DEFINE_CLEANUP(cas_cleanup_publish_, struct cas_publish *, cas_publish_free);
+#define cas_cleanup_publish __attribute__((cleanup(cas_cleanup_publish_)))
+
+/* Adds one file object, given in order between begin and end. One object is
+ * open at a time. *id_slot (borrowed until drain, commit or free) gets its
+ * fs-verity digest. An object that is in the store already costs no space.
+ * Errors: LIMIT, and at any of the calls whatever the worker met: NOSPACE, IO. */
+int cas_publish_object_begin(struct cas_publish *p, struct cas_hash *id_slot,
+                             struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_object_write(struct cas_publish *p, const void *data, size_t len,
+                             struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_object_end(struct cas_publish *p, struct cas_err *err) CAS_MUST_CHECK;
+/* All three for bytes in memory. */
+int cas_publish_object(struct cas_publish *p, const void *data, size_t len,
+                       struct cas_hash *id_slot, struct cas_err *err) CAS_MUST_CHECK;
+/* Waits until every object given so far has its id. */
+int cas_publish_drain(struct cas_publish *p, struct cas_err *err) CAS_MUST_CHECK;
+
+/* Adds one verbatim blob, given in order. One blob may be open beside an open
+ * object. end: the digest is compared with `expected` when that is not NULL
+ * (INVALID when it differs) and must be given for sha512; out and out_bytes may be NULL.
+ * A blob that is in the store already costs no space. */
+int cas_publish_blob_begin(struct cas_publish *p, enum cas_digest_alg alg,
+                           struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_blob_write(struct cas_publish *p, const void *data, size_t len,
+                           struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_blob_end(struct cas_publish *p, const struct cas_digest *expected,
+                         struct cas_digest *out, uint64_t *out_bytes,
+                         struct cas_err *err) CAS_MUST_CHECK;
+/* All three for bytes in memory. */
+int cas_publish_blob(struct cas_publish *p, const void *data, size_t len,
+                     const struct cas_digest *expected, struct cas_digest *out,
+                     struct cas_err *err) CAS_MUST_CHECK;
+/* A file of known content that lies in STORE/uploads already becomes a blob by
+ * link: no copy. `name` is relative to that directory; the caller has hashed it. */
+int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct cas_digest *digest,
+                           uint64_t size_bytes, struct cas_err *err) CAS_MUST_CHECK;
+
+/* What decoding a layer blob found (cas/layer.h fills it). */
+struct cas_layer_record {
+        struct cas_digest blob;    /* the layer as stored: compressed or plain tar */
+        struct cas_digest diff_id; /* SHA-256 of the tar stream */
+        uint64_t tar_bytes;        /* length of the tar stream */
+        uint64_t content_bytes;    /* bytes of regular files */
+        uint64_t entry_count;
+        struct cas_hash listing;   /* object that holds the layer listing (spec/layer.md) */
+        uint32_t listing_version;
+        uint8_t compression;       /* enum cas_compression of cas/decompress.h */
+};
+int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *layer,
+                      struct cas_err *err) CAS_MUST_CHECK;
+
+/* Changes of names; take effect at commit, in the order given. Grammar of
+ * names is checked (INVALID). A tag needs its manifest to be in the repository
+ * (linked before, or in this publication). */
+int cas_publish_manifest_link(struct cas_publish *p, const char *repo,
+                              const struct cas_digest *manifest, const char *media_type,
+                              uint64_t size_bytes, struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_manifest_unlink(struct cas_publish *p, const char *repo,
+                                const struct cas_digest *manifest,
+                                struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_blob_link(struct cas_publish *p, const char *repo, const struct cas_digest *blob,
+                          struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_blob_unlink(struct cas_publish *p, const char *repo, const struct cas_digest *blob,
+                            struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_tag(struct cas_publish *p, const char *repo, const char *tag,
+                    const struct cas_digest *manifest, struct cas_err *err) CAS_MUST_CHECK;
+int cas_publish_untag(struct cas_publish *p, const char *repo, const char *tag,
+                      struct cas_err *err) CAS_MUST_CHECK;
+/* referrer: a manifest with `subject` (also while the subject is absent). */
+int cas_publish_referrer(struct cas_publish *p, const char *repo, const struct cas_digest *subject,
+                         const struct cas_digest *referrer, struct cas_err *err) CAS_MUST_CHECK;
+
+#endif

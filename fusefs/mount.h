@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mounted images of one host: the object file system with its processes, the
+ * trees, the overlays over them, and the sandboxes' upper directories. Called in
+ * the process of the command (its mount namespace counts), not in the owner.
+ *
+ * RUN_DIR (tmpfs or any directory, private to the owner of the store) holds:
+ *   objects/      the object file system, one super block per host
+ *   trees/HEX/    EROFS trees, mounted once each
+ *   images/KEY/   one read-only overlay per image
+ *   mounts/ID     one record (JSON) per mount that a person asked for
+ *   hold.sock     the descriptor holder */
+#ifndef FFS_MOUNT_H
+#define FFS_MOUNT_H
+
+#include "cas/digest.h"
+
+struct ffs_host {
+        const char *run_dir;     /* absolute */
+        const char *store_path;  /* absolute */
+        const char *resolve_path; /* Unix socket of the owner's resolver, see fusefs/resolve.h */
+        const char *program;     /* this program, for starting `lamina hold` and `lamina fs` */
+};
+
+enum ffs_driver { FFS_DRIVER_AUTO, FFS_DRIVER_OVERLAY, FFS_DRIVER_FUSE };
+
+/* What is to be mounted: the owner made the trees and holds a lease on them. */
+struct ffs_image {
+        char name[512];                  /* for people: NAME:TAG */
+        struct cas_digest manifest;      /* the chosen image manifest */
+        size_t tree_count;               /* topmost first */
+        struct cas_digest trees[4];
+        char tree_paths[4][1024];
+};
+
+struct ffs_mount_options {
+        const char *dir;      /* mount point; must exist */
+        enum ffs_driver driver;
+        bool rw;              /* writable: over a new upper in STORE/sandboxes, or `upper` */
+        const char *upper;    /* directory kept by the caller (implies rw); it is bound to its
+                               * exact trees: other trees are refused with INVALID */
+};
+
+struct ffs_mount_info {
+        char id[40];
+        char dir[4096];
+        char name[512];
+        struct cas_digest manifest;
+        char driver[16];
+        bool rw;
+        char upper[4096]; /* "" when read-only */
+        char lease[128];  /* the lease that the mount holds in the store */
+};
+
+/* Mounts; starts the object file system when it does not run. The lease id is recorded, so
+ * that umount can say which lease to drop. Errors: UNSUPPORTED (what the kernel lacks),
+ * DENIED, BUSY, INVALID. */
+int ffs_mount(const struct ffs_host *host, const struct ffs_image *image,
+              const struct ffs_mount_options *options, const char *lease,
+              struct ffs_mount_info *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Unmounts what was mounted at dir and drops what nothing else uses (overlay, trees). */
+int ffs_umount(const struct ffs_host *host, const char *dir, struct ffs_mount_info *out,
+               struct cas_err *err) CAS_MUST_CHECK;
+int ffs_mount_each(const struct ffs_host *host,
+                   bool (*fn)(void *arg, const struct ffs_mount_info *info), void *arg,
+                   struct cas_err *err) CAS_MUST_CHECK;
+/* Unmounts everything of this host, ends `lamina hold` and `lamina fs`. */
+int ffs_host_shutdown(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
+
+/* Processes: `lamina hold` and `lamina fs` are these. They return the exit status. */
+int ffs_hold_main(const struct ffs_host *host);
+int ffs_fs_main(const struct ffs_host *host, int hold_fd);
+
+#endif
