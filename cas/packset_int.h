@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The packs of a store: writing file objects into them and walking them.
+ * Private to cas. Thread-safe, but an ingest belongs to one publication. */
+#ifndef CAS_PACKSET_INT_H
+#define CAS_PACKSET_INT_H
+
+#include "cas/backend.h"
+#include "cas/index_int.h"
+#include "cas/object.h"
+
+struct cas_packset;
+/* All borrowed until close. Cuts unfinished tails of unsealed packs (bytes after the last whole,
+ * checksummed record); new packs get ids above every id in the index and in the directories. */
+int cas_packset_open(const struct cas_io *io, struct cas_backend *backend, struct cas_index *index,
+                     struct cas_packset **out, struct cas_err *err) CAS_MUST_CHECK;
+void cas_packset_close(struct cas_packset *ps);
+/* The backend of one directory, tier 0: what a store uses when none was given. */
+struct cas_backend *cas_backend_local_new(int packs_dirfd);
+
+/* ---- one publication's objects (see cas/publish.h for the meaning) ---- */
+struct cas_ingest;
+struct cas_ingest *cas_ingest_new(struct cas_packset *ps);
+int cas_ingest_object_begin(struct cas_ingest *in, struct cas_hash *id_slot,
+                            struct cas_err *err) CAS_MUST_CHECK;
+int cas_ingest_object_write(struct cas_ingest *in, const void *data, size_t len,
+                            struct cas_err *err) CAS_MUST_CHECK;
+int cas_ingest_object_end(struct cas_ingest *in, struct cas_err *err) CAS_MUST_CHECK;
+int cas_ingest_drain(struct cas_ingest *in, struct cas_err *err) CAS_MUST_CHECK;
+/* Layer records go into packs too, so that the index can be made again. */
+int cas_ingest_layer(struct cas_ingest *in, const struct cas_layer_record *layer,
+                     struct cas_err *err) CAS_MUST_CHECK;
+/* First half of a commit: everything is written, packs and their directories are synced, and the
+ * index records of chunks, objects and packs are in the batch (layers are not). */
+int cas_ingest_flush(struct cas_ingest *in, struct cas_batch *batch,
+                     struct cas_err *err) CAS_MUST_CHECK;
+/* Second half: the batch was written. */
+void cas_ingest_published(struct cas_ingest *in);
+void cas_ingest_free(struct cas_ingest *in); /* drops what was not published */
+
+/* ---- walking a pack file: fsck, rebuild, gc ---- */
+enum cas_pack_record_kind { CAS_PACK_BLOCK = 1, CAS_PACK_OBJECT = 2, CAS_PACK_LAYER = 3 };
+struct cas_pack_chunk {
+        struct cas_hash chunk;
+        uint32_t chunk_offset, length_bytes;
+};
+struct cas_pack_item {
+        enum cas_pack_record_kind kind;
+        uint64_t record_offset, record_bytes;
+        struct cas_extent block;              /* BLOCK: pack, offset, lengths, codec, checksum */
+        const struct cas_pack_chunk *chunks;  /* BLOCK */
+        uint32_t chunk_count;
+        struct cas_hash object;               /* OBJECT */
+        uint64_t object_bytes;
+        const struct cas_chunk_ref *refs;
+        uint32_t ref_count;
+        struct cas_layer_record layer;        /* LAYER */
+};
+/* Calls fn (0 goes on, else its error is returned) for each whole record. *end_offset: where the
+ * last whole record ends. *sealed: a valid footer was found. Errors: CORRUPT for damage before the
+ * end of a sealed pack; an unsealed pack merely ends at the first bad record. */
+int cas_pack_walk(const struct cas_io *io, int fd, uint64_t pack_id,
+                  int (*fn)(void *arg, const struct cas_pack_item *item, struct cas_err *err),
+                  void *arg, uint64_t *end_offset, bool *sealed,
+                  struct cas_err *err) CAS_MUST_CHECK;
+/* Opens a pack's file for reading (the caller closes it). */
+int cas_packset_open_pack(struct cas_packset *ps, uint64_t pack_id, int *out_fd,
+                          struct cas_err *err) CAS_MUST_CHECK;
+/* Seals every pack that is open for writing. No ingest may be under way. */
+int cas_packset_seal(struct cas_packset *ps, struct cas_err *err) CAS_MUST_CHECK;
+/* Copies what `live` says is live of a pack (chunks, objects' lists, layers) to new packs, syncs,
+ * writes the index batch that moves them, then removes the old file. *written: new bytes. */
+int cas_packset_rewrite(struct cas_packset *ps, uint64_t pack_id,
+                        bool (*live)(void *arg, enum cas_pack_record_kind kind, const void *key,
+                                     size_t key_len),
+                        void *arg, uint64_t *written, struct cas_err *err) CAS_MUST_CHECK;
+/* Removes a pack that holds nothing live: index first, then the file. */
+int cas_packset_remove(struct cas_packset *ps, uint64_t pack_id,
+                       struct cas_err *err) CAS_MUST_CHECK;
+
+#endif
