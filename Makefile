@@ -26,6 +26,18 @@ WARN := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wstrict-prototypes -Wmissing-
         -Wno-unknown-warning-option
 WERROR ?= $(if $(CI),-Werror,)
 
+.DEFAULT_GOAL := all
+
+# Packages and libfuse come first: make makes this file when it is not there, and then
+# reads everything again. DEPS_CHECK=no leaves it all to you.
+ifneq ($(filter-out help clean deps tidy check-layers,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(DEPS_CHECK),no)
+include build/deps.mk
+build/deps.mk: tools/deps.sh
+	@tools/deps.sh
+endif
+endif
+
 FOLDERS := cas tiering fusefs registry tools
 PKGS_BASE := libzstd liblz4 zlib libcrypto jansson libmicrohttpd libcurl libxxhash libisal inih
 FUSE_PC := $(wildcard $(DEPS)/lib/pkgconfig/fuse3.pc)
@@ -52,6 +64,10 @@ CRASH := $(CRASH_SRC:%.c=$(B)/%)
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/*.c))
 FUZZ := $(FUZZ_SRC:%.c=$(B)/%)
 LIB := $(B)/liblamina.a
+
+.PHONY: deps
+deps: ## Install what building, testing and running need (Debian, root)
+	@tools/deps.sh
 
 .PHONY: all
 all: $(B)/lamina ## Build the program: build/CONFIG/lamina

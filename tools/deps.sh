@@ -1,0 +1,134 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# tools/deps.sh: what `make deps` does. Installs the packages that building,
+# testing and running lamina need (Debian, root), and builds libfuse where the
+# system's is too old: from the source package of a newer suite, statically, into
+# build/deps. Its lists of that suite are private, so the system's apt stays as it
+# was. With everything in place it looks and leaves, within a moment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+FUSE_VERSION_MIN=3.18
+FUSE_SUITE=forky # where the source package of libfuse comes from
+KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+DEPS=$(readlink -m build/deps)
+WORK=$DEPS/work
+
+PACKAGES_BUILD=(gcc libc6-dev make pkg-config meson ninja-build dpkg-dev ca-certificates
+	librocksdb-dev libmicrohttpd-dev libjansson-dev libzstd-dev liblz4-dev libisal-dev
+	zlib1g-dev libssl-dev libxxhash-dev libcurl4-openssl-dev libinih-dev libcap-dev
+	liburing-dev libnuma-dev)
+PACKAGES_TEST=(libcmocka-dev clang clang-format clang-tidy git python3 python3-zstandard
+	python3-lz4 python3-xxhash erofs-utils umoci skopeo podman buildah containerd runc
+	golang-github-containers-common fsverity attr acl libcap2-bin jq curl mandoc procps
+	util-linux xz-utils zstd pigz)
+PACKAGES_RUN=(bubblewrap crun fuse3 mount)
+
+say() { echo "deps: $*"; }
+die() {
+	echo "make deps: $*" >&2
+	exit 1
+}
+
+fuse_is_recent() {
+	PKG_CONFIG_PATH=$DEPS/lib/pkgconfig pkg-config --atleast-version=$FUSE_VERSION_MIN fuse3 2>/dev/null
+}
+
+# Packages whose names depend on the release, or that only stand in for a command.
+packages_of_release() {
+	local version_id=
+	[ -r /etc/os-release ] && version_id=$(. /etc/os-release && echo "${VERSION_ID:-}")
+	case $version_id in
+	12) echo libclang-rt-14-dev ;;
+	*) echo libclang-rt-dev ;;
+	esac
+	command -v busybox >/dev/null || echo busybox-static
+}
+
+packages_missing() {
+	local wanted
+	mapfile -t wanted < <(printf '%s\n' "${PACKAGES_BUILD[@]}" "${PACKAGES_TEST[@]}" \
+		"${PACKAGES_RUN[@]}" && packages_of_release)
+	comm -23 <(printf '%s\n' "${wanted[@]}" | sort -u) \
+		<(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
+			sed -n 's/^installed //p' | sort -u)
+}
+
+install_packages() {
+	local missing
+	mapfile -t missing < <(packages_missing)
+	[ ${#missing[@]} -gt 0 ] || return 0
+	[ "$(id -u)" = 0 ] || die "these packages are missing, and only root can install them:
+  ${missing[*]}
+Run \`sudo make deps\`, or install them and try again."
+	say "installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	local quiet=(-qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300)
+	apt-get "${quiet[@]}" update || say "the package lists could not be refreshed; trying with those that are here"
+	apt-get "${quiet[@]}" install -y --no-install-recommends "${missing[@]}" >"$DEPS/install.log" 2>&1 ||
+		die "apt-get install failed; the end of $DEPS/install.log:
+$(tail -n 20 "$DEPS/install.log")"
+}
+
+# The mirror that this machine already uses for its main suite.
+mirror() {
+	apt-get indextargets --format '$(SITE) $(RELEASE)' 'Created-By: Packages' |
+		awk '$2 !~ /[-\/]/ { print $1; exit }'
+}
+
+# Fetches the source package, its signatures checked by apt with the system's Debian keyring.
+fetch_fuse_source() {
+	local site
+	site=$(mirror)
+	[ -n "$site" ] || die "apt knows no mirror (apt-get indextargets is empty); run apt-get update, or install libfuse >= $FUSE_VERSION_MIN"
+	[ -r $KEYRING ] || die "$KEYRING is missing; install debian-archive-keyring"
+	mkdir -p "$WORK/lists/partial" "$WORK/cache/archives/partial"
+	echo "deb-src [signed-by=$KEYRING] $site $FUSE_SUITE main" >"$WORK/sources.list"
+	# The sandbox user of apt may not enter a private directory; apt checks what it fetched anyway.
+	cat >"$WORK/apt.conf" <<-END
+		Dir::Etc::SourceList "$WORK/sources.list";
+		Dir::Etc::SourceParts "/dev/null";
+		Dir::State::Lists "$WORK/lists";
+		Dir::Cache "$WORK/cache";
+		APT::Sandbox::User "root";
+		APT::Get::AllowUnauthenticated "false";
+		Acquire::AllowInsecureRepositories "false";
+	END
+	(
+		cd "$WORK"
+		export APT_CONFIG=$WORK/apt.conf
+		apt-get -qq update
+		apt-get -qq source fuse3
+	) >"$WORK/fetch.log" 2>&1 || die "the source of libfuse could not be fetched:
+$(tail -n 20 "$WORK/fetch.log")"
+}
+
+build_fuse() {
+	say "building libfuse (the system's is older than $FUSE_VERSION_MIN)"
+	rm -rf "$WORK"
+	mkdir -p "$WORK"
+	fetch_fuse_source
+	local source
+	source=$(find "$WORK" -maxdepth 1 -type d -name 'fuse3-*' -o -maxdepth 1 -type d -name 'fuse-*' | head -n 1)
+	{
+		meson setup "$WORK/build" "$source" --prefix="$DEPS" --libdir=lib --buildtype=release \
+			--default-library=static -Db_staticpic=true -Dexamples=false -Dutils=false \
+			-Dtests=false -Denable-io-uring=true -Dinitscriptdir= -Dudevrulesdir="$DEPS/lib/udev" &&
+			ninja -C "$WORK/build" install
+	} >"$DEPS/fuse.log" 2>&1 || die "libfuse does not build; the end of $DEPS/fuse.log:
+$(tail -n 30 "$DEPS/fuse.log")"
+	# Found relative to the .pc file, so that the source directory can be moved.
+	sed -i 's|^prefix=.*|prefix=${pcfiledir}/../..|' "$DEPS/lib/pkgconfig/fuse3.pc"
+	rm -rf "$WORK"
+}
+
+mkdir -p build "$DEPS"
+exec 9>"$DEPS/.lock"
+flock 9
+if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+	install_packages
+	fuse_is_recent || build_fuse
+fi
+fuse_is_recent || die "no apt here: install libfuse >= $FUSE_VERSION_MIN and the libraries of README.md by hand, then run make DEPS_CHECK=no"
+# make reads this file; that it exists says that the packages are in place.
+echo "DEPS_DONE := yes" >build/deps.mk
