@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The HTTP server seam: HTTP/1.1 over TCP or a Unix socket. What implements it
+ * (http.c over libmicrohttpd) can be replaced without touching a handler.
+ *
+ * Calling sequence, for each request:
+ *
+ *   begin   once, when the headers are here, on an event thread. It answers
+ *           (reg_http_reply_*: what is sent of a body is then thrown away), or
+ *           calls reg_http_accept() to take the body and the rest of the work.
+ *   piece   for each piece of the body, on an event thread; the client is read
+ *           no faster than piece returns. It may answer: then it is not called again.
+ *   end     once, when the whole body was seen and nothing answered yet, on a
+ *           thread of the worker pool. It answers before it returns.
+ *   free    once, whatever happened: after end, after an answer given by
+ *           begin or piece, or because the client went away in the middle of its body
+ *           (then end was not called). Gives back what the state holds.
+ *           On an event thread after piece, on the worker's after end; always before the
+ *           client can see the answer.
+ *
+ * Threads. Event threads serve many connections each: begin and piece may do
+ * short disk work, no more. end may block for as long as it likes. A request is
+ * used by one thread at a time; only a stream may be handed to another.
+ *
+ * Ownership. A request is valid in these calls only; strings it gives are
+ * borrowed for as long. Each request is answered exactly once (asserted). */
+#ifndef REG_HTTP_H
+#define REG_HTTP_H
+
+#include "cas/buf.h"
+#include "registry/http_uri.h"
+
+struct reg_http_server;
+struct reg_http_req;
+struct reg_http_stream;
+
+struct reg_http_config {
+        /* "ADDR:PORT", "[V6]:PORT" (port 0: any), or the absolute path of a Unix socket, where a
+         * socket that nobody answers on is replaced. NULL: listen_fd. */
+        const char *listen;
+        int listen_fd;            /* a listening stream socket, taken over on success */
+        unsigned socket_mode;     /* of a Unix socket's file; 0: 0600 */
+        unsigned threads;         /* event threads; 0: one per CPU, at least 2 */
+        unsigned workers_max;     /* threads that run `end`, started when wanted; 0: 64 */
+        unsigned connections_max; /* beyond it, clients wait to be accepted; 0: 8192 */
+        unsigned idle_s;          /* a connection with no traffic for as long is closed; 0: 120 */
+        const char *name;         /* event word of the access log lines; static storage */
+        void (*begin)(void *arg, struct reg_http_req *req);
+        void *arg;
+};
+
+/* Listens and serves until stop. Errors: INVALID (address), BUSY (address in use), DENIED, IO. */
+int reg_http_start(const struct reg_http_config *config, struct reg_http_server **out,
+                   struct cas_err *err) CAS_MUST_CHECK;
+/* The TCP port, 0 for a Unix socket. */
+unsigned reg_http_port(const struct reg_http_server *server);
+/* Listens no more; requests under way are finished, for at most wait_ms; then connections are
+ * closed and streams fail. Returns when every `end` has returned. */
+void reg_http_stop(struct reg_http_server *server, unsigned wait_ms);
+
+/* The request. */
+
+enum reg_http_method {
+        REG_HTTP_GET,
+        REG_HTTP_HEAD,
+        REG_HTTP_POST,
+        REG_HTTP_PUT,
+        REG_HTTP_PATCH,
+        REG_HTTP_DELETE,
+        REG_HTTP_OTHER,
+};
+enum reg_http_method reg_http_method(const struct reg_http_req *req);
+/* Path and query, split and percent-decoded. Never NULL: what cannot be parsed is answered
+ * with 400 or 414 before begin is called. */
+const struct reg_uri *reg_http_uri(const struct reg_http_req *req);
+/* The first header of this name (any case), or NULL. */
+const char *reg_http_header(const struct reg_http_req *req, const char *name);
+/* Whether a body follows. *out_bytes (may be NULL): its length, or UINT64_MAX when it is chunked
+ * and so unknown; 0 when there is none. */
+bool reg_http_body(const struct reg_http_req *req, uint64_t *out_bytes);
+/* Who is at the other end of a Unix socket. False on TCP. */
+bool reg_http_peer_uid(const struct reg_http_req *req, uid_t *out);
+
+struct reg_http_body_ops {
+        uint64_t bytes_max; /* a longer body is answered with 413 by `too_long` */
+        /* May be NULL: a body is then an error of the client, but for an empty one. */
+        void (*piece)(struct reg_http_req *req, void *state, const void *data, size_t len);
+        void (*end)(struct reg_http_req *req, void *state);
+        void (*free)(void *state);                               /* may be NULL */
+        void (*too_long)(struct reg_http_req *req, void *state); /* answers; NULL: 413, no body */
+};
+/* From begin. ops has static storage; state is handed to each of its functions. */
+void reg_http_accept(struct reg_http_req *req, const struct reg_http_body_ops *ops, void *state);
+/* The same for bodies that are wanted in memory: `end` gets the whole. body is borrowed. */
+void reg_http_accept_whole(struct reg_http_req *req, size_t bytes_max,
+                           void (*end)(struct reg_http_req *req, void *state,
+                                       const struct cas_buf *body),
+                           void *state);
+
+/* The answer. Headers first. Names are static storage; values are copied, and must be of one
+ * line (a control character in a value drops the header). */
+void reg_http_reply_header(struct reg_http_req *req, const char *name, const char *value);
+void reg_http_reply_headerf(struct reg_http_req *req, const char *name, const char *fmt, ...)
+        CAS_PRINTF(3, 4);
+/* Content-Length is set by all of these but the stream, and none sends a body to HEAD. */
+void reg_http_reply_empty(struct reg_http_req *req, unsigned status);
+/* Copies. */
+void reg_http_reply_bytes(struct reg_http_req *req, unsigned status, const void *data, size_t len);
+/* Takes the buffer's memory; *body is empty then. */
+void reg_http_reply_buf(struct reg_http_req *req, unsigned status, struct cas_buf *body);
+/* len bytes of a file from offset, by sendfile. Takes fd. */
+void reg_http_reply_fd(struct reg_http_req *req, unsigned status, int fd, uint64_t offset,
+                       uint64_t len);
+/* The headers of an answer of len bytes, for HEAD and 304. */
+void reg_http_reply_head(struct reg_http_req *req, unsigned status, uint64_t len);
+
+/* An answer that is written while it is made: status and headers leave at once, the bytes as
+ * they are written. From begin, piece or end; the stream may be used by any one thread at a
+ * time, also after end has returned, and must be closed. */
+struct reg_http_stream *reg_http_reply_stream(struct reg_http_req *req, unsigned status);
+/* Blocks while much is waiting to be sent. Errors: IO (the client is gone, or the server stops:
+ * the writer should end what it does). Not on an event thread. */
+int reg_http_stream_write(struct reg_http_stream *stream, const void *data, size_t len,
+                          struct cas_err *err) CAS_MUST_CHECK;
+/* Whether the client is gone, as far as is known. A client is found gone only by writing to it. */
+bool reg_http_stream_broken(struct reg_http_stream *stream);
+/* Ends the answer and frees the stream. broken: the connection is cut, so that the client
+ * sees that the answer is not whole. */
+void reg_http_stream_close(struct reg_http_stream *stream, bool broken);
+
+#endif
