@@ -39,6 +39,72 @@ struct cas_pack_record {
         struct cas_hash sha256; /* of the file, when sealed: its name elsewhere */
 };
 
+/* A tree that was made from a chain of layers; its key is chosen by cas/tree.c. */
+struct cas_tree_record {
+        struct cas_digest tree; /* SHA-256 of the image: its file's name */
+        uint64_t size_bytes;
+        struct cas_digest *layers; /* blobs, lowest first: the tree lives while all of them do */
+        size_t layer_count;
+};
+
+/* The index is one key space of families; X(NAME, text, column, prefix). A column is a column
+ * family of RocksDB: few of them, because each costs time at every opening. */
+#define CAS_FAMILY_TABLE(X)                                                                        \
+        X(META, "meta", 0, 'M')                                                                    \
+        X(PACKS, "packs", 0, 'P')                                                                  \
+        X(LAYERS, "layers", 0, 'L')                                                                \
+        X(BLOBS, "blobs", 0, 'B')                                                                  \
+        X(TREES, "trees", 0, 'T')                                                                  \
+        X(LEASES, "leases", 0, 'E')                                                                \
+        X(MANIFESTS, "manifests", 0, 'm')                                                          \
+        X(TAGS, "tags", 0, 't')                                                                    \
+        X(BLOB_LINKS, "blob-links", 0, 'b')                                                        \
+        X(REFERRERS, "referrers", 0, 'r')                                                          \
+        X(CHUNKS, "chunks", 1, 'c')                                                                \
+        X(OBJECTS, "objects", 2, 'o')                                                              \
+        X(OBJECT_CHUNKS, "object-chunks", 2, 'l')
+enum cas_family {
+#define X(name, text, column, prefix) CAS_FAMILY_##name,
+        CAS_FAMILY_TABLE(X)
+#undef X
+                CAS_FAMILY_COUNT
+};
+const char *cas_family_name(enum cas_family family);
+
+/* path: an absolute directory, made when it is not there and `create`. Errors: NOTFOUND,
+ * CORRUPT, IO, BUSY. */
+int cas_index_open(const char *path, bool create, struct cas_index **out,
+                   struct cas_err *err) CAS_MUST_CHECK;
+void cas_index_close(struct cas_index *ix);
+/* Removes an index that is not open. Absent is success. */
+int cas_index_destroy(const char *path, struct cas_err *err) CAS_MUST_CHECK;
+
+/* The value of one key, appended. Errors: NOTFOUND (its message is bare: callers name the thing).
+ */
+int cas_index_get(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                  struct cas_buf *out, struct cas_err *err) CAS_MUST_CHECK;
+int cas_index_has(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                  bool *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Calls fn in byte order for the keys that start with `prefix` and are not below `from` (NULL:
+ * the first), until it returns other than 0: 1 ends the scan with success, -code is returned.
+ * It sees the index as it was when the scan began. */
+typedef int (*cas_scan_fn)(void *arg, const void *key, size_t key_len, const void *value,
+                           size_t value_len, struct cas_err *err);
+struct cas_scan {
+        enum cas_family family;
+        const void *prefix;
+        size_t prefix_len;
+        const void *from;
+        size_t from_len;
+};
+int cas_index_scan(struct cas_index *ix, const struct cas_scan *scan, cas_scan_fn fn, void *arg,
+                   struct cas_err *err) CAS_MUST_CHECK;
+
+/* Errors: NOTFOUND. rec->layers is owned by the caller (free). */
+int cas_index_get_tree(struct cas_index *ix, const struct cas_hash *key,
+                       struct cas_tree_record *rec, struct cas_err *err) CAS_MUST_CHECK;
+int cas_index_get_layer(struct cas_index *ix, const struct cas_digest *blob,
+                        struct cas_layer_record *out, struct cas_err *err) CAS_MUST_CHECK;
 int cas_index_get_chunk(struct cas_index *ix, const struct cas_hash *chunk,
                         struct cas_chunk_record *out, struct cas_err *err) CAS_MUST_CHECK;
 int cas_index_get_object(struct cas_index *ix, const struct cas_hash *id,
@@ -63,9 +129,19 @@ void cas_batch_del_chunk(struct cas_batch *b, const struct cas_hash *chunk);
 /* refs NULL when chunk_count is 0 or 1. */
 void cas_batch_put_object(struct cas_batch *b, const struct cas_hash *id, uint64_t size_bytes,
                           const struct cas_chunk_ref *refs, uint32_t chunk_count);
-void cas_batch_del_object(struct cas_batch *b, const struct cas_hash *id);
+void cas_batch_del_object(struct cas_batch *b, const struct cas_hash *id, uint32_t chunk_count);
 void cas_batch_put_pack(struct cas_batch *b, uint64_t pack_id, const struct cas_pack_record *rec);
 void cas_batch_del_pack(struct cas_batch *b, uint64_t pack_id);
+void cas_batch_put_layer(struct cas_batch *b, const struct cas_layer_record *rec);
+void cas_batch_put_tree(struct cas_batch *b, const struct cas_hash *key,
+                        const struct cas_tree_record *rec);
+/* Any family, bytes as cas/record.h makes them. */
+void cas_batch_put(struct cas_batch *b, enum cas_family family, const void *key, size_t key_len,
+                   const void *value, size_t value_len);
+void cas_batch_del(struct cas_batch *b, enum cas_family family, const void *key, size_t key_len);
+size_t cas_batch_bytes(const struct cas_batch *b); /* 0: nothing in it */
+/* Moves what `from` holds to the end of b. */
+void cas_batch_join(struct cas_batch *b, struct cas_batch *from);
 /* Atomic; durable on return. Empties the batch. */
 int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *err) CAS_MUST_CHECK;
 

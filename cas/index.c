@@ -1,0 +1,563 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The index over RocksDB. Three column families: small things, chunks, objects
+ * with their lists; within one, a prefix byte tells the family (spec/index.md).
+ * A store is opened by every short command, so what opening costs (threads,
+ * files, memory) is kept small. */
+#include "cas/index_int.h"
+
+#include <rocksdb/c.h>
+
+#include "cas/limits.h"
+#include "cas/record.h"
+
+#define COLUMN_COUNT 3
+#define BLOCK_CACHE_BYTES (16 * CAS_MIB)
+#define MEMTABLES_BYTES (24 * CAS_MIB) /* of all columns together */
+#define OPEN_FILES_MAX 512
+#define FILTER_BITS_PER_KEY 10
+/* References of a chunk list in one record: 9 KiB. */
+#define PAGE_REFS 256
+#define INFO_LOG_ERRORS 3 /* rocksdb::InfoLogLevel::ERROR_LEVEL */
+
+static const char *const column_names[COLUMN_COUNT] = {"default", "chunks", "objects"};
+static const size_t memtable_bytes[COLUMN_COUNT] = {4 * CAS_MIB, 8 * CAS_MIB, 4 * CAS_MIB};
+
+static const struct family {
+        const char *name;
+        uint8_t column;
+        uint8_t prefix;
+} families[CAS_FAMILY_COUNT] = {
+#define X(id, text, column_index, prefix_byte)                                                     \
+        [CAS_FAMILY_##id] = {.name = (text), .column = (column_index), .prefix = (prefix_byte)},
+        CAS_FAMILY_TABLE(X)
+#undef X
+};
+
+struct cas_index {
+        rocksdb_t *db;
+        rocksdb_cache_t *cache;
+        rocksdb_options_t *options[COLUMN_COUNT];
+        rocksdb_column_family_handle_t *columns[COLUMN_COUNT];
+        rocksdb_readoptions_t *point;   /* single keys */
+        rocksdb_writeoptions_t *synced; /* every write */
+};
+
+/* One change: u8 family, u8 put, le32 key_len, le32 value_len, key, value. */
+struct cas_batch {
+        struct cas_buf ops;
+};
+
+const char *cas_family_name(enum cas_family family)
+{
+        return families[family].name;
+}
+
+/* Takes RocksDB's message. */
+static int fail_rocks(struct cas_err *err, char *message, const char *doing)
+{
+        static const struct {
+                const char *start;
+                enum cas_code code;
+        } kinds[] = {
+                {"Corruption", CAS_E_CORRUPT},
+                {"NotFound", CAS_E_NOTFOUND},
+                {"Invalid argument", CAS_E_NOTFOUND}, /* create_if_missing is false */
+                {"IO error: No space left", CAS_E_NOSPACE},
+                {"IO error: lock", CAS_E_BUSY},
+        };
+        enum cas_code code = CAS_E_IO;
+        for (size_t i = 0; i < CAS_COUNT(kinds); i++) {
+                if (strncmp(message, kinds[i].start, strlen(kinds[i].start)) == 0)
+                        code = kinds[i].code;
+        }
+        if (strstr(message, "No space left on device"))
+                code = CAS_E_NOSPACE;
+        int rc = cas_fail(err, code, "%s: %s", doing, message);
+        rocksdb_free(message);
+        return rc;
+}
+
+static rocksdb_options_t *column_options(unsigned column, rocksdb_cache_t *cache, bool create)
+{
+        rocksdb_block_based_table_options_t *table = rocksdb_block_based_options_create();
+        rocksdb_block_based_options_set_block_cache(table, cache);
+        rocksdb_block_based_options_set_format_version(table, 5);
+        rocksdb_block_based_options_set_filter_policy(
+                table, rocksdb_filterpolicy_create_ribbon_hybrid(FILTER_BITS_PER_KEY, 1));
+        rocksdb_block_based_options_set_whole_key_filtering(table, 1);
+        rocksdb_block_based_options_set_data_block_index_type(
+                table, rocksdb_block_based_table_data_block_index_type_binary_search_and_hash);
+        rocksdb_options_t *o = rocksdb_options_create();
+        rocksdb_options_set_block_based_table_factory(o, table);
+        rocksdb_block_based_options_destroy(table);
+        rocksdb_options_set_create_if_missing(o, create);
+        rocksdb_options_set_create_missing_column_families(o, create);
+        rocksdb_options_set_paranoid_checks(o, 1);
+        rocksdb_options_set_compression(o, rocksdb_no_compression); /* digests do not compress */
+        rocksdb_options_set_write_buffer_size(o, memtable_bytes[column]);
+        rocksdb_options_set_db_write_buffer_size(o, MEMTABLES_BYTES);
+        rocksdb_options_set_max_write_buffer_number(o, 2);
+        rocksdb_options_set_max_total_wal_size(o, 2 * MEMTABLES_BYTES);
+        rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
+        rocksdb_options_set_max_open_files(o, OPEN_FILES_MAX);
+        rocksdb_options_set_max_background_jobs(o, 2);
+        rocksdb_options_set_max_file_opening_threads(o, 2);
+        rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
+        rocksdb_options_set_skip_checking_sst_file_sizes_on_db_open(o, 1);
+        rocksdb_options_set_stats_dump_period_sec(o, 0);
+        rocksdb_options_set_stats_persist_period_sec(o, 0);
+        rocksdb_options_set_manifest_preallocation_size(o, 64 * CAS_KIB);
+        rocksdb_options_set_info_log_level(o, INFO_LOG_ERRORS);
+        rocksdb_options_set_keep_log_file_num(o, 2);
+        return o;
+}
+
+static void index_free(struct cas_index *ix)
+{
+        for (unsigned i = 0; i < COLUMN_COUNT; i++) {
+                if (ix->columns[i])
+                        rocksdb_column_family_handle_destroy(ix->columns[i]);
+        }
+        if (ix->db)
+                rocksdb_close(ix->db);
+        for (unsigned i = 0; i < COLUMN_COUNT; i++)
+                rocksdb_options_destroy(ix->options[i]);
+        rocksdb_cache_destroy(ix->cache);
+        rocksdb_readoptions_destroy(ix->point);
+        rocksdb_writeoptions_destroy(ix->synced);
+        free(ix);
+}
+
+int cas_index_open(const char *path, bool create, struct cas_index **out, struct cas_err *err)
+{
+        struct cas_index *ix = cas_xcalloc(1, sizeof(*ix));
+        ix->cache = rocksdb_cache_create_lru(BLOCK_CACHE_BYTES);
+        for (unsigned i = 0; i < COLUMN_COUNT; i++)
+                ix->options[i] = column_options(i, ix->cache, create);
+        ix->point = rocksdb_readoptions_create();
+        ix->synced = rocksdb_writeoptions_create();
+        rocksdb_writeoptions_set_sync(ix->synced, 1);
+        char *message = NULL;
+        ix->db = rocksdb_open_column_families(ix->options[0], path, COLUMN_COUNT, column_names,
+                                              (const rocksdb_options_t *const *)ix->options,
+                                              ix->columns, &message);
+        if (message) {
+                index_free(ix);
+                return fail_rocks(err, message, "open index");
+        }
+        *out = ix;
+        return 0;
+}
+
+void cas_index_close(struct cas_index *ix)
+{
+        if (ix)
+                index_free(ix);
+}
+
+int cas_index_destroy(const char *path, struct cas_err *err)
+{
+        char *message = NULL;
+        rocksdb_options_t *options = rocksdb_options_create();
+        rocksdb_destroy_db(options, path, &message);
+        rocksdb_options_destroy(options);
+        return message ? fail_rocks(err, message, "remove index") : 0;
+}
+
+/* ---- reading ---- */
+
+/* A key with its family's byte in front. */
+struct full_key {
+        char bytes[1 + CAS_RECORD_KEY_BYTES_MAX];
+        size_t len;
+};
+
+static void full_key_set(struct full_key *full, enum cas_family family, const void *key, size_t len)
+{
+        cas_assert(len <= CAS_RECORD_KEY_BYTES_MAX);
+        full->bytes[0] = (char)families[family].prefix;
+        if (len)
+                memcpy(full->bytes + 1, key, len);
+        full->len = len + 1;
+}
+
+/* NULL in *out when the key is absent. */
+static int get_pinned(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                      rocksdb_pinnableslice_t **out, struct cas_err *err)
+{
+        struct full_key full;
+        full_key_set(&full, family, key, key_len);
+        char *message = NULL;
+        *out = rocksdb_get_pinned_cf(ix->db, ix->point, ix->columns[families[family].column],
+                                     full.bytes, full.len, &message);
+        if (message)
+                return fail_rocks(err, message, "read index");
+        return 0;
+}
+
+int cas_index_get(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                  struct cas_buf *out, struct cas_err *err)
+{
+        rocksdb_pinnableslice_t *slice;
+        int rc = get_pinned(ix, family, key, key_len, &slice, err);
+        if (rc < 0)
+                return rc;
+        if (!slice)
+                return cas_fail(err, CAS_E_NOTFOUND, "not in the index");
+        size_t len;
+        const char *value = rocksdb_pinnableslice_value(slice, &len);
+        cas_buf_append(out, value, len);
+        rocksdb_pinnableslice_destroy(slice);
+        return 0;
+}
+
+int cas_index_has(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                  bool *out, struct cas_err *err)
+{
+        rocksdb_pinnableslice_t *slice;
+        int rc = get_pinned(ix, family, key, key_len, &slice, err);
+        if (rc < 0)
+                return rc;
+        *out = slice != NULL;
+        if (slice)
+                rocksdb_pinnableslice_destroy(slice);
+        return 0;
+}
+
+static int scan_iterator(rocksdb_iterator_t *it, const struct full_key *prefix, cas_scan_fn fn,
+                         void *arg, struct cas_err *err)
+{
+        for (; rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+                size_t key_len, value_len;
+                const char *key = rocksdb_iter_key(it, &key_len);
+                if (key_len < prefix->len || memcmp(key, prefix->bytes, prefix->len) != 0)
+                        return 0;
+                const char *value = rocksdb_iter_value(it, &value_len);
+                int rc = fn(arg, key + 1, key_len - 1, value, value_len, err);
+                if (rc != 0)
+                        return rc < 0 ? rc : 0;
+        }
+        char *message = NULL;
+        rocksdb_iter_get_error(it, &message);
+        return message ? fail_rocks(err, message, "read index") : 0;
+}
+
+int cas_index_scan(struct cas_index *ix, const struct cas_scan *scan, cas_scan_fn fn, void *arg,
+                   struct cas_err *err)
+{
+        struct full_key prefix, from;
+        full_key_set(&prefix, scan->family, scan->prefix, scan->prefix_len);
+        full_key_set(&from, scan->family, scan->from, scan->from_len);
+        size_t common = cas_min_u64(prefix.len, from.len);
+        int order = memcmp(prefix.bytes, from.bytes, common);
+        const struct full_key *start =
+                order > 0 || (order == 0 && from.len < prefix.len) ? &prefix : &from;
+        /* Scans of everything shall not throw the working set out of the cache. */
+        rocksdb_readoptions_t *options = rocksdb_readoptions_create();
+        rocksdb_readoptions_set_fill_cache(options, scan->prefix_len > 0);
+        rocksdb_iterator_t *it = rocksdb_create_iterator_cf(
+                ix->db, options, ix->columns[families[scan->family].column]);
+        rocksdb_iter_seek(it, start->bytes, start->len);
+        int rc = scan_iterator(it, &prefix, fn, arg, err);
+        rocksdb_iter_destroy(it);
+        rocksdb_readoptions_destroy(options);
+        return rc;
+}
+
+int cas_index_get_chunk(struct cas_index *ix, const struct cas_hash *chunk,
+                        struct cas_chunk_record *out, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        char hex[CAS_HASH_HEX_BYTES];
+        int rc = cas_index_get(ix, CAS_FAMILY_CHUNKS, chunk->bytes, CAS_HASH_BYTES, &value, err);
+        if (rc == 0)
+                rc = cas_chunk_record_decode(value.data, value.len_bytes, out, err);
+        return rc < 0 ? cas_err_wrap(err, "chunk %s", cas_hash_hex(chunk, hex)) : 0;
+}
+
+int cas_index_get_object(struct cas_index *ix, const struct cas_hash *id,
+                         struct cas_object_record *out, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        char hex[CAS_HASH_HEX_BYTES];
+        int rc = cas_index_get(ix, CAS_FAMILY_OBJECTS, id->bytes, CAS_HASH_BYTES, &value, err);
+        if (rc == 0)
+                rc = cas_object_record_decode(value.data, value.len_bytes, out, err);
+        return rc < 0 ? cas_err_wrap(err, "object %s", cas_hash_hex(id, hex)) : 0;
+}
+
+/* The references of one page, all of them; *count 0 when there is no such page. */
+static int get_page(struct cas_index *ix, const struct cas_hash *id, uint32_t page,
+                    struct cas_chunk_ref refs[PAGE_REFS], uint32_t *count, struct cas_err *err)
+{
+        struct cas_record_key key;
+        cas_key_list_page(id, page, &key);
+        rocksdb_pinnableslice_t *slice;
+        int rc = get_pinned(ix, CAS_FAMILY_OBJECT_CHUNKS, key.bytes, key.len, &slice, err);
+        *count = 0;
+        if (rc < 0 || !slice)
+                return rc;
+        size_t len;
+        const char *value = rocksdb_pinnableslice_value(slice, &len);
+        rc = cas_chunk_refs_decode(value, len, refs, PAGE_REFS, count, err);
+        rocksdb_pinnableslice_destroy(slice);
+        return rc;
+}
+
+int cas_index_get_object_chunks(struct cas_index *ix, const struct cas_hash *id, uint32_t first,
+                                struct cas_chunk_ref *out, uint32_t max, uint32_t *count,
+                                struct cas_err *err)
+{
+        struct cas_chunk_ref refs[PAGE_REFS];
+        *count = 0;
+        while (*count < max) {
+                uint32_t at = first + *count, in_page;
+                int rc = get_page(ix, id, at / PAGE_REFS, refs, &in_page, err);
+                if (rc < 0) {
+                        char hex[CAS_HASH_HEX_BYTES];
+                        return cas_err_wrap(err, "object %s", cas_hash_hex(id, hex));
+                }
+                uint32_t skip = at % PAGE_REFS;
+                if (in_page <= skip)
+                        return 0;
+                uint32_t take = (uint32_t)cas_min_u64(in_page - skip, max - *count);
+                memcpy(out + *count, refs + skip, take * sizeof(refs[0]));
+                *count += take;
+                if (in_page < PAGE_REFS)
+                        return 0;
+        }
+        return 0;
+}
+
+int cas_index_get_pack(struct cas_index *ix, uint64_t pack_id, struct cas_pack_record *out,
+                       struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_record_key key;
+        cas_key_pack(pack_id, &key);
+        int rc = cas_index_get(ix, CAS_FAMILY_PACKS, key.bytes, key.len, &value, err);
+        if (rc == 0)
+                rc = cas_pack_record_decode(value.data, value.len_bytes, out, err);
+        return rc < 0 ? cas_err_wrap(err, "pack %llu", (unsigned long long)pack_id) : 0;
+}
+
+struct pack_scan {
+        bool (*fn)(void *arg, uint64_t pack_id, const struct cas_pack_record *rec);
+        void *arg;
+};
+
+static int scan_pack(void *arg, const void *key, size_t key_len, const void *value,
+                     size_t value_len, struct cas_err *err)
+{
+        const struct pack_scan *scan = arg;
+        struct cas_pack_record rec;
+        if (key_len != 8)
+                return cas_fail(err, CAS_E_CORRUPT, "pack: malformed key");
+        int rc = cas_pack_record_decode(value, value_len, &rec, err);
+        if (rc < 0)
+                return rc;
+        return scan->fn(scan->arg, cas_get_be64(key), &rec) ? 0 : 1;
+}
+
+int cas_index_each_pack(struct cas_index *ix,
+                        bool (*fn)(void *arg, uint64_t pack_id, const struct cas_pack_record *rec),
+                        void *arg, struct cas_err *err)
+{
+        struct pack_scan scan = {.fn = fn, .arg = arg};
+        return cas_index_scan(ix, &(struct cas_scan){.family = CAS_FAMILY_PACKS}, scan_pack, &scan,
+                              err);
+}
+
+int cas_index_get_tree(struct cas_index *ix, const struct cas_hash *key,
+                       struct cas_tree_record *rec, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        int rc = cas_index_get(ix, CAS_FAMILY_TREES, key->bytes, CAS_HASH_BYTES, &value, err);
+        if (rc == 0)
+                rc = cas_tree_record_decode(value.data, value.len_bytes, rec, err);
+        return rc < 0 ? cas_err_wrap(err, "tree") : 0;
+}
+
+int cas_index_get_layer(struct cas_index *ix, const struct cas_digest *blob,
+                        struct cas_layer_record *out, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_record_key key;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        cas_key_digest(blob, &key);
+        int rc = cas_index_get(ix, CAS_FAMILY_LAYERS, key.bytes, key.len, &value, err);
+        if (rc == 0)
+                rc = cas_layer_record_decode(blob, value.data, value.len_bytes, out, err);
+        return rc < 0 ? cas_err_wrap(err, "layer %s", cas_digest_text(blob, text)) : 0;
+}
+
+/* ---- writing ---- */
+
+struct cas_batch *cas_batch_new(void)
+{
+        return cas_xcalloc(1, sizeof(struct cas_batch));
+}
+
+void cas_batch_free(struct cas_batch *b)
+{
+        if (!b)
+                return;
+        cas_buf_release(&b->ops);
+        free(b);
+}
+
+size_t cas_batch_bytes(const struct cas_batch *b)
+{
+        return b->ops.len_bytes;
+}
+
+void cas_batch_join(struct cas_batch *b, struct cas_batch *from)
+{
+        cas_buf_append(&b->ops, from->ops.data, from->ops.len_bytes);
+        cas_buf_clear(&from->ops);
+}
+
+static void batch_add(struct cas_batch *b, enum cas_family family, bool put, const void *key,
+                      size_t key_len, const void *value, size_t value_len)
+{
+        cas_assert(key_len <= CAS_RECORD_KEY_BYTES_MAX);
+        cas_assert(value_len <= UINT32_MAX);
+        cas_buf_append_byte(&b->ops, (uint8_t)family);
+        cas_buf_append_byte(&b->ops, put);
+        cas_buf_append_le32(&b->ops, (uint32_t)key_len);
+        cas_buf_append_le32(&b->ops, (uint32_t)value_len);
+        cas_buf_append(&b->ops, key, key_len);
+        cas_buf_append(&b->ops, value, value_len);
+}
+
+void cas_batch_put(struct cas_batch *b, enum cas_family family, const void *key, size_t key_len,
+                   const void *value, size_t value_len)
+{
+        batch_add(b, family, true, key, key_len, value, value_len);
+}
+
+void cas_batch_del(struct cas_batch *b, enum cas_family family, const void *key, size_t key_len)
+{
+        batch_add(b, family, false, key, key_len, NULL, 0);
+}
+
+void cas_batch_put_chunk(struct cas_batch *b, const struct cas_hash *chunk,
+                         const struct cas_chunk_record *rec)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        cas_chunk_record_encode(rec, &value);
+        cas_batch_put(b, CAS_FAMILY_CHUNKS, chunk->bytes, CAS_HASH_BYTES, value.data,
+                      value.len_bytes);
+}
+
+void cas_batch_del_chunk(struct cas_batch *b, const struct cas_hash *chunk)
+{
+        cas_batch_del(b, CAS_FAMILY_CHUNKS, chunk->bytes, CAS_HASH_BYTES);
+}
+
+/* Pages of an object's list; objects of up to one chunk have none. */
+static uint32_t list_pages(uint32_t chunk_count)
+{
+        return chunk_count > 1 ? (chunk_count - 1) / PAGE_REFS + 1 : 0;
+}
+
+void cas_batch_put_object(struct cas_batch *b, const struct cas_hash *id, uint64_t size_bytes,
+                          const struct cas_chunk_ref *refs, uint32_t chunk_count)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        const struct cas_object_record rec = {.size_bytes = size_bytes, .chunk_count = chunk_count};
+        cas_assert(chunk_count <= 1 || refs != NULL);
+        cas_object_record_encode(&rec, &value);
+        cas_batch_put(b, CAS_FAMILY_OBJECTS, id->bytes, CAS_HASH_BYTES, value.data,
+                      value.len_bytes);
+        for (uint32_t page = 0; page < list_pages(chunk_count); page++) {
+                uint32_t first = page * PAGE_REFS;
+                struct cas_record_key key;
+                cas_key_list_page(id, page, &key);
+                cas_buf_clear(&value);
+                cas_chunk_refs_encode(refs + first,
+                                      (uint32_t)cas_min_u64(chunk_count - first, PAGE_REFS),
+                                      &value);
+                cas_batch_put(b, CAS_FAMILY_OBJECT_CHUNKS, key.bytes, key.len, value.data,
+                              value.len_bytes);
+        }
+}
+
+void cas_batch_del_object(struct cas_batch *b, const struct cas_hash *id, uint32_t chunk_count)
+{
+        cas_batch_del(b, CAS_FAMILY_OBJECTS, id->bytes, CAS_HASH_BYTES);
+        for (uint32_t page = 0; page < list_pages(chunk_count); page++) {
+                struct cas_record_key key;
+                cas_key_list_page(id, page, &key);
+                cas_batch_del(b, CAS_FAMILY_OBJECT_CHUNKS, key.bytes, key.len);
+        }
+}
+
+void cas_batch_put_pack(struct cas_batch *b, uint64_t pack_id, const struct cas_pack_record *rec)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_record_key key;
+        cas_key_pack(pack_id, &key);
+        cas_pack_record_encode(rec, &value);
+        cas_batch_put(b, CAS_FAMILY_PACKS, key.bytes, key.len, value.data, value.len_bytes);
+}
+
+void cas_batch_del_pack(struct cas_batch *b, uint64_t pack_id)
+{
+        struct cas_record_key key;
+        cas_key_pack(pack_id, &key);
+        cas_batch_del(b, CAS_FAMILY_PACKS, key.bytes, key.len);
+}
+
+void cas_batch_put_layer(struct cas_batch *b, const struct cas_layer_record *rec)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_record_key key;
+        cas_key_digest(&rec->blob, &key);
+        cas_layer_record_encode(rec, &value);
+        cas_batch_put(b, CAS_FAMILY_LAYERS, key.bytes, key.len, value.data, value.len_bytes);
+}
+
+void cas_batch_put_tree(struct cas_batch *b, const struct cas_hash *key,
+                        const struct cas_tree_record *rec)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        cas_tree_record_encode(rec, &value);
+        cas_batch_put(b, CAS_FAMILY_TREES, key->bytes, CAS_HASH_BYTES, value.data, value.len_bytes);
+}
+
+/* Applies one change of the batch to w and moves the cursor behind it. */
+static void write_op(const struct cas_index *ix, rocksdb_writebatch_t *w, struct cas_cursor *c)
+{
+        enum cas_family family = cas_cursor_u8(c);
+        bool put = cas_cursor_u8(c) != 0;
+        size_t key_len = cas_cursor_le32(c);
+        size_t value_len = cas_cursor_le32(c);
+        struct full_key full;
+        full_key_set(&full, family, cas_cursor_take(c, key_len), key_len);
+        const uint8_t *value = cas_cursor_take(c, value_len);
+        cas_assert(!c->failed);
+        rocksdb_column_family_handle_t *column = ix->columns[families[family].column];
+        if (put)
+                rocksdb_writebatch_put_cf(w, column, full.bytes, full.len, (const char *)value,
+                                          value_len);
+        else
+                rocksdb_writebatch_delete_cf(w, column, full.bytes, full.len);
+}
+
+int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *err)
+{
+        if (b->ops.len_bytes == 0)
+                return 0;
+        rocksdb_writebatch_t *w = rocksdb_writebatch_create();
+        struct cas_cursor c = cas_cursor_over(b->ops.data, b->ops.len_bytes);
+        while (cas_cursor_left(&c) > 0)
+                write_op(ix, w, &c);
+        char *message = NULL;
+        rocksdb_write(ix->db, ix->synced, w, &message);
+        rocksdb_writebatch_destroy(w);
+        if (message)
+                return fail_rocks(err, message, "write index");
+        cas_buf_clear(&b->ops);
+        return 0;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a store is made of. Private to cas. */
+#ifndef CAS_STORE_INT_H
+#define CAS_STORE_INT_H
+
+#include "cas/index_int.h"
+#include "cas/mutex.h"
+#include "cas/store.h"
+
+struct cas_blockcache;
+struct cas_journal;
+struct cas_map;
+struct cas_packset;
+struct cas_pool;
+
+/* A commit that waits for its turn (cas/commit.c). */
+struct cas_commit;
+
+struct cas_store {
+        /* fixed after opening */
+        char *path; /* absolute */
+        char id[33];
+        const struct cas_io *io;
+        int dirfd;
+        int lock_fd;
+        int packs_fd; /* STORE/packs */
+        struct cas_index *index;
+        struct cas_backend *backend;
+        bool own_backend;
+        struct cas_packset *packset;
+        struct cas_blockcache *blocks;
+        struct cas_pool *pool;
+
+        /* Publications share the store, maintenance has it alone. A publication never waits for
+         * one that waits, so that a thread may hold two. */
+        struct cas_mutex exclusive_mutex; /* guards the three below */
+        pthread_cond_t exclusive_change;
+        unsigned publication_count;
+        bool exclusive;
+
+        struct cas_mutex names; /* "store.names": guards journal and the queue of commits */
+        pthread_cond_t names_change;
+        struct cas_journal *journal;
+        struct cas_commit *commit_first, **commit_last;
+        bool commit_busy; /* a thread writes the commits that it took from the queue */
+        /* A commit failed halfway: journal and index may disagree until the store is opened
+         * again, so nothing more is committed. Message of the first failure. */
+        bool commit_broken;
+        struct cas_err commit_error;
+
+        struct cas_mutex uploads_mutex; /* guards the two below */
+        struct cas_map *uploads;        /* id -> struct upload_state (cas/upload.c) */
+
+        struct cas_mutex blob_dirs_mutex;
+        bool blob_dirs_made[3]; /* by algorithm: its directories are there, durably */
+};
+
+/* Directories of a store. */
+#define CAS_DIR_INDEX "index"
+#define CAS_DIR_BLOBS "blobs"
+#define CAS_DIR_JOURNAL "journal"
+#define CAS_DIR_TREES "trees"
+#define CAS_DIR_PACKS "packs"
+#define CAS_DIR_UPLOADS "uploads"
+#define CAS_DIR_SANDBOXES "sandboxes"
+
+/* Waits until no publication is open, and keeps new ones waiting. */
+void cas_store_exclusive_begin(struct cas_store *s);
+void cas_store_exclusive_end(struct cas_store *s);
+
+#endif
