@@ -41,6 +41,11 @@ struct cas_entry {
         struct cas_hash object; /* files above CAS_INLINE_BYTES_MAX */
         uint8_t inline_data[CAS_INLINE_BYTES_MAX];
         bool opaque; /* directories: hide what lies below */
+        bool implied; /* directories, with opaque: the layer has only the mark, not the directory;
+                       * one that lies below keeps its attributes, and none is made */
+        bool below;   /* hard links: the target is the file of that path as the layers below left
+                       * it, before this layer changes anything; else it is an earlier entry of
+                       * this listing that is not a directory */
         struct cas_xattr *xattrs; /* owned; sorted by name, names unique */
         size_t xattr_count;
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Layers: a blob that is a tar becomes file objects and a listing: its entries
- * in tar order, normalised (spec/layer.md). The listing is itself an object. */
+/* Layers: a blob that is a tar becomes file objects and a listing: what the
+ * tar's entries, extracted one after the other, come to (spec/layer.md). The
+ * listing is itself an object. */
 #ifndef CAS_LAYER_H
 #define CAS_LAYER_H
 
@@ -9,8 +10,12 @@
 
 #define CAS_LISTING_VERSION 1
 
+/* Sorted by cas_path_compare(): a directory stands before what is in it, siblings follow each
+ * other byte-wise; each path once. Parents that the layer does not name are not listed: who
+ * merges finds them below (through symbolic links there), or makes them: 0755, root, time 0.
+ * Whiteouts and implied directories make no parents. */
 struct cas_listing {
-        struct cas_entry *entries; /* owned; tar order, duplicates resolved: the last one wins */
+        struct cas_entry *entries; /* owned */
         size_t count;
 };
 void cas_listing_release(struct cas_listing *l);
