@@ -15,6 +15,9 @@
 #define CAS_MT_OCI_LAYER_TAR "application/vnd.oci.image.layer.v1.tar"
 #define CAS_MT_DOCKER_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
 #define CAS_MT_DOCKER_LIST "application/vnd.docker.distribution.manifest.list.v2+json"
+#define CAS_MT_DOCKER_CONFIG "application/vnd.docker.container.image.v1+json"
+#define CAS_MT_DOCKER_LAYER_GZIP "application/vnd.docker.image.rootfs.diff.tar.gzip"
+#define CAS_MT_DOCKER_SCHEMA1 "application/vnd.docker.distribution.manifest.v1+" /* prefix */
 
 struct cas_platform {
         char os[32];
@@ -25,6 +28,13 @@ struct cas_platform {
 int cas_platform_parse(const char *text, struct cas_platform *out,
                        struct cas_err *err) CAS_MUST_CHECK;
 void cas_platform_host(struct cas_platform *out);
+#define CAS_PLATFORM_TEXT_BYTES 96
+/* The same text again; out has CAS_PLATFORM_TEXT_BYTES. Returns out. */
+char *cas_platform_text(const struct cas_platform *p, char *out);
+/* How well what is made for `have` runs on `want`: 0 not at all, else the more the better. A
+ * variant runs what was made for lower ones (arm v7 runs v6); none means v7 for arm, v8 for
+ * arm64, v1 for amd64. */
+unsigned cas_platform_fit(const struct cas_platform *want, const struct cas_platform *have);
 
 struct cas_descriptor {
         char media_type[256];
@@ -32,7 +42,7 @@ struct cas_descriptor {
         uint64_t size_bytes;
         bool has_platform;
         struct cas_platform platform;
-        bool foreign; /* non-distributable: has urls, need not be here */
+        bool foreign; /* of a non-distributable type: need not be here */
 };
 
 enum cas_manifest_kind { CAS_MANIFEST_IMAGE, CAS_MANIFEST_INDEX };

@@ -15,6 +15,8 @@
 #define CAS_INDEX_DEPTH_MAX 8
 #define CAS_LAYERS_MAX 512
 #define CAS_JSON_DEPTH_MAX 64
+#define CAS_JSON_VALUES_MAX 500000   /* of one document */
+#define CAS_CONFIG_STRINGS_MAX 10000 /* Env, Entrypoint or Cmd of an image config */
 #define CAS_REPO_NAME_BYTES_MAX 255
 #define CAS_TAG_BYTES_MAX 128
 
