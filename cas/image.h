@@ -60,24 +60,33 @@ struct cas_manifest {
 };
 void cas_manifest_release(struct cas_manifest *m);
 #define cas_cleanup_manifest __attribute__((cleanup(cas_manifest_release)))
+/* Of an image or an index, of either standard. */
+bool cas_media_type_is_manifest(const char *media_type);
 /* media_type: as it was pushed, or NULL when it must follow from the bytes.
  * Errors: INVALID (JSON, fields, schema 1), LIMIT. */
 int cas_manifest_parse(const void *data, size_t len, const char *media_type,
                        struct cas_manifest *out, struct cas_err *err) CAS_MUST_CHECK;
-/* Stores a manifest under repo, and under tag when that is not NULL or "". What it names must
- * be there (NOTFOUND), but for subjects, non-distributable layers, and children of an index
- * when allow_sparse. expected may be NULL. Layers are decoded later, or by the first use. */
+/* Stores a manifest under repo, and under tag when that is not NULL or "", in one publication
+ * that also links its blobs to the repository. What it names must be there, with the size it
+ * says: blobs in the store or, with linked_only, in this repository (a push must not reach what
+ * another repository holds); children of an index in this repository. Subjects and
+ * non-distributable layers may be absent, and children when allow_sparse. Layers are decoded
+ * later, or by the first use. Durable on return.
+ * Errors: as cas_manifest_parse, INVALID (expected, sizes), NOTFOUND (message names the digest
+ * that is missing). */
 struct cas_manifest_put_options {
         const char *repo;
         const char *tag;
         const char *media_type;
-        const struct cas_digest *expected;
+        const struct cas_digest *expected; /* may be NULL */
         bool allow_sparse;
+        bool linked_only;
 };
 int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options *options,
                      const void *data, size_t len, struct cas_manifest_info *out,
                      struct cas_err *err) CAS_MUST_CHECK;
-/* Removes a tag, or (tag NULL) a manifest with every tag of it in this repository. NOTFOUND. */
+/* Removes a tag, or (tag NULL) a manifest with every tag of it in this repository. Blobs stay
+ * linked: a push under way may count on them. Durable on return. Errors: NOTFOUND. */
 int cas_manifest_delete(struct cas_store *s, const char *repo, const char *tag,
                         const struct cas_digest *digest, struct cas_err *err) CAS_MUST_CHECK;
 

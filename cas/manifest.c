@@ -26,6 +26,13 @@ static int manifest_kind_of(const char *type, enum cas_manifest_kind *out, struc
         return cas_fail(err, CAS_E_INVALID, "\"%s\" is not a media type of manifests", type);
 }
 
+bool cas_media_type_is_manifest(const char *media_type)
+{
+        return type_is(media_type, CAS_MT_OCI_MANIFEST) || type_is(media_type, CAS_MT_OCI_INDEX) ||
+               type_is(media_type, CAS_MT_DOCKER_MANIFEST) ||
+               type_is(media_type, CAS_MT_DOCKER_LIST);
+}
+
 static bool descriptor_is_foreign(const char *type)
 {
         static const char oci[] = "application/vnd.oci.image.layer.nondistributable.";

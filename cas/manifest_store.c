@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Manifests into and out of repositories. Each call is one publication, open
+ * from before the first check: collection waits for it, so what a check has
+ * seen is still there at the commit. */
+#include "cas/blob.h"
+#include "cas/image.h"
+
+struct manifest_put {
+        struct cas_store *s;
+        const struct cas_manifest_put_options *options;
+        struct cas_publish *p; /* borrowed */
+};
+
+/* A blob that the manifest names: there, of the right size, and linked from now on. */
+static int put_blob(struct manifest_put *put, const struct cas_descriptor *d, struct cas_err *err)
+{
+        char text[CAS_DIGEST_TEXT_BYTES];
+        cas_digest_text(&d->digest, text);
+        bool here = true;
+        int r = 0;
+        if (put->options->linked_only)
+                r = cas_blob_linked(put->s, put->options->repo, &d->digest, &here, err);
+        if (r < 0)
+                return r;
+        uint64_t size_bytes = 0;
+        struct cas_err miss = CAS_ERR_INIT;
+        r = here ? cas_blob_stat(put->s, &d->digest, &size_bytes, &miss) : -CAS_E_NOTFOUND;
+        if (r == -CAS_E_NOTFOUND) {
+                if (d->foreign)
+                        return 0;
+                return cas_fail(err, CAS_E_NOTFOUND, "blob %s is not in %s", text,
+                                put->options->linked_only ? put->options->repo : "the store");
+        }
+        if (r < 0) {
+                *err = miss;
+                return r;
+        }
+        if (size_bytes != d->size_bytes)
+                return cas_fail(err, CAS_E_INVALID,
+                                "blob %s has %llu bytes, the manifest says %llu", text,
+                                (unsigned long long)size_bytes, (unsigned long long)d->size_bytes);
+        return cas_publish_blob_link(put->p, put->options->repo, &d->digest, err);
+}
+
+static int put_child(struct manifest_put *put, const struct cas_descriptor *d, struct cas_err *err)
+{
+        struct cas_err miss = CAS_ERR_INIT;
+        if (!cas_media_type_is_manifest(d->media_type)) {
+                int r = put_blob(put, d, &miss);
+                if (r == -CAS_E_NOTFOUND && put->options->allow_sparse)
+                        return 0;
+                if (r < 0)
+                        *err = miss;
+                return r;
+        }
+        struct cas_manifest_info info;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        cas_digest_text(&d->digest, text);
+        int r = cas_manifest_stat(put->s, put->options->repo, &d->digest, &info, &miss);
+        if (r == -CAS_E_NOTFOUND && put->options->allow_sparse)
+                return 0;
+        if (r == -CAS_E_NOTFOUND)
+                return cas_fail(err, CAS_E_NOTFOUND, "manifest %s is not in %s", text,
+                                put->options->repo);
+        if (r < 0) {
+                *err = miss;
+                return r;
+        }
+        if (info.size_bytes != d->size_bytes)
+                return cas_fail(
+                        err, CAS_E_INVALID, "manifest %s has %llu bytes, the index says %llu", text,
+                        (unsigned long long)info.size_bytes, (unsigned long long)d->size_bytes);
+        return 0;
+}
+
+static int put_references(struct manifest_put *put, const struct cas_manifest *m,
+                          struct cas_err *err)
+{
+        int r = 0;
+        if (m->kind == CAS_MANIFEST_IMAGE)
+                r = put_blob(put, &m->config, err);
+        for (size_t i = 0; r == 0 && i < m->child_count; i++)
+                r = m->kind == CAS_MANIFEST_IMAGE ? put_blob(put, &m->children[i], err)
+                                                  : put_child(put, &m->children[i], err);
+        return r;
+}
+
+int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options *options,
+                     const void *data, size_t len, struct cas_manifest_info *out,
+                     struct cas_err *err)
+{
+        cas_cleanup_manifest struct cas_manifest m = {0};
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        struct cas_manifest_info info = {.size_bytes = len};
+        int r = cas_manifest_parse(data, len, options->media_type, &m, err);
+        if (r < 0)
+                return r;
+        memcpy(info.media_type, m.media_type, sizeof(info.media_type));
+        r = cas_publish_begin(s, &p, err);
+        if (r < 0)
+                return r;
+        struct manifest_put put = {.s = s, .options = options, .p = p};
+        r = put_references(&put, &m, err);
+        if (r == 0)
+                r = cas_publish_blob(p, data, len, options->expected, &info.digest, err);
+        if (r == 0)
+                r = cas_publish_manifest_link(p, options->repo, &info.digest, info.media_type, len,
+                                              err);
+        if (r == 0 && m.has_subject)
+                r = cas_publish_referrer(p, options->repo, &m.subject.digest, &info.digest, err);
+        if (r == 0 && options->tag && options->tag[0])
+                r = cas_publish_tag(p, options->repo, options->tag, &info.digest, err);
+        if (r == 0)
+                r = cas_publish_commit(p, err);
+        if (r == 0 && out)
+                *out = info;
+        return r;
+}
+
+struct untag {
+        struct cas_publish *p; /* borrowed */
+        const char *repo;
+        const struct cas_digest *manifest;
+        struct cas_err *err;
+        int result;
+};
+
+static bool untag_one(void *arg, const char *tag, const struct cas_digest *manifest)
+{
+        struct untag *u = arg;
+        if (cas_digest_equal(manifest, u->manifest))
+                u->result = cas_publish_untag(u->p, u->repo, tag, u->err);
+        return u->result == 0;
+}
+
+static int delete_manifest(struct cas_store *s, struct cas_publish *p, const char *repo,
+                           const struct cas_digest *digest, struct cas_err *err)
+{
+        struct cas_manifest_info info;
+        int r = cas_manifest_stat(s, repo, digest, &info, err);
+        if (r < 0)
+                return r;
+        struct untag u = {.p = p, .repo = repo, .manifest = digest, .err = err};
+        r = cas_tag_each(s, repo, NULL, untag_one, &u, err);
+        if (r == 0)
+                r = u.result;
+        if (r == 0)
+                r = cas_publish_manifest_unlink(p, repo, digest, err);
+        return r;
+}
+
+int cas_manifest_delete(struct cas_store *s, const char *repo, const char *tag,
+                        const struct cas_digest *digest, struct cas_err *err)
+{
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        int r = cas_publish_begin(s, &p, err);
+        if (r < 0)
+                return r;
+        if (tag) {
+                struct cas_digest now;
+                r = cas_tag_get(s, repo, tag, &now, err);
+                if (r == 0)
+                        r = cas_publish_untag(p, repo, tag, err);
+        } else {
+                r = delete_manifest(s, p, repo, digest, err);
+        }
+        if (r == 0)
+                r = cas_publish_commit(p, err);
+        return r;
+}
