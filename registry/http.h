@@ -14,8 +14,7 @@
  *   free    once, whatever happened: after end, after an answer given by
  *           begin or piece, or because the client went away in the middle of its body
  *           (then end was not called). Gives back what the state holds.
- *           On an event thread after piece, on the worker's after end; always before the
- *           client can see the answer.
+ *           Always before the client can see the answer, but for streams.
  *
  * Threads. Event threads serve many connections each: begin and piece may do
  * short disk work, no more. end may block for as long as it likes. A request is
@@ -81,19 +80,23 @@ bool reg_http_body(const struct reg_http_req *req, uint64_t *out_bytes);
 bool reg_http_peer_uid(const struct reg_http_req *req, uid_t *out);
 
 struct reg_http_body_ops {
-        uint64_t bytes_max; /* a longer body is answered with 413 by `too_long` */
+        uint64_t bytes_max; /* a longer body is answered by too_long */
         /* May be NULL: a body is then an error of the client, but for an empty one. */
         void (*piece)(struct reg_http_req *req, void *state, const void *data, size_t len);
         void (*end)(struct reg_http_req *req, void *state);
         void (*free)(void *state);                               /* may be NULL */
-        void (*too_long)(struct reg_http_req *req, void *state); /* answers; NULL: 413, no body */
+        void (*too_long)(struct reg_http_req *req, void *state); /* NULL: 413, no text */
 };
 /* From begin. ops has static storage; state is handed to each of its functions. */
 void reg_http_accept(struct reg_http_req *req, const struct reg_http_body_ops *ops, void *state);
-/* The same for bodies that are wanted in memory: `end` gets the whole. body is borrowed. */
-void reg_http_accept_whole(struct reg_http_req *req, size_t bytes_max,
-                           void (*end)(struct reg_http_req *req, void *state,
-                                       const struct cas_buf *body),
+/* The same for bodies that are wanted in memory: `end` gets the whole; body is borrowed. */
+struct reg_http_whole_ops {
+        size_t bytes_max;
+        void (*end)(struct reg_http_req *req, void *state, const struct cas_buf *body);
+        void (*free)(void *state);
+        void (*too_long)(struct reg_http_req *req, void *state);
+};
+void reg_http_accept_whole(struct reg_http_req *req, const struct reg_http_whole_ops *ops,
                            void *state);
 
 /* The answer. Headers first. Names are static storage; values are copied, and must be of one
@@ -114,8 +117,8 @@ void reg_http_reply_fd(struct reg_http_req *req, unsigned status, int fd, uint64
 void reg_http_reply_head(struct reg_http_req *req, unsigned status, uint64_t len);
 
 /* An answer that is written while it is made: status and headers leave at once, the bytes as
- * they are written. From begin, piece or end; the stream may be used by any one thread at a
- * time, also after end has returned, and must be closed. */
+ * they are written. From begin, piece or end, which may not use the request after it; the stream
+ * may be used by any one thread at a time, also after end has returned, and must be closed. */
 struct reg_http_stream *reg_http_reply_stream(struct reg_http_req *req, unsigned status);
 /* Blocks while much is waiting to be sent. Errors: IO (the client is gone, or the server stops:
  * the writer should end what it does). Not on an event thread. */

@@ -1,0 +1,552 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The server: requests of libmicrohttpd become calls of begin, piece and end.
+ *
+ * The library calls on_access once when the headers are here, once for each
+ * piece of the body, and once when all is here. An answer queued at the first
+ * call closes the connection, so it is kept until the last one, but where that
+ * would mean reading a body that nobody wants. Before `end` the connection is
+ * suspended and the request goes to the workers; it is resumed with the answer,
+ * and on_access is called once more. */
+#include "registry/http.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <strings.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include "cas/log.h"
+#include "registry/http_int.h"
+#include "registry/http_listen.h"
+
+#define HTTP_CONNECTION_MEMORY_BYTES (128 * 1024) /* bounds the headers of a request, too */
+#define HTTP_WORKERS_MAX 64
+#define HTTP_CONNECTIONS_MAX 8192
+#define HTTP_IDLE_S 120
+
+static uint64_t now_ns(void)
+{
+        struct timespec now;
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Requests */
+
+static void req_unref(struct reg_http_req *req)
+{
+        if (atomic_fetch_sub(&req->refs, 1) != 1)
+                return;
+        for (unsigned i = 0; i < req->header_count; i++)
+                free(req->headers[i].value);
+        reg_uri_release(&req->uri);
+        free(req);
+}
+
+/* Gives the handler's state back, once. */
+static void release_state(struct reg_http_req *req)
+{
+        const struct reg_http_body_ops *ops = req->ops;
+        req->ops = NULL;
+        if (ops && ops->free)
+                ops->free(req->state);
+}
+
+static enum reg_http_method method_of(const char *text)
+{
+        static const struct {
+                const char *text;
+                enum reg_http_method method;
+        } methods[] = {
+                {"GET", REG_HTTP_GET}, {"HEAD", REG_HTTP_HEAD},   {"POST", REG_HTTP_POST},
+                {"PUT", REG_HTTP_PUT}, {"PATCH", REG_HTTP_PATCH}, {"DELETE", REG_HTTP_DELETE},
+        };
+        for (size_t i = 0; i < CAS_COUNT(methods); i++) {
+                if (strcmp(text, methods[i].text) == 0)
+                        return methods[i].method;
+        }
+        return REG_HTTP_OTHER;
+}
+
+/* The first thing the library says of a request; its answer is the request's context. */
+static void *on_target(void *arg, const char *target, struct MHD_Connection *connection)
+{
+        struct reg_http_server *server = arg;
+        struct reg_http_req *req = cas_xcalloc(1, sizeof(*req));
+        struct cas_err err = CAS_ERR_INIT;
+        req->server = server;
+        req->connection = connection;
+        req->start_ns = now_ns();
+        atomic_init(&req->refs, 1);
+        if (reg_uri_parse(target ? target : "", &req->uri, &err) < 0)
+                req->uri_status =
+                        err.code == CAS_E_LIMIT ? MHD_HTTP_URI_TOO_LONG : MHD_HTTP_BAD_REQUEST;
+        cas_mutex_lock(&server->mutex);
+        server->request_count++;
+        cas_mutex_unlock(&server->mutex);
+        return req;
+}
+
+static void log_request(const struct reg_http_req *req)
+{
+        bool bad = req->status == MHD_HTTP_BAD_REQUEST;
+        enum cas_log_level level = bad ? CAS_LOG_WARN : CAS_LOG_DEBUG;
+        if (!cas_log_enabled(level))
+                return;
+        double ms = (double)(now_ns() - req->start_ns) / 1e6;
+        cas_log(level, req->server->config.name,
+                "method=%s target=\"%.512s\" status=%u in=%llu ms=%.2f",
+                req->method == REG_HTTP_OTHER ? "?" : req->method_text,
+                req->uri.raw ? req->uri.raw : "?", req->status,
+                (unsigned long long)req->body_seen_bytes, ms);
+}
+
+static void on_completed(void *arg, struct MHD_Connection *connection CAS_UNUSED, void **context,
+                         enum MHD_RequestTerminationCode code CAS_UNUSED)
+{
+        struct reg_http_server *server = arg;
+        struct reg_http_req *req = *context;
+        *context = NULL;
+        if (!req)
+                return;
+        release_state(req); /* the client went away in the middle of its body */
+        if (req->response)
+                MHD_destroy_response(req->response);
+        log_request(req);
+        req_unref(req);
+        cas_mutex_lock(&server->mutex);
+        if (--server->request_count == 0)
+                (void)pthread_cond_broadcast(&server->change);
+        cas_mutex_unlock(&server->mutex);
+}
+
+/* Connections */
+
+static struct reg_http_conn *conn_of(struct MHD_Connection *connection)
+{
+        return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)
+                ->socket_context;
+}
+
+static int fd_of(struct MHD_Connection *connection)
+{
+        return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+}
+
+static void on_connection(void *arg, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+        struct reg_http_server *server = arg;
+        if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+                *context = cas_xcalloc(1, sizeof(struct reg_http_conn));
+                return;
+        }
+        struct reg_http_conn *conn = *context;
+        *context = NULL;
+        if (conn && conn->linger) {
+                /* the library closes its descriptor; the connection lives on in ours */
+                int fd = fcntl(fd_of(connection), F_DUPFD_CLOEXEC, 3);
+                if (fd >= 0)
+                        reg_linger_add(server->linger, fd);
+        }
+        free(conn);
+}
+
+/* From headers to an answer */
+
+/* Content-Length or chunked; an answer when it is neither or both. */
+static void read_body_length(struct reg_http_req *req)
+{
+        const char *coding = reg_http_header(req, MHD_HTTP_HEADER_TRANSFER_ENCODING);
+        const char *length = reg_http_header(req, MHD_HTTP_HEADER_CONTENT_LENGTH);
+        if (coding) {
+                req->body_bytes = UINT64_MAX;
+                if (strcasecmp(coding, "chunked") != 0)
+                        reg_http_reply_empty(req, MHD_HTTP_NOT_IMPLEMENTED);
+                else if (length) /* two proxies may read two different requests */
+                        reg_http_reply_empty(req, MHD_HTTP_BAD_REQUEST);
+        } else if (length) {
+                req->body_bytes = strtoull(length, NULL, 10); /* the library checked it */
+        }
+}
+
+static void refuse_long_body(struct reg_http_req *req)
+{
+        if (req->ops->too_long)
+                req->ops->too_long(req, req->state);
+        else
+                reg_http_reply_empty(req, MHD_HTTP_CONTENT_TOO_LARGE);
+        cas_assert(req->answered);
+}
+
+/* Whether the rest of the body is not worth reading: a client that waits for
+ * "100 Continue" will not send it, and a long one costs more than a new connection. */
+static bool wants_early_answer(const struct reg_http_req *req)
+{
+        return req->body_bytes > REG_HTTP_DISCARD_BYTES_MAX ||
+               (req->body_bytes > 0 && reg_http_header(req, MHD_HTTP_HEADER_EXPECT));
+}
+
+static enum MHD_Result queue_answer(struct reg_http_req *req)
+{
+        struct MHD_Response *response = cas_steal(&req->response);
+        cas_assert(response != NULL);
+        if (atomic_load(&req->server->quiet))
+                (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
+        enum MHD_Result rc = MHD_queue_response(req->connection, req->status, response);
+        MHD_destroy_response(response);
+        return rc;
+}
+
+static enum MHD_Result start_request(struct reg_http_req *req, const char *method)
+{
+        struct reg_http_server *server = req->server;
+        req->method = method_of(method);
+        req->method_text = method;
+        req->stage = REG_HTTP_RECEIVING;
+        req->discard_bytes = REG_HTTP_DISCARD_BYTES_MAX;
+        read_body_length(req);
+        if (!req->answered && req->uri_status)
+                reg_http_reply_empty(req, req->uri_status);
+        if (!req->answered)
+                server->config.begin(server->config.arg, req);
+        cas_assert(req->answered || req->ops);
+        if (!req->answered && req->body_bytes != UINT64_MAX &&
+            req->body_bytes > req->body_bytes_max)
+                refuse_long_body(req);
+        if (!req->answered)
+                return MHD_YES;
+        release_state(req);
+        if (!wants_early_answer(req))
+                return MHD_YES;
+        conn_of(req->connection)->linger = true;
+        return queue_answer(req);
+}
+
+static enum MHD_Result take_piece(struct reg_http_req *req, const void *data, size_t len)
+{
+        req->body_seen_bytes += len;
+        if (req->answered) {
+                if (len > req->discard_bytes)
+                        return MHD_NO; /* cut off: the library cannot answer in the middle */
+                req->discard_bytes -= len;
+                return MHD_YES;
+        }
+        if (!req->ops->piece || req->body_seen_bytes > req->body_bytes_max)
+                refuse_long_body(req);
+        else
+                req->ops->piece(req, req->state, data, len);
+        if (req->answered) {
+                req->discard_bytes = REG_HTTP_DISCARD_REST_BYTES_MAX;
+                release_state(req);
+        }
+        return MHD_YES;
+}
+
+/* On a worker's thread. */
+static void run_end(struct reg_work_item *item)
+{
+        struct reg_http_req *req = (struct reg_http_req *)item;
+        req->ops->end(req, req->state);
+        cas_assert(req->answered);
+        release_state(req);
+        if (!req->streamed)
+                MHD_resume_connection(req->connection);
+        req_unref(req);
+}
+
+static enum MHD_Result hand_to_worker(struct reg_http_req *req)
+{
+        struct reg_http_server *server = req->server;
+        req->stage = REG_HTTP_WORKING;
+        cas_mutex_lock(&server->mutex);
+        bool ended = server->ended;
+        if (!ended) {
+                atomic_fetch_add(&req->refs, 1);
+                req->work.fn = run_end;
+                MHD_suspend_connection(req->connection);
+                reg_work_push(server->work, &req->work);
+        }
+        cas_mutex_unlock(&server->mutex);
+        return ended ? MHD_NO : MHD_YES;
+}
+
+static enum MHD_Result on_access(void *arg CAS_UNUSED, struct MHD_Connection *connection CAS_UNUSED,
+                                 const char *url CAS_UNUSED, const char *method,
+                                 const char *version CAS_UNUSED, const char *data, size_t *len,
+                                 void **context)
+{
+        struct reg_http_req *req = *context;
+        if (!req)
+                return MHD_NO;
+        if (req->stage == REG_HTTP_NEW)
+                return start_request(req, method);
+        if (*len > 0) {
+                size_t piece_len = *len;
+                *len = 0;
+                return take_piece(req, data, piece_len);
+        }
+        return req->answered ? queue_answer(req) : hand_to_worker(req);
+}
+
+/* The request, for handlers */
+
+enum reg_http_method reg_http_method(const struct reg_http_req *req)
+{
+        return req->method;
+}
+
+const struct reg_uri *reg_http_uri(const struct reg_http_req *req)
+{
+        return &req->uri;
+}
+
+const char *reg_http_header(const struct reg_http_req *req, const char *name)
+{
+        return MHD_lookup_connection_value(req->connection, MHD_HEADER_KIND, name);
+}
+
+bool reg_http_body(const struct reg_http_req *req, uint64_t *out_bytes)
+{
+        if (out_bytes)
+                *out_bytes = req->body_bytes;
+        return req->body_bytes > 0;
+}
+
+bool reg_http_peer_uid(const struct reg_http_req *req, uid_t *out)
+{
+        struct ucred peer;
+        socklen_t len = sizeof(peer);
+        int fd = fd_of(req->connection);
+        int domain = 0;
+        socklen_t domain_len = sizeof(domain);
+        if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &domain_len) != 0 || domain != AF_UNIX ||
+            getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0)
+                return false;
+        *out = peer.uid;
+        return true;
+}
+
+void reg_http_accept(struct reg_http_req *req, const struct reg_http_body_ops *ops, void *state)
+{
+        cas_assert(!req->ops);
+        cas_assert(!req->answered);
+        cas_assert(ops->end != NULL);
+        req->ops = ops;
+        req->state = state;
+        req->body_bytes_max = ops->bytes_max;
+}
+
+/* Whole bodies: the ops of one that collects pieces. */
+
+struct whole {
+        const struct reg_http_whole_ops *ops;
+        void *state;
+        struct cas_buf body;
+};
+
+static void whole_too_long(struct reg_http_req *req, void *state)
+{
+        struct whole *w = state;
+        if (w->ops->too_long)
+                w->ops->too_long(req, w->state);
+        else
+                reg_http_reply_empty(req, MHD_HTTP_CONTENT_TOO_LARGE);
+}
+
+static void whole_piece(struct reg_http_req *req, void *state, const void *data, size_t len)
+{
+        struct whole *w = state;
+        struct cas_err err = CAS_ERR_INIT;
+        if (cas_buf_try_reserve(&w->body, len, w->ops->bytes_max, &err) < 0)
+                whole_too_long(req, w);
+        else
+                cas_buf_append(&w->body, data, len);
+}
+
+static void whole_end(struct reg_http_req *req, void *state)
+{
+        struct whole *w = state;
+        w->ops->end(req, w->state, &w->body);
+}
+
+static void whole_free(void *state)
+{
+        struct whole *w = state;
+        if (w->ops->free)
+                w->ops->free(w->state);
+        cas_buf_release(&w->body);
+        free(w);
+}
+
+void reg_http_accept_whole(struct reg_http_req *req, const struct reg_http_whole_ops *ops,
+                           void *state)
+{
+        static const struct reg_http_body_ops collect = {
+                .bytes_max = SIZE_MAX,
+                .piece = whole_piece,
+                .end = whole_end,
+                .free = whole_free,
+                .too_long = whole_too_long,
+        };
+        struct whole *w = cas_xcalloc(1, sizeof(*w));
+        w->ops = ops;
+        w->state = state;
+        cas_buf_init(&w->body);
+        reg_http_accept(req, &collect, w);
+        req->body_bytes_max = ops->bytes_max;
+}
+
+/* Start and stop */
+
+static unsigned cpu_count(void)
+{
+        cpu_set_t set;
+        return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+}
+
+/* A connection may need a descriptor beside its own, and the rest of the program some, too. */
+static unsigned connections_for_descriptors(unsigned wanted)
+{
+        struct rlimit files;
+        if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur / 3 >= wanted)
+                return wanted;
+        return (unsigned)cas_max_u64(files.rlim_cur / 3, 16);
+}
+
+static void fill_defaults(struct reg_http_config *c)
+{
+        if (c->threads == 0)
+                c->threads = cpu_count();
+        if (c->threads < 2)
+                c->threads = 2; /* one busy with the disk must not stop all others */
+        if (c->workers_max == 0)
+                c->workers_max = HTTP_WORKERS_MAX;
+        if (c->connections_max == 0)
+                c->connections_max = HTTP_CONNECTIONS_MAX;
+        c->connections_max = connections_for_descriptors(c->connections_max);
+        if (c->idle_s == 0)
+                c->idle_s = HTTP_IDLE_S;
+        if (c->socket_mode == 0)
+                c->socket_mode = 0600;
+        if (!c->name)
+                c->name = "http";
+}
+
+/* Escapes are decoded by reg_uri_parse, once. */
+static size_t keep_escapes(void *arg CAS_UNUSED, struct MHD_Connection *connection CAS_UNUSED,
+                           char *text)
+{
+        return strlen(text);
+}
+
+static int start_daemon(struct reg_http_server *server, struct cas_err *err)
+{
+        const struct reg_http_config *c = &server->config;
+        server->daemon = MHD_start_daemon(
+                MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, NULL,
+                NULL, on_access, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
+                MHD_OPTION_THREAD_POOL_SIZE, c->threads, MHD_OPTION_CONNECTION_LIMIT,
+                c->connections_max, MHD_OPTION_CONNECTION_TIMEOUT, c->idle_s,
+                MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_MEMORY_BYTES,
+                MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
+                MHD_OPTION_URI_LOG_CALLBACK, on_target, server, MHD_OPTION_NOTIFY_COMPLETED,
+                on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
+                MHD_OPTION_END);
+        if (!server->daemon)
+                return cas_fail(err, CAS_E_IO, "HTTP server %s does not start", c->name);
+        return 0;
+}
+
+static void server_free(struct reg_http_server *server)
+{
+        if (server->listen_fd >= 0)
+                (void)close(server->listen_fd);
+        if (server->socket_path)
+                (void)unlink(server->socket_path);
+        free(server->socket_path);
+        reg_work_free(server->work);
+        reg_linger_free(server->linger);
+        (void)pthread_cond_destroy(&server->change);
+        cas_mutex_release(&server->mutex);
+        free(server);
+}
+CAS_DEFINE_CLEANUP(cleanup_server, struct reg_http_server *, server_free);
+
+int reg_http_start(const struct reg_http_config *config, struct reg_http_server **out,
+                   struct cas_err *err)
+{
+        cas_assert(config->begin != NULL);
+        __attribute__((cleanup(cleanup_server))) struct reg_http_server *server =
+                cas_xcalloc(1, sizeof(*server));
+        server->config = *config;
+        server->listen_fd = -1;
+        cas_mutex_init(&server->mutex, "http server");
+        cas_cond_init(&server->change);
+        fill_defaults(&server->config);
+        int fd = config->listen_fd;
+        if (config->listen) {
+                int rc = reg_listen(config->listen, server->config.socket_mode, &fd, err);
+                if (rc < 0)
+                        return rc;
+                server->listen_fd = fd;
+                if (config->listen[0] == '/')
+                        server->socket_path = cas_xstrdup(config->listen);
+        } else if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
+                return cas_fail_sys(err, errno, "inherited socket %d", fd);
+        }
+        server->config.listen = NULL; /* was borrowed */
+        server->port = reg_listen_port(fd);
+        server->work = reg_work_new(server->config.workers_max);
+        server->linger = reg_linger_new();
+        int inherited_fd = server->listen_fd;
+        server->listen_fd = fd;
+        int rc = start_daemon(server, err);
+        if (rc < 0) {
+                server->listen_fd = inherited_fd; /* not ours yet */
+                return rc;
+        }
+        *out = cas_steal(&server);
+        return 0;
+}
+
+unsigned reg_http_port(const struct reg_http_server *server)
+{
+        return server->port;
+}
+
+/* Waits until no request is under way. */
+static void wait_requests(struct reg_http_server *server, unsigned wait_ms)
+{
+        struct timespec deadline;
+        (void)clock_gettime(CLOCK_MONOTONIC, &deadline);
+        deadline.tv_sec += wait_ms / 1000;
+        deadline.tv_nsec += (long)(wait_ms % 1000) * 1000000;
+        if (deadline.tv_nsec >= 1000000000) {
+                deadline.tv_sec++;
+                deadline.tv_nsec -= 1000000000;
+        }
+        atomic_store(&server->quiet, true);
+        cas_mutex_lock(&server->mutex);
+        while (server->request_count > 0 &&
+               cas_mutex_timedwait(&server->mutex, &server->change, &deadline))
+                ;
+        server->ended = true;
+        cas_mutex_unlock(&server->mutex);
+}
+
+void reg_http_stop(struct reg_http_server *server, unsigned wait_ms)
+{
+        if (!server)
+                return;
+        (void)MHD_quiesce_daemon(server->daemon);
+        wait_requests(server, wait_ms);
+        /* every suspended connection is resumed before the daemon is stopped: streams by this,
+         * others by the worker that has them */
+        reg_http_streams_break(server);
+        reg_work_free(cas_steal(&server->work));
+        MHD_stop_daemon(server->daemon);
+        server_free(server);
+}
