@@ -111,7 +111,8 @@ static void on_completed(void *arg, struct MHD_Connection *connection CAS_UNUSED
         *context = NULL;
         if (!req)
                 return;
-        release_state(req); /* the client went away in the middle of its body */
+        if (req->stage != REG_HTTP_WORKING) /* then it is the worker's, which may still run */
+                release_state(req);         /* the client went away in the middle of its body */
         if (req->response)
                 MHD_destroy_response(req->response);
         log_request(req);
