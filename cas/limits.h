@@ -13,6 +13,7 @@
 #define CAS_CONFIG_BYTES_MAX (16 * CAS_MIB)
 #define CAS_INDEX_CHILDREN_MAX 10000
 #define CAS_INDEX_DEPTH_MAX 8
+#define CAS_INDEX_VISITS_MAX 1000    /* nested indexes read to choose one image */
 #define CAS_LAYERS_MAX 512
 #define CAS_JSON_DEPTH_MAX 64
 #define CAS_JSON_VALUES_MAX 500000   /* of one document */
