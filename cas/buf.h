@@ -47,7 +47,8 @@ struct cas_cursor {
 };
 static inline struct cas_cursor cas_cursor_over(const void *data, size_t len)
 {
-        return (struct cas_cursor){.at = data, .end = (const uint8_t *)data + len};
+        const uint8_t *at = data;
+        return (struct cas_cursor){.at = at, .end = len > 0 ? at + len : at};
 }
 static inline size_t cas_cursor_left(const struct cas_cursor *c)
 {

@@ -39,6 +39,8 @@ int cas_entry_set_xattr(struct cas_entry *e, const char *name, const void *value
         if (total > CAS_XATTRS_BYTES_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "xattrs of %zu bytes: the limit is %d", total,
                                 CAS_XATTRS_BYTES_MAX);
+        if (!replace && e->xattr_count == CAS_XATTRS_MAX)
+                return cas_fail(err, CAS_E_LIMIT, "more than %d xattrs", CAS_XATTRS_MAX);
         if (replace) {
                 xattr_release(&e->xattrs[at]);
         } else {
@@ -53,4 +55,17 @@ int cas_entry_set_xattr(struct cas_entry *e, const char *name, const void *value
         e->xattrs[at] =
                 (struct cas_xattr){.name = cas_xstrdup(name), .value = copy, .value_bytes = len};
         return 0;
+}
+
+void cas_entry_remove_xattr(struct cas_entry *e, const char *name)
+{
+        for (size_t i = 0; i < e->xattr_count; i++) {
+                if (strcmp(e->xattrs[i].name, name) != 0)
+                        continue;
+                xattr_release(&e->xattrs[i]);
+                e->xattr_count--;
+                memmove(&e->xattrs[i], &e->xattrs[i + 1],
+                        (e->xattr_count - i) * sizeof(*e->xattrs));
+                return;
+        }
 }

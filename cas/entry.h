@@ -54,5 +54,7 @@ void cas_entry_release(struct cas_entry *e);
 /* Adds or replaces, keeping order; copies. Errors: LIMIT. */
 int cas_entry_set_xattr(struct cas_entry *e, const char *name, const void *value, size_t len,
                         struct cas_err *err) CAS_MUST_CHECK;
+/* Absent is success. */
+void cas_entry_remove_xattr(struct cas_entry *e, const char *name);
 
 #endif

@@ -28,6 +28,7 @@
 #define CAS_LISTING_BYTES_MAX (512 * CAS_MIB) /* encoded listing of one layer */
 #define CAS_ZSTD_WINDOW_LOG_MAX 27           /* 128 MiB, what zstd itself decodes by default */
 #define CAS_TAR_HEADER_BYTES_MAX (1 * CAS_MIB) /* PAX or GNU long name records of one entry */
+#define CAS_TAR_GLOBAL_BYTES_MAX (16 * CAS_KIB) /* PAX records for all entries */
 #define CAS_TAR_SPARSE_MAX 1000000           /* sparse regions of one entry */
 #define CAS_PATH_BYTES_MAX 65536
 #define CAS_PATH_DEPTH_MAX 2048
@@ -35,6 +36,7 @@
 #define CAS_SYMLINK_BYTES_MAX 4095
 #define CAS_XATTR_NAME_BYTES_MAX 255
 #define CAS_XATTR_VALUE_BYTES_MAX 65536
+#define CAS_XATTRS_MAX 512                   /* of one inode */
 #define CAS_XATTRS_BYTES_MAX 65536           /* all xattrs of one inode: EROFS's own bound */
 
 /* store */

@@ -3,38 +3,20 @@
 #include <zlib.h>
 
 #include "cas/decompress.h"
+#include "tests/support/memsource.h"
 
 #define PLAIN_BYTES_MAX (1 << 20)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct source {
-        const uint8_t *data;
-        size_t left, step;
-};
-
-static int source_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
-{
-        struct source *s = arg;
-        (void)err;
-        size_t n = s->left < len ? s->left : len;
-        n = n < s->step ? n : s->step;
-        if (n > 0)
-                memcpy(buf, s->data, n);
-        s->data += n;
-        s->left -= n;
-        *out_len = n;
-        return 0;
-}
-
 /* Bytes decoded, or -1. */
 static ssize_t decode(const uint8_t *data, size_t size, size_t step, uint8_t *plain)
 {
         struct cas_err err = CAS_ERR_INIT;
-        struct source s = {.data = data, .left = size, .step = step};
+        struct memsource s = {.data = data, .len = size, .step = step};
         cas_cleanup_decompress struct cas_decompress *d = NULL;
         size_t len = 0, got = 1;
-        if (cas_decompress_open(source_read, &s, &d, &err) < 0)
+        if (cas_decompress_open(memsource_read, &s, &d, &err) < 0)
                 return -1;
         while (got > 0 && len < PLAIN_BYTES_MAX) {
                 if (cas_decompress_read(d, plain + len, PLAIN_BYTES_MAX - len, &got, &err) < 0)

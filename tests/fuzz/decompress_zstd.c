@@ -1,38 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The steps in which a zstd stream arrives do not matter, and nothing crashes. */
 #include "cas/decompress.h"
+#include "tests/support/memsource.h"
 
 #define PLAIN_BYTES_MAX (1 << 20)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct source {
-        const uint8_t *data;
-        size_t left, step;
-};
-
-static int source_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
-{
-        struct source *s = arg;
-        (void)err;
-        size_t n = s->left < len ? s->left : len;
-        n = n < s->step ? n : s->step;
-        if (n > 0)
-                memcpy(buf, s->data, n);
-        s->data += n;
-        s->left -= n;
-        *out_len = n;
-        return 0;
-}
-
 /* Bytes decoded before the end or the first error. */
 static size_t decode(const uint8_t *data, size_t size, size_t step, uint8_t *plain, bool *good)
 {
         struct cas_err err = CAS_ERR_INIT;
-        struct source s = {.data = data, .left = size, .step = step};
+        struct memsource s = {.data = data, .len = size, .step = step};
         cas_cleanup_decompress struct cas_decompress *d = NULL;
         size_t len = 0, got = 1;
-        *good = cas_decompress_open(source_read, &s, &d, &err) == 0;
+        *good = cas_decompress_open(memsource_read, &s, &d, &err) == 0;
         while (*good && got > 0 && len < PLAIN_BYTES_MAX) {
                 *good = cas_decompress_read(d, plain + len, PLAIN_BYTES_MAX - len, &got, &err) == 0;
                 len += *good ? got : 0;

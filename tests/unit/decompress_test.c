@@ -10,37 +10,14 @@
 #include "cas/buf.h"
 #include "cas/decompress.h"
 #include "cas/limits.h"
-
-/* A source over bytes that gives at most `step` at once, and then `repeat` more of the same. */
-struct source {
-        const uint8_t *data;
-        size_t len, at, step;
-        unsigned repeat;
-};
-
-static int source_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
-{
-        struct source *s = arg;
-        (void)err;
-        if (s->at == s->len && s->repeat > 0) {
-                s->repeat--;
-                s->at = 0;
-        }
-        size_t n = s->len - s->at;
-        n = n < len ? n : len;
-        n = n < s->step ? n : s->step;
-        memcpy(buf, s->data + s->at, n);
-        s->at += n;
-        *out_len = n;
-        return 0;
-}
+#include "tests/support/memsource.h"
 
 static int decode_step(const struct cas_buf *stored, size_t in_step, size_t out_step,
                        struct cas_buf *out, enum cas_compression *kind, struct cas_err *err)
 {
-        struct source s = {.data = stored->data, .len = stored->len_bytes, .step = in_step};
+        struct memsource s = {.data = stored->data, .len = stored->len_bytes, .step = in_step};
         cas_cleanup_decompress struct cas_decompress *d = NULL;
-        if (cas_decompress_open(source_read, &s, &d, err) < 0)
+        if (cas_decompress_open(memsource_read, &s, &d, err) < 0)
                 return -(int)err->code;
         if (kind)
                 *kind = cas_decompress_kind(d);
@@ -304,9 +281,10 @@ static void bombs_are_stopped(void **state)
         cas_buf_append_zero(&plain, 8 << 20);
         zstd_frame(&stored, plain.data, plain.len_bytes, 0);
         assert_true(stored.len_bytes < plain.len_bytes / CAS_TAR_RATIO_MAX);
-        struct source s = {.data = stored.data, .len = stored.len_bytes, .step = 64, .repeat = 200};
+        struct memsource s = {
+                .data = stored.data, .len = stored.len_bytes, .step = 64, .repeat = 200};
         cas_cleanup_decompress struct cas_decompress *d = NULL;
-        assert_int_equal(cas_decompress_open(source_read, &s, &d, &err), 0);
+        assert_int_equal(cas_decompress_open(memsource_read, &s, &d, &err), 0);
         size_t total = 0, got = 1;
         int ret = 0;
         while (got > 0 && (ret = cas_decompress_read(d, plain.data, 1 << 20, &got, &err)) == 0)
