@@ -8,7 +8,7 @@
 #include <rocksdb/c.h>
 
 #include "cas/limits.h"
-#include "cas/record.h"
+#include "cas/record_int.h"
 
 #define COLUMN_COUNT 3
 #define BLOCK_CACHE_BYTES (16 * CAS_MIB)

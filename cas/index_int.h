@@ -135,7 +135,7 @@ void cas_batch_del_pack(struct cas_batch *b, uint64_t pack_id);
 void cas_batch_put_layer(struct cas_batch *b, const struct cas_layer_record *rec);
 void cas_batch_put_tree(struct cas_batch *b, const struct cas_hash *key,
                         const struct cas_tree_record *rec);
-/* Any family, bytes as cas/record.h makes them. */
+/* Any family, bytes as cas/record_int.h makes them. */
 void cas_batch_put(struct cas_batch *b, enum cas_family family, const void *key, size_t key_len,
                    const void *value, size_t value_len);
 void cas_batch_del(struct cas_batch *b, enum cas_family family, const void *key, size_t key_len);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cas/record.h"
+#include "cas/record_int.h"
 
 void cas_varint_append(struct cas_buf *b, uint64_t v)
 {

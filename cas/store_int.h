@@ -19,6 +19,7 @@ struct cas_commit;
 struct cas_store {
         /* fixed after opening */
         char *path; /* absolute */
+        char *index_path;
         char id[33];
         const struct cas_io *io;
         int dirfd;
@@ -38,9 +39,9 @@ struct cas_store {
         unsigned publication_count;
         bool exclusive;
 
-        struct cas_mutex names; /* "store.names": guards journal and the queue of commits */
+        struct cas_mutex names; /* "store.names": guards all to commit_error but the journal */
         pthread_cond_t names_change;
-        struct cas_journal *journal;
+        struct cas_journal *journal; /* belongs to the thread that set commit_busy */
         struct cas_commit *commit_first, **commit_last;
         bool commit_busy; /* a thread writes the commits that it took from the queue */
         /* A commit failed halfway: journal and index may disagree until the store is opened
@@ -64,6 +65,29 @@ struct cas_store {
 #define CAS_DIR_UPLOADS "uploads"
 #define CAS_DIR_SANDBOXES "sandboxes"
 
+/* Opens and locks the directory and no more: for what works below an open store. */
+int cas_store_open_bare(const struct cas_store_config *config, struct cas_store **out,
+                        struct cas_err *err) CAS_MUST_CHECK;
+
+/* mkdir with mode 0700 whatever the umask. Existing is success; the parent is not synced. */
+int cas_store_mkdir(struct cas_store *s, const char *path, struct cas_err *err) CAS_MUST_CHECK;
+
+/* A new name in STORE/uploads for a file that becomes something later; what is left of them is
+ * removed when the store is opened. Relative to the store's directory. */
+#define CAS_TEMPORARY_PREFIX "tmp-"
+#define CAS_TEMPORARY_PATH_BYTES 64
+int cas_temporary_path(char out[CAS_TEMPORARY_PATH_BYTES], struct cas_err *err) CAS_MUST_CHECK;
+
+/* Paths relative to the store's directory; out has CAS_BLOB_PATH_BYTES. */
+#define CAS_BLOB_PATH_BYTES 160
+void cas_blob_path(const struct cas_digest *digest, char *out);
+/* Makes the directories that blobs of an algorithm lie in, durably. */
+int cas_blob_dirs_make(struct cas_store *s, enum cas_digest_alg alg,
+                       struct cas_err *err) CAS_MUST_CHECK;
+
+/* Publishing (cas/publish.c) and maintenance exclude each other. */
+void cas_store_shared_begin(struct cas_store *s);
+void cas_store_shared_end(struct cas_store *s);
 /* Waits until no publication is open, and keeps new ones waiting. */
 void cas_store_exclusive_begin(struct cas_store *s);
 void cas_store_exclusive_end(struct cas_store *s);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Keys and values of the index as bytes (spec/index.md). Pure encoding: no
  * I/O, no state. Decoders take any bytes and answer CORRUPT. */
-#ifndef CAS_RECORD_H
-#define CAS_RECORD_H
+#ifndef CAS_RECORD_INT_H
+#define CAS_RECORD_INT_H
 
 #include "cas/index_int.h"
 #include "cas/limits.h"

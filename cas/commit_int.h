@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The last steps of a publication that changes names: its records are checked
+ * against what is there, appended to the journal, and one batch of the index
+ * commits them with all else that the publication adds. Publications that
+ * arrive while another writes share the next sync. */
+#ifndef CAS_COMMIT_INT_H
+#define CAS_COMMIT_INT_H
+
+#include "cas/journal_int.h"
+#include "cas/store_int.h"
+
+/* records: `count` encoded name records. removes: they unlink a manifest. The
+ * batch is emptied. Errors: NOTFOUND (a tag without its manifest), and what I/O gives. */
+int cas_commit_names(struct cas_store *s, struct cas_batch *batch, const struct cas_buf *records,
+                     uint32_t count, bool removes, struct cas_err *err) CAS_MUST_CHECK;
+
+/* How far the index has seen the journal; all zero when it has not. */
+int cas_commit_seen(struct cas_index *ix, struct cas_journal_position *out,
+                    struct cas_err *err) CAS_MUST_CHECK;
+void cas_commit_note_seen(struct cas_batch *batch, const struct cas_journal_position *position);
+/* Writes the journal anew from the index's names. No commit may be under way. */
+int cas_commit_compact(struct cas_store *s, struct cas_err *err) CAS_MUST_CHECK;
+
+#endif

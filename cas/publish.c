@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cas/publish.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "cas/commit_int.h"
+#include "cas/packset_int.h"
+#include "cas/store_int.h"
+
+/* Names of one publication, as records. */
+#define NAMES_BYTES_MAX (16 * CAS_MIB)
+
+/* A blob that is written and synced under a temporary name. */
+struct staged_blob {
+        struct cas_digest digest;
+        uint64_t size_bytes;
+        char path[CAS_TEMPORARY_PATH_BYTES];
+};
+
+struct cas_publish {
+        struct cas_store *store;
+        struct cas_batch *batch;
+        struct cas_ingest *ingest; /* made with the first object */
+
+        struct staged_blob *blobs; /* owned */
+        size_t blob_count;
+        size_t blob_alloc;
+        struct { /* the blob that is being written; fd -1: none */
+                int fd;
+                char path[CAS_TEMPORARY_PATH_BYTES];
+                enum cas_digest_alg alg;
+                struct cas_hasher *hasher; /* owned */
+                uint64_t size_bytes;
+        } open;
+
+        struct cas_buf names;
+        uint32_t name_count;
+        bool removes_manifest;
+        bool ended; /* committed, or a commit was tried */
+};
+
+int cas_publish_begin(struct cas_store *s, struct cas_publish **out, struct cas_err *err CAS_UNUSED)
+{
+        cas_store_shared_begin(s);
+        struct cas_publish *p = cas_xcalloc(1, sizeof(*p));
+        p->store = s;
+        p->batch = cas_batch_new();
+        p->open.fd = -1;
+        *out = p;
+        return 0;
+}
+
+static void drop_open_blob(struct cas_publish *p)
+{
+        const struct cas_io *io = p->store->io;
+        if (p->open.fd < 0)
+                return;
+        (void)io->ops->close(io->ctx, cas_steal_fd(&p->open.fd));
+        (void)io->ops->unlinkat(io->ctx, p->store->dirfd, p->open.path, 0);
+        cas_hasher_free(cas_steal(&p->open.hasher));
+}
+
+void cas_publish_free(struct cas_publish *p)
+{
+        if (!p)
+                return;
+        const struct cas_io *io = p->store->io;
+        drop_open_blob(p);
+        for (size_t i = 0; i < p->blob_count; i++) {
+                if (p->blobs[i].path[0])
+                        (void)io->ops->unlinkat(io->ctx, p->store->dirfd, p->blobs[i].path, 0);
+        }
+        if (p->ingest)
+                cas_ingest_free(p->ingest);
+        cas_batch_free(p->batch);
+        cas_buf_release(&p->names);
+        free(p->blobs);
+        cas_store_shared_end(p->store);
+        free(p);
+}
+
+/* ---- objects and layers ---- */
+
+static struct cas_ingest *ingest_of(struct cas_publish *p)
+{
+        if (!p->ingest)
+                p->ingest = cas_ingest_new(p->store->packset);
+        return p->ingest;
+}
+
+int cas_publish_object_begin(struct cas_publish *p, struct cas_hash *id_slot, struct cas_err *err)
+{
+        return cas_ingest_object_begin(ingest_of(p), id_slot, err);
+}
+
+int cas_publish_object_write(struct cas_publish *p, const void *data, size_t len,
+                             struct cas_err *err)
+{
+        return cas_ingest_object_write(p->ingest, data, len, err);
+}
+
+int cas_publish_object_end(struct cas_publish *p, struct cas_err *err)
+{
+        return cas_ingest_object_end(p->ingest, err);
+}
+
+int cas_publish_object(struct cas_publish *p, const void *data, size_t len,
+                       struct cas_hash *id_slot, struct cas_err *err)
+{
+        int rc = cas_publish_object_begin(p, id_slot, err);
+        if (rc == 0)
+                rc = cas_publish_object_write(p, data, len, err);
+        if (rc == 0)
+                rc = cas_publish_object_end(p, err);
+        return rc;
+}
+
+int cas_publish_drain(struct cas_publish *p, struct cas_err *err)
+{
+        return p->ingest ? cas_ingest_drain(p->ingest, err) : 0;
+}
+
+int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *layer,
+                      struct cas_err *err)
+{
+        int rc = cas_ingest_layer(ingest_of(p), layer, err);
+        if (rc < 0)
+                return rc;
+        cas_batch_put_layer(p->batch, layer);
+        return 0;
+}
+
+/* ---- blobs ---- */
+
+int cas_temporary_path(char out[CAS_TEMPORARY_PATH_BYTES], struct cas_err *err)
+{
+        uint64_t random[2];
+        if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
+                return cas_fail_sys(err, errno, "random numbers");
+        (void)snprintf(out, CAS_TEMPORARY_PATH_BYTES,
+                       CAS_DIR_UPLOADS "/" CAS_TEMPORARY_PREFIX "%016llx%016llx",
+                       (unsigned long long)random[0], (unsigned long long)random[1]);
+        return 0;
+}
+
+static void stage_blob(struct cas_publish *p, const struct cas_digest *digest, uint64_t size_bytes,
+                       const char *path)
+{
+        if (p->blob_count == p->blob_alloc) {
+                p->blob_alloc = p->blob_alloc ? 2 * p->blob_alloc : 8;
+                p->blobs = cas_xrealloc(p->blobs, p->blob_alloc * sizeof(p->blobs[0]));
+        }
+        struct staged_blob *b = &p->blobs[p->blob_count++];
+        *b = (struct staged_blob){.digest = *digest, .size_bytes = size_bytes};
+        memcpy(b->path, path, sizeof(b->path));
+}
+
+/* Whether the store has it, or this publication brings it. */
+static int blob_is_here(struct cas_publish *p, const struct cas_digest *digest, bool *out,
+                        struct cas_err *err)
+{
+        struct cas_record_key key;
+        for (size_t i = 0; i < p->blob_count; i++) {
+                *out = cas_digest_equal(&p->blobs[i].digest, digest);
+                if (*out)
+                        return 0;
+        }
+        cas_key_digest(digest, &key);
+        return cas_index_has(p->store->index, CAS_FAMILY_BLOBS, key.bytes, key.len, out, err);
+}
+
+int cas_publish_blob_begin(struct cas_publish *p, enum cas_digest_alg alg, struct cas_err *err)
+{
+        cas_assert(p->open.fd < 0);
+        cas_assert(cas_digest_alg_bytes(alg) > 0);
+        int rc = cas_temporary_path(p->open.path, err);
+        if (rc == 0)
+                rc = cas_blob_dirs_make(p->store, alg, err);
+        if (rc == 0)
+                rc = cas_io_open(p->store->io, p->store->dirfd, p->open.path,
+                                 O_WRONLY | O_CREAT | O_EXCL, 0600, &p->open.fd, err);
+        if (rc < 0)
+                return rc;
+        p->open.alg = alg;
+        p->open.hasher = cas_hasher_new(alg);
+        p->open.size_bytes = 0;
+        return 0;
+}
+
+int cas_publish_blob_write(struct cas_publish *p, const void *data, size_t len, struct cas_err *err)
+{
+        cas_assert(p->open.fd >= 0);
+        if (len > CAS_UPLOAD_BYTES_MAX - p->open.size_bytes)
+                return cas_fail(err, CAS_E_LIMIT, "blob: more than %llu bytes",
+                                (unsigned long long)CAS_UPLOAD_BYTES_MAX);
+        int rc = cas_io_pwrite_all(p->store->io, p->open.fd, data, len, p->open.size_bytes,
+                                   p->open.path, err);
+        if (rc < 0)
+                return rc;
+        cas_hasher_update(p->open.hasher, data, len);
+        p->open.size_bytes += len;
+        return 0;
+}
+
+/* Checks the open blob's digest and stages it, unless it is here already. */
+static int end_open_blob(struct cas_publish *p, const struct cas_digest *expected,
+                         const struct cas_digest *digest, struct cas_err *err)
+{
+        const struct cas_io *io = p->store->io;
+        if (expected && !cas_digest_equal(expected, digest)) {
+                char want[CAS_DIGEST_TEXT_BYTES], got[CAS_DIGEST_TEXT_BYTES];
+                return cas_fail(err, CAS_E_INVALID, "blob: digest is %s, %s expected",
+                                cas_digest_text(digest, got), cas_digest_text(expected, want));
+        }
+        bool here;
+        int rc = blob_is_here(p, digest, &here, err);
+        if (rc < 0 || here)
+                return rc;
+        rc = cas_io_fsync(io, p->open.fd, p->open.path, err);
+        if (rc == 0)
+                rc = cas_io_close(io, &p->open.fd, p->open.path, err);
+        if (rc < 0)
+                return rc;
+        stage_blob(p, digest, p->open.size_bytes, p->open.path);
+        cas_hasher_free(cas_steal(&p->open.hasher));
+        return 0;
+}
+
+int cas_publish_blob_end(struct cas_publish *p, const struct cas_digest *expected,
+                         struct cas_digest *out, uint64_t *out_bytes, struct cas_err *err)
+{
+        cas_assert(p->open.fd >= 0);
+        cas_assert(p->open.alg == CAS_DIGEST_SHA256 || expected != NULL);
+        struct cas_digest digest;
+        cas_hasher_final(p->open.hasher, &digest);
+        int rc = end_open_blob(p, expected, &digest, err);
+        uint64_t size_bytes = p->open.size_bytes;
+        drop_open_blob(p); /* where it was not staged */
+        if (rc < 0)
+                return rc;
+        if (out)
+                *out = digest;
+        if (out_bytes)
+                *out_bytes = size_bytes;
+        return 0;
+}
+
+int cas_publish_blob(struct cas_publish *p, const void *data, size_t len,
+                     const struct cas_digest *expected, struct cas_digest *out, struct cas_err *err)
+{
+        int rc = cas_publish_blob_begin(p, expected ? expected->alg : CAS_DIGEST_SHA256, err);
+        if (rc < 0)
+                return rc;
+        rc = cas_publish_blob_write(p, data, len, err);
+        if (rc < 0) {
+                drop_open_blob(p);
+                return rc;
+        }
+        return cas_publish_blob_end(p, expected, out, NULL, err);
+}
+
+int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct cas_digest *digest,
+                           uint64_t size_bytes, struct cas_err *err)
+{
+        const struct cas_io *io = p->store->io;
+        bool here;
+        int rc = blob_is_here(p, digest, &here, err);
+        if (rc < 0 || here)
+                return rc;
+        char from[CAS_TEMPORARY_PATH_BYTES], path[CAS_TEMPORARY_PATH_BYTES];
+        cas_assert(strlen(name) < sizeof(from) - sizeof(CAS_DIR_UPLOADS));
+        (void)snprintf(from, sizeof(from), CAS_DIR_UPLOADS "/%s", name);
+        cas_cleanup_fd int fd = -1;
+        rc = cas_temporary_path(path, err);
+        if (rc == 0)
+                rc = cas_blob_dirs_make(p->store, digest->alg, err);
+        if (rc == 0)
+                rc = cas_io_open(io, p->store->dirfd, from, O_RDONLY, 0, &fd, err);
+        if (rc == 0)
+                rc = cas_io_fsync(io, fd, from, err);
+        if (rc == 0)
+                rc = cas_io_link(io, p->store->dirfd, from, p->store->dirfd, path, err);
+        if (rc < 0)
+                return rc;
+        stage_blob(p, digest, size_bytes, path);
+        return 0;
+}
+
+/* Gives a staged blob its name. What has that name already is the same content (another
+ * publication's, or one that never was committed) and is replaced: it may not be relied upon,
+ * since whoever wrote it may not have synced the directory. */
+static int name_blob(struct cas_publish *p, struct staged_blob *b, struct cas_err *err)
+{
+        const struct cas_io *io = p->store->io;
+        char path[CAS_BLOB_PATH_BYTES];
+        cas_blob_path(&b->digest, path);
+        int rc = cas_io_rename(io, p->store->dirfd, b->path, p->store->dirfd, path, err);
+        if (rc == 0) /* rename(2) leaves both names when they are links of one file */
+                rc = cas_io_unlink(io, p->store->dirfd, b->path, err);
+        if (rc < 0)
+                return rc;
+        b->path[0] = '\0';
+        struct cas_record_key key;
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        const struct cas_blob_record rec = {.size_bytes = b->size_bytes,
+                                            .added_unix_s = (uint64_t)time(NULL)};
+        cas_key_digest(&b->digest, &key);
+        cas_blob_record_encode(&rec, &value);
+        cas_batch_put(p->batch, CAS_FAMILY_BLOBS, key.bytes, key.len, value.data, value.len_bytes);
+        return 0;
+}
+
+static int name_blobs(struct cas_publish *p, struct cas_err *err)
+{
+        bool synced[3][256] = {{false}};
+        for (size_t i = 0; i < p->blob_count; i++) {
+                int rc = name_blob(p, &p->blobs[i], err);
+                if (rc < 0)
+                        return rc;
+        }
+        for (size_t i = 0; i < p->blob_count; i++) {
+                const struct cas_digest *d = &p->blobs[i].digest;
+                if (synced[d->alg][d->bytes[0]])
+                        continue;
+                synced[d->alg][d->bytes[0]] = true;
+                char path[CAS_BLOB_PATH_BYTES];
+                cas_blob_path(d, path);
+                *strrchr(path, '/') = '\0';
+                int rc = cas_io_sync_dir(p->store->io, p->store->dirfd, path, err);
+                if (rc < 0)
+                        return rc;
+        }
+        return 0;
+}
+
+/* ---- names ---- */
+
+/* A record to be filled and added. Owned. */
+static int new_name(enum cas_name_kind kind, const char *repo, struct cas_name_record **out,
+                    struct cas_err *err)
+{
+        if (!cas_repo_name_valid(repo))
+                return cas_fail(err, CAS_E_INVALID, "invalid repository name %.255s", repo);
+        *out = cas_xcalloc(1, sizeof(**out));
+        (*out)->kind = kind;
+        memcpy((*out)->repo, repo, strlen(repo) + 1);
+        return 0;
+}
+
+static int add_name(struct cas_publish *p, const struct cas_name_record *rec, struct cas_err *err)
+{
+        if (p->names.len_bytes > NAMES_BYTES_MAX)
+                return cas_fail(err, CAS_E_LIMIT, "more than %llu bytes of names at once",
+                                (unsigned long long)NAMES_BYTES_MAX);
+        cas_name_record_encode(rec, &p->names);
+        p->name_count++;
+        return 0;
+}
+
+static int add_digest_name(struct cas_publish *p, enum cas_name_kind kind, const char *repo,
+                           const struct cas_digest *digest, struct cas_err *err)
+{
+        cas_cleanup_free struct cas_name_record *rec = NULL;
+        int rc = new_name(kind, repo, &rec, err);
+        if (rc < 0)
+                return rc;
+        rec->digest = *digest;
+        if (kind == CAS_NAME_BLOB_LINK)
+                rec->number = (uint64_t)time(NULL);
+        return add_name(p, rec, err);
+}
+
+static int add_tag(struct cas_publish *p, enum cas_name_kind kind, const char *repo,
+                   const char *tag, const struct cas_digest *manifest, struct cas_err *err)
+{
+        cas_cleanup_free struct cas_name_record *rec = NULL;
+        int rc = new_name(kind, repo, &rec, err);
+        if (rc < 0)
+                return rc;
+        if (!cas_tag_valid(tag))
+                return cas_fail(err, CAS_E_INVALID, "invalid tag %.128s", tag);
+        memcpy(rec->tag, tag, strlen(tag) + 1);
+        if (manifest)
+                rec->digest = *manifest;
+        return add_name(p, rec, err);
+}
+
+int cas_publish_manifest_link(struct cas_publish *p, const char *repo,
+                              const struct cas_digest *manifest, const char *media_type,
+                              uint64_t size_bytes, struct cas_err *err)
+{
+        cas_cleanup_free struct cas_name_record *rec = NULL;
+        int rc = new_name(CAS_NAME_MANIFEST_LINK, repo, &rec, err);
+        if (rc < 0)
+                return rc;
+        if (strlen(media_type) >= sizeof(rec->media_type))
+                return cas_fail(err, CAS_E_INVALID, "media type of more than %zu bytes",
+                                sizeof(rec->media_type) - 1);
+        rec->digest = *manifest;
+        rec->number = size_bytes;
+        memcpy(rec->media_type, media_type, strlen(media_type) + 1);
+        return add_name(p, rec, err);
+}
+
+int cas_publish_manifest_unlink(struct cas_publish *p, const char *repo,
+                                const struct cas_digest *manifest, struct cas_err *err)
+{
+        p->removes_manifest = true;
+        return add_digest_name(p, CAS_NAME_MANIFEST_UNLINK, repo, manifest, err);
+}
+
+int cas_publish_blob_link(struct cas_publish *p, const char *repo, const struct cas_digest *blob,
+                          struct cas_err *err)
+{
+        return add_digest_name(p, CAS_NAME_BLOB_LINK, repo, blob, err);
+}
+
+int cas_publish_blob_unlink(struct cas_publish *p, const char *repo, const struct cas_digest *blob,
+                            struct cas_err *err)
+{
+        return add_digest_name(p, CAS_NAME_BLOB_UNLINK, repo, blob, err);
+}
+
+int cas_publish_tag(struct cas_publish *p, const char *repo, const char *tag,
+                    const struct cas_digest *manifest, struct cas_err *err)
+{
+        return add_tag(p, CAS_NAME_TAG, repo, tag, manifest, err);
+}
+
+int cas_publish_untag(struct cas_publish *p, const char *repo, const char *tag, struct cas_err *err)
+{
+        return add_tag(p, CAS_NAME_UNTAG, repo, tag, NULL, err);
+}
+
+int cas_publish_referrer(struct cas_publish *p, const char *repo, const struct cas_digest *subject,
+                         const struct cas_digest *referrer, struct cas_err *err)
+{
+        cas_cleanup_free struct cas_name_record *rec = NULL;
+        int rc = new_name(CAS_NAME_REFERRER, repo, &rec, err);
+        if (rc < 0)
+                return rc;
+        rec->digest = *subject;
+        rec->referrer = *referrer;
+        return add_name(p, rec, err);
+}
+
+/* ---- the end ---- */
+
+int cas_publish_commit(struct cas_publish *p, struct cas_err *err)
+{
+        cas_assert(!p->ended);
+        cas_assert(p->open.fd < 0);
+        p->ended = true;
+        int rc = p->ingest ? cas_ingest_flush(p->ingest, p->batch, err) : 0;
+        if (rc == 0)
+                rc = name_blobs(p, err);
+        if (rc < 0)
+                return rc;
+        if (p->name_count > 0)
+                rc = cas_commit_names(p->store, p->batch, &p->names, p->name_count,
+                                      p->removes_manifest, err);
+        else
+                rc = cas_index_write(p->store->index, p->batch, err);
+        if (rc == 0 && p->ingest)
+                cas_ingest_published(p->ingest);
+        return rc;
+}

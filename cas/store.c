@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making, opening and closing a store. */
+#include "cas/store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "cas/commit_int.h"
+#include "cas/format_int.h"
+#include "cas/map.h"
+#include "cas/packset_int.h"
+#include "cas/pool.h"
+#include "cas/store_int.h"
+#include "cas/upload_int.h"
+
+#define LOCK_PATH "lock"
+#define LOCK_POLL_NS (10 * 1000 * 1000)
+#define POOL_QUEUE_MAX 64
+
+const char *cas_store_path(const struct cas_store *s)
+{
+        return s->path;
+}
+
+const char *cas_store_id(const struct cas_store *s)
+{
+        return s->id;
+}
+
+int cas_store_dirfd(const struct cas_store *s)
+{
+        return s->dirfd;
+}
+
+/* ---- publications and maintenance ---- */
+
+void cas_store_shared_begin(struct cas_store *s)
+{
+        cas_mutex_lock(&s->exclusive_mutex);
+        while (s->exclusive)
+                cas_mutex_wait(&s->exclusive_mutex, &s->exclusive_change);
+        s->publication_count++;
+        cas_mutex_unlock(&s->exclusive_mutex);
+}
+
+void cas_store_shared_end(struct cas_store *s)
+{
+        cas_mutex_lock(&s->exclusive_mutex);
+        cas_assert(s->publication_count > 0);
+        s->publication_count--;
+        (void)pthread_cond_broadcast(&s->exclusive_change);
+        cas_mutex_unlock(&s->exclusive_mutex);
+}
+
+void cas_store_exclusive_begin(struct cas_store *s)
+{
+        cas_mutex_lock(&s->exclusive_mutex);
+        while (s->exclusive || s->publication_count > 0)
+                cas_mutex_wait(&s->exclusive_mutex, &s->exclusive_change);
+        s->exclusive = true;
+        cas_mutex_unlock(&s->exclusive_mutex);
+}
+
+void cas_store_exclusive_end(struct cas_store *s)
+{
+        cas_mutex_lock(&s->exclusive_mutex);
+        s->exclusive = false;
+        (void)pthread_cond_broadcast(&s->exclusive_change);
+        cas_mutex_unlock(&s->exclusive_mutex);
+}
+
+/* ---- the directory ---- */
+
+int cas_store_mkdir(struct cas_store *s, const char *path, struct cas_err *err)
+{
+        if (s->io->ops->mkdirat(s->io->ctx, s->dirfd, path, 0700) != 0) {
+                if (errno == EEXIST)
+                        return 0;
+                return cas_fail_sys(err, errno, "make directory %s", path);
+        }
+        if (fchmodat(s->dirfd, path, 0700, 0) != 0)
+                return cas_fail_sys(err, errno, "set the mode of %s", path);
+        return 0;
+}
+
+/* Makes the store's directory and what is above it, as `mkdir -p` does. */
+static int make_parents(const char *path, struct cas_err *err)
+{
+        cas_cleanup_free char *part = cas_xstrdup(path);
+        for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+                *slash = '\0';
+                if (mkdir(part, 0755) != 0 && errno != EEXIST)
+                        return cas_fail_sys(err, errno, "make directory %s", part);
+                *slash = '/';
+        }
+        if (mkdir(part, 0700) != 0)
+                return errno == EEXIST ? 0 : cas_fail_sys(err, errno, "make directory %s", part);
+        if (chmod(part, 0700) != 0)
+                return cas_fail_sys(err, errno, "set the mode of %s", part);
+        return 0;
+}
+
+static int open_dir(struct cas_store *s, const struct cas_store_config *config, struct cas_err *err)
+{
+        s->dirfd = open(config->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (s->dirfd < 0 && errno == ENOENT && !config->must_exist) {
+                int rc = make_parents(config->path, err);
+                if (rc < 0)
+                        return rc;
+                s->dirfd = open(config->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        }
+        if (s->dirfd < 0)
+                return cas_fail_sys(err, errno, "open store %s", config->path);
+        char real[PATH_MAX];
+        if (!realpath(config->path, real))
+                return cas_fail_sys(err, errno, "open store %s", config->path);
+        s->path = cas_xstrdup(real);
+        return 0;
+}
+
+/* ---- the lock ---- */
+
+static int fail_locked(struct cas_store *s, struct cas_err *err)
+{
+        char pid[24] = "";
+        ssize_t n = pread(s->lock_fd, pid, sizeof(pid) - 1, 0);
+        size_t digits = n > 0 ? strspn(pid, "0123456789") : 0;
+        pid[digits] = '\0';
+        return cas_fail(err, CAS_E_BUSY, "store %s is in use by process %s", s->path,
+                        digits ? pid : "(unknown)");
+}
+
+/* A lock of the open file: it lives while any descriptor of it does, and needs no cleaning up
+ * after a crash. */
+static int lock_store(struct cas_store *s, unsigned wait_ms, struct cas_err *err)
+{
+        s->lock_fd = openat(s->dirfd, LOCK_PATH, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (s->lock_fd < 0)
+                return cas_fail_sys(err, errno, "open %s/%s", s->path, LOCK_PATH);
+        struct timespec start, now;
+        (void)clock_gettime(CLOCK_MONOTONIC, &start);
+        for (;;) {
+                struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+                if (fcntl(s->lock_fd, F_OFD_SETLK, &lock) == 0)
+                        break;
+                if (errno != EAGAIN && errno != EACCES)
+                        return cas_fail_sys(err, errno, "lock %s/%s", s->path, LOCK_PATH);
+                (void)clock_gettime(CLOCK_MONOTONIC, &now);
+                int64_t waited_ms = (now.tv_sec - start.tv_sec) * 1000 +
+                                    (now.tv_nsec - start.tv_nsec) / 1000000;
+                if (waited_ms >= wait_ms)
+                        return fail_locked(s, err);
+                (void)nanosleep(&(struct timespec){.tv_nsec = LOCK_POLL_NS}, NULL);
+        }
+        char pid[24];
+        int len = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
+        /* For people only. */
+        if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, pid, (size_t)len, 0) != len)
+                return cas_fail_sys(err, errno, "write %s/%s", s->path, LOCK_PATH);
+        return 0;
+}
+
+/* ---- making ---- */
+
+static const char *const store_dirs[] = {CAS_DIR_INDEX,    CAS_DIR_BLOBS, CAS_DIR_JOURNAL,
+                                         CAS_DIR_TREES,    CAS_DIR_PACKS, CAS_DIR_UPLOADS,
+                                         CAS_DIR_SANDBOXES};
+
+/* Calls fn for each entry of a directory but "." and "..". */
+static int each_entry(struct cas_store *s, const char *path,
+                      int (*fn)(struct cas_store *s, const char *name, struct cas_err *err),
+                      struct cas_err *err)
+{
+        int fd = openat(s->dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "open %s/%s", s->path, path);
+        DIR *dir = fdopendir(fd);
+        cas_assert(dir != NULL);
+        int rc = 0;
+        for (struct dirent *e = readdir(dir); e && rc == 0; e = readdir(dir)) {
+                if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+                        rc = fn(s, e->d_name, err);
+        }
+        (void)closedir(dir);
+        return rc;
+}
+
+/* A store is made in an empty directory, or where making one was interrupted. */
+static int refuse_foreign(struct cas_store *s, const char *name, struct cas_err *err)
+{
+        for (size_t i = 0; i < CAS_COUNT(store_dirs); i++) {
+                if (strcmp(name, store_dirs[i]) == 0)
+                        return 0;
+        }
+        if (strcmp(name, LOCK_PATH) == 0 || strcmp(name, CAS_FORMAT_PATH ".new") == 0)
+                return 0;
+        return cas_fail(err, CAS_E_INVALID, "%s is not a store, and not empty (it holds %s)",
+                        s->path, name);
+}
+
+static int refuse_content(struct cas_store *s, const char *name, struct cas_err *err)
+{
+        return cas_fail(err, CAS_E_CORRUPT,
+                        "%s holds packs (%s) but no `%s` file: restore that file", s->path, name,
+                        CAS_FORMAT_PATH);
+}
+
+static int make_store(struct cas_store *s, struct cas_err *err)
+{
+        struct cas_format format = {.version = CAS_FORMAT_VERSION};
+        int rc = each_entry(s, ".", refuse_foreign, err);
+        for (size_t i = 0; rc == 0 && i < CAS_COUNT(store_dirs); i++)
+                rc = cas_store_mkdir(s, store_dirs[i], err);
+        if (rc == 0)
+                rc = each_entry(s, CAS_DIR_PACKS, refuse_content, err);
+        if (rc == 0)
+                rc = cas_blob_dirs_make(s, CAS_DIGEST_SHA256, err);
+        if (rc == 0)
+                rc = cas_format_new_id(format.id, err);
+        if (rc == 0)
+                rc = cas_journal_create(s->io, s->dirfd, format.id, err);
+        if (rc == 0)
+                rc = cas_index_open(s->index_path, true, &s->index, err);
+        if (rc == 0)
+                rc = cas_io_sync_dir(s->io, s->dirfd, ".", err);
+        if (rc == 0)
+                rc = cas_format_write(s->io, s->dirfd, &format, err);
+        if (rc < 0)
+                return rc;
+        memcpy(s->id, format.id, sizeof(s->id));
+        return 0;
+}
+
+/* ---- opening ---- */
+
+static int remove_temporary(struct cas_store *s, const char *name, struct cas_err *err)
+{
+        if (strncmp(name, CAS_TEMPORARY_PREFIX, strlen(CAS_TEMPORARY_PREFIX)) != 0)
+                return 0;
+        char path[sizeof(CAS_DIR_UPLOADS) + NAME_MAX + 2];
+        (void)snprintf(path, sizeof(path), CAS_DIR_UPLOADS "/%s", name);
+        return cas_io_unlink(s->io, s->dirfd, path, err);
+}
+
+static int read_format(struct cas_store *s, const struct cas_store_config *config,
+                       struct cas_err *err)
+{
+        struct cas_format format;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_format_read(s->io, s->dirfd, &format, &miss);
+        if (rc == -CAS_E_NOTFOUND && config->must_exist)
+                return cas_fail(err, CAS_E_NOTFOUND, "%s is not a store", s->path);
+        if (rc == -CAS_E_NOTFOUND)
+                return make_store(s, err);
+        if (rc < 0) {
+                *err = miss;
+                return rc;
+        }
+        memcpy(s->id, format.id, sizeof(s->id));
+        s->blob_dirs_made[CAS_DIGEST_SHA256] = true;
+        return cas_format_check(&format, err);
+}
+
+static int open_index(struct cas_store *s, struct cas_err *err)
+{
+        if (s->index)
+                return 0; /* just made */
+        int rc = cas_index_open(s->index_path, false, &s->index, err);
+        if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
+                return cas_err_wrap(err, "the index cannot be read (`lamina fsck --rebuild` "
+                                         "makes it anew)");
+        return rc;
+}
+
+static int open_journal(struct cas_store *s, struct cas_err *err)
+{
+        struct cas_journal_position seen;
+        int rc = cas_commit_seen(s->index, &seen, err);
+        if (rc == 0)
+                rc = cas_journal_open(s->io, s->dirfd, s->id, &seen, &s->journal, err);
+        return rc;
+}
+
+static int open_packs(struct cas_store *s, const struct cas_store_config *config,
+                      struct cas_err *err)
+{
+        int rc = cas_io_open(s->io, s->dirfd, CAS_DIR_PACKS, O_RDONLY | O_DIRECTORY, 0,
+                             &s->packs_fd, err);
+        if (rc < 0)
+                return rc;
+        s->own_backend = config->backend == NULL;
+        s->backend = s->own_backend ? cas_backend_local_new(s->packs_fd) : config->backend;
+        s->pool = cas_pool_new(config->threads, POOL_QUEUE_MAX);
+        return cas_packset_open(s->io, s->backend, s->index, &s->packset, err);
+}
+
+static struct cas_store *store_new(const struct cas_store_config *config)
+{
+        struct cas_store *s = cas_xcalloc(1, sizeof(*s));
+        s->io = config->io ? config->io : cas_io_posix();
+        s->dirfd = s->lock_fd = s->packs_fd = -1;
+        cas_mutex_init(&s->exclusive_mutex, "store.exclusive");
+        cas_mutex_init(&s->names, "store.names");
+        cas_mutex_init(&s->uploads_mutex, "store.uploads");
+        cas_mutex_init(&s->blob_dirs_mutex, "store.blob_dirs");
+        cas_cond_init(&s->exclusive_change);
+        cas_cond_init(&s->names_change);
+        s->commit_last = &s->commit_first;
+        s->uploads = cas_map_new();
+        return s;
+}
+
+int cas_store_open_bare(const struct cas_store_config *config, struct cas_store **out,
+                        struct cas_err *err)
+{
+        cas_cleanup_store struct cas_store *s = store_new(config);
+        int rc = open_dir(s, config, err);
+        if (rc < 0)
+                return rc;
+        s->index_path = cas_xasprintf("%s/" CAS_DIR_INDEX, s->path);
+        rc = lock_store(s, config->lock_wait_ms, err);
+        if (rc < 0)
+                return rc;
+        *out = cas_steal(&s);
+        return 0;
+}
+
+int cas_store_open(const struct cas_store_config *config, struct cas_store **out,
+                   struct cas_err *err)
+{
+        cas_cleanup_store struct cas_store *s = NULL;
+        int rc = cas_store_open_bare(config, &s, err);
+        if (rc == 0)
+                rc = read_format(s, config, err);
+        if (rc == 0)
+                rc = each_entry(s, CAS_DIR_UPLOADS, remove_temporary, err);
+        if (rc == 0)
+                rc = open_index(s, err);
+        if (rc == 0)
+                rc = open_journal(s, err);
+        if (rc == 0)
+                rc = open_packs(s, config, err);
+        if (rc < 0)
+                return rc;
+        *out = cas_steal(&s);
+        return 0;
+}
+
+void cas_store_close(struct cas_store *s)
+{
+        if (!s)
+                return;
+        cas_assert(s->publication_count == 0);
+        if (s->packset)
+                cas_packset_close(s->packset);
+        if (s->pool)
+                cas_pool_free(s->pool);
+        if (s->own_backend && s->backend->ops->close)
+                s->backend->ops->close(s->backend);
+        cas_journal_close(s->journal);
+        cas_index_close(s->index);
+        cas_uploads_free(s);
+        (void)pthread_cond_destroy(&s->exclusive_change);
+        (void)pthread_cond_destroy(&s->names_change);
+        cas_mutex_release(&s->exclusive_mutex);
+        cas_mutex_release(&s->names);
+        cas_mutex_release(&s->uploads_mutex);
+        cas_mutex_release(&s->blob_dirs_mutex);
+        if (s->packs_fd >= 0)
+                (void)close(s->packs_fd);
+        if (s->lock_fd >= 0)
+                (void)close(s->lock_fd); /* the lock goes with it */
+        if (s->dirfd >= 0)
+                (void)close(s->dirfd);
+        free(s->index_path);
+        free(s->path);
+        free(s);
+}

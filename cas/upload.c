@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Upload sessions. One is two files of STORE/uploads: ID.data, the bytes, whose
+ * length tells how far it is; and ID.repo, the repository's name, written first.
+ * What this process knows besides (who writes, the running digest) is only to
+ * save work: it can be lost at any time. */
+#include "cas/upload_int.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "cas/map.h"
+#include "cas/names.h"
+#include "cas/publish.h"
+#include "cas/store_int.h"
+
+#define UPLOAD_PATH_BYTES 64
+#define READ_BYTES (1 * CAS_MIB)
+
+/* What is remembered of a session while the store is open. */
+struct upload_state {
+        bool writing;
+        struct cas_hasher *hasher; /* SHA-256 of the first hashed_bytes; NULL: not known */
+        uint64_t hashed_bytes;
+};
+
+struct cas_upload {
+        struct cas_store *store;
+        char id[CAS_UPLOAD_ID_BYTES];
+        char repo[CAS_REPO_NAME_BYTES_MAX + 1];
+        int fd;
+        uint64_t size_bytes;
+        bool unsynced;
+        struct upload_state *state; /* ours alone while state->writing */
+};
+
+static void data_path(const char *id, char out[UPLOAD_PATH_BYTES])
+{
+        (void)snprintf(out, UPLOAD_PATH_BYTES, CAS_DIR_UPLOADS "/%s.data", id);
+}
+
+static void repo_path(const char *id, char out[UPLOAD_PATH_BYTES])
+{
+        (void)snprintf(out, UPLOAD_PATH_BYTES, CAS_DIR_UPLOADS "/%s.repo", id);
+}
+
+/* Lower-case UUID text. */
+static bool id_valid(const char *id)
+{
+        if (strlen(id) != CAS_UPLOAD_ID_BYTES - 1)
+                return false;
+        for (size_t i = 0; i < CAS_UPLOAD_ID_BYTES - 1; i++) {
+                bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+                if (dash ? id[i] != '-' : !strchr("0123456789abcdef", id[i]))
+                        return false;
+        }
+        return true;
+}
+
+static int new_id(char id[CAS_UPLOAD_ID_BYTES], struct cas_err *err)
+{
+        uint8_t r[16];
+        if (getrandom(r, sizeof(r), 0) != (ssize_t)sizeof(r))
+                return cas_fail_sys(err, errno, "random numbers");
+        r[6] = (uint8_t)((r[6] & 0x0f) | 0x40);
+        r[8] = (uint8_t)((r[8] & 0x3f) | 0x80);
+        (void)snprintf(id, CAS_UPLOAD_ID_BYTES,
+                       "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0],
+                       r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12],
+                       r[13], r[14], r[15]);
+        return 0;
+}
+
+/* ---- what the store remembers ---- */
+
+static void state_free(struct upload_state *state)
+{
+        cas_hasher_free(state->hasher);
+        free(state);
+}
+
+static void free_state_value(void *arg CAS_UNUSED, const void *key CAS_UNUSED,
+                             size_t key_len CAS_UNUSED, uint64_t value)
+{
+        struct upload_state *state = (struct upload_state *)(uintptr_t)value;
+        cas_assert(!state->writing);
+        state_free(state);
+}
+
+void cas_uploads_free(struct cas_store *s)
+{
+        cas_map_each(s->uploads, free_state_value, NULL);
+        cas_map_free(cas_steal(&s->uploads));
+}
+
+/* The session's state, now ours; NULL when another writes. */
+static struct upload_state *state_take(struct cas_store *s, const char *id)
+{
+        bool made;
+        cas_mutex_lock(&s->uploads_mutex);
+        uint64_t *slot = cas_map_put(s->uploads, id, strlen(id), &made);
+        if (made)
+                *slot = (uintptr_t)cas_xcalloc(1, sizeof(struct upload_state));
+        struct upload_state *state = (struct upload_state *)(uintptr_t)*slot;
+        bool mine = !state->writing;
+        state->writing = true;
+        cas_mutex_unlock(&s->uploads_mutex);
+        return mine ? state : NULL;
+}
+
+/* Gives it back; forgets it when the session is over or nothing is known of it. */
+static void state_give(struct cas_store *s, const char *id, struct upload_state *state, bool forget)
+{
+        cas_mutex_lock(&s->uploads_mutex);
+        state->writing = false;
+        if (forget || !state->hasher) {
+                bool there = cas_map_remove(s->uploads, id, strlen(id));
+                cas_assert(there);
+                state_free(state);
+        }
+        cas_mutex_unlock(&s->uploads_mutex);
+}
+
+static void state_forget_digest(struct upload_state *state)
+{
+        cas_hasher_free(state->hasher);
+        state->hasher = NULL;
+        state->hashed_bytes = 0;
+}
+
+/* ---- a session's life ---- */
+
+int cas_upload_create(struct cas_store *s, const char *repo, char id[CAS_UPLOAD_ID_BYTES],
+                      struct cas_err *err)
+{
+        char path[UPLOAD_PATH_BYTES];
+        if (!cas_repo_name_valid(repo))
+                return cas_fail(err, CAS_E_INVALID, "invalid repository name %.255s", repo);
+        int rc = new_id(id, err);
+        if (rc < 0)
+                return rc;
+        /* The data file makes the session; the directory is synced once, after both. */
+        repo_path(id, path);
+        int fd = -1;
+        rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd, err);
+        if (rc < 0)
+                return rc;
+        rc = cas_io_pwrite_all(s->io, fd, repo, strlen(repo), 0, path, err);
+        if (rc == 0)
+                rc = cas_io_fsync(s->io, fd, path, err);
+        (void)s->io->ops->close(s->io->ctx, fd);
+        if (rc < 0)
+                return rc;
+        data_path(id, path);
+        rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd, err);
+        if (rc < 0)
+                return rc;
+        (void)s->io->ops->close(s->io->ctx, fd);
+        return cas_io_sync_dir(s->io, s->dirfd, CAS_DIR_UPLOADS, err);
+}
+
+static void upload_free(struct cas_upload *u, bool forget)
+{
+        if (u->fd >= 0)
+                (void)u->store->io->ops->close(u->store->io->ctx, u->fd);
+        state_give(u->store, u->id, u->state, forget);
+        free(u);
+}
+
+static int open_files(struct cas_upload *u, const char *repo, struct cas_err *err)
+{
+        struct cas_store *s = u->store;
+        char path[UPLOAD_PATH_BYTES];
+        cas_cleanup_buf struct cas_buf owner = CAS_BUF_INIT;
+        repo_path(u->id, path);
+        int rc = cas_io_read_file(s->io, s->dirfd, path, CAS_REPO_NAME_BYTES_MAX, &owner, err);
+        if (rc < 0)
+                return rc;
+        if (strcmp(cas_buf_str(&owner), repo) != 0)
+                return cas_fail(err, CAS_E_NOTFOUND, "of another repository");
+        (void)snprintf(u->repo, sizeof(u->repo), "%s", repo);
+        data_path(u->id, path);
+        rc = cas_io_open(s->io, s->dirfd, path, O_RDWR, 0, &u->fd, err);
+        return rc < 0 ? rc : cas_io_size(s->io, s->dirfd, path, &u->size_bytes, err);
+}
+
+int cas_upload_open(struct cas_store *s, const char *repo, const char *id, struct cas_upload **out,
+                    struct cas_err *err)
+{
+        if (!id_valid(id))
+                return cas_fail(err, CAS_E_NOTFOUND, "no such upload");
+        struct upload_state *state = state_take(s, id);
+        if (!state)
+                return cas_fail(err, CAS_E_BUSY, "upload %s has another writer", id);
+        struct cas_upload *u = cas_xcalloc(1, sizeof(*u));
+        *u = (struct cas_upload){.store = s, .fd = -1, .state = state};
+        memcpy(u->id, id, sizeof(u->id));
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = open_files(u, repo, &miss);
+        if (rc < 0) {
+                upload_free(u, rc == -CAS_E_NOTFOUND && u->repo[0]);
+                if (rc == -CAS_E_NOTFOUND)
+                        return cas_fail(err, CAS_E_NOTFOUND, "no upload %s in repository %s", id,
+                                        repo);
+                *err = miss;
+                return rc;
+        }
+        if (state->hashed_bytes != u->size_bytes)
+                state_forget_digest(state);
+        *out = u;
+        return 0;
+}
+
+uint64_t cas_upload_bytes(const struct cas_upload *u)
+{
+        return u->size_bytes;
+}
+
+int cas_upload_append(struct cas_upload *u, const void *data, size_t len, struct cas_err *err)
+{
+        struct upload_state *state = u->state;
+        if (len > CAS_UPLOAD_BYTES_MAX - u->size_bytes)
+                return cas_fail(err, CAS_E_LIMIT, "upload: more than %llu bytes",
+                                (unsigned long long)CAS_UPLOAD_BYTES_MAX);
+        u->unsynced = true;
+        int rc = cas_io_pwrite_all(u->store->io, u->fd, data, len, u->size_bytes, u->id, err);
+        if (rc < 0) {
+                struct cas_err ignored = CAS_ERR_INIT;
+                if (cas_io_ftruncate(u->store->io, u->fd, u->size_bytes, u->id, &ignored) < 0)
+                        state_forget_digest(state); /* the file may be longer than what is known */
+                return rc;
+        }
+        if (u->size_bytes == 0 && !state->hasher)
+                state->hasher = cas_hasher_new(CAS_DIGEST_SHA256);
+        if (state->hasher) {
+                cas_hasher_update(state->hasher, data, len);
+                state->hashed_bytes += len;
+        }
+        u->size_bytes += len;
+        return 0;
+}
+
+int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *err)
+{
+        if (bytes > u->size_bytes)
+                return cas_fail(err, CAS_E_INVALID, "upload: only %llu bytes long",
+                                (unsigned long long)u->size_bytes);
+        if (bytes == u->size_bytes)
+                return 0;
+        u->unsynced = true;
+        state_forget_digest(u->state);
+        int rc = cas_io_ftruncate(u->store->io, u->fd, bytes, u->id, err);
+        if (rc == 0)
+                u->size_bytes = bytes;
+        return rc;
+}
+
+static int sync_data(struct cas_upload *u, struct cas_err *err)
+{
+        if (!u->unsynced)
+                return 0;
+        int rc = cas_io_fsync(u->store->io, u->fd, u->id, err);
+        if (rc == 0)
+                u->unsynced = false;
+        return rc;
+}
+
+void cas_upload_close(struct cas_upload *u)
+{
+        if (!u)
+                return;
+        /* What a client was told survives a power cut; if not, the length tells it. */
+        struct cas_err ignored = CAS_ERR_INIT;
+        int rc = sync_data(u, &ignored);
+        upload_free(u, rc < 0);
+}
+
+/* ---- finishing ---- */
+
+static int hash_file(struct cas_upload *u, enum cas_digest_alg alg, struct cas_digest *out,
+                     struct cas_err *err)
+{
+        cas_cleanup_hasher struct cas_hasher *hasher = cas_hasher_new(alg);
+        cas_cleanup_free uint8_t *buf = cas_xmalloc(READ_BYTES);
+        for (uint64_t at = 0; at < u->size_bytes;) {
+                size_t len = cas_min_u64(READ_BYTES, u->size_bytes - at);
+                int rc = cas_io_pread_exact(u->store->io, u->fd, buf, len, at, u->id, err);
+                if (rc < 0)
+                        return rc;
+                cas_hasher_update(hasher, buf, len);
+                at += len;
+        }
+        cas_hasher_final(hasher, out);
+        return 0;
+}
+
+static int verify(struct cas_upload *u, const struct cas_digest *expected, struct cas_err *err)
+{
+        struct cas_digest got;
+        if (expected->alg == CAS_DIGEST_SHA256 && u->state->hasher &&
+            u->state->hashed_bytes == u->size_bytes) {
+                cas_hasher_peek(u->state->hasher, &got);
+        } else {
+                int rc = hash_file(u, expected->alg, &got, err);
+                if (rc < 0)
+                        return rc;
+        }
+        char want_text[CAS_DIGEST_TEXT_BYTES], got_text[CAS_DIGEST_TEXT_BYTES];
+        if (!cas_digest_equal(&got, expected))
+                return cas_fail(err, CAS_E_INVALID, "upload: digest is %s, %s expected",
+                                cas_digest_text(&got, got_text),
+                                cas_digest_text(expected, want_text));
+        return 0;
+}
+
+/* The name goes first: a session without data is none. */
+static int remove_files(struct cas_store *s, const char *id, struct cas_err *err)
+{
+        char path[UPLOAD_PATH_BYTES];
+        data_path(id, path);
+        int rc = cas_io_unlink(s->io, s->dirfd, path, err);
+        if (rc < 0)
+                return rc;
+        repo_path(id, path);
+        return cas_io_unlink(s->io, s->dirfd, path, err);
+}
+
+static int publish(struct cas_upload *u, const struct cas_digest *digest, struct cas_err *err)
+{
+        char name[UPLOAD_PATH_BYTES];
+        (void)snprintf(name, sizeof(name), "%s.data", u->id);
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        int rc = cas_publish_begin(u->store, &p, err);
+        if (rc == 0)
+                rc = cas_publish_blob_adopt(p, name, digest, u->size_bytes, err);
+        if (rc == 0)
+                rc = cas_publish_blob_link(p, u->repo, digest, err);
+        return rc < 0 ? rc : cas_publish_commit(p, err);
+}
+
+int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected, struct cas_err *err)
+{
+        int rc = verify(u, expected, err);
+        if (rc == 0)
+                rc = sync_data(u, err);
+        if (rc == 0)
+                rc = publish(u, expected, err);
+        if (rc < 0)
+                return rc;
+        /* The blob is there. What is left of the session, if it cannot be removed, expires. */
+        struct cas_err ignored = CAS_ERR_INIT;
+        rc = remove_files(u->store, u->id, &ignored);
+        upload_free(u, true);
+        return 0;
+}
+
+int cas_upload_cancel(struct cas_upload *u, struct cas_err *err)
+{
+        int rc = remove_files(u->store, u->id, err);
+        if (rc < 0)
+                return rc;
+        upload_free(u, true);
+        return 0;
+}
+
+/* Removes one file's session when it is old and nobody writes it. */
+static int expire_one(struct cas_store *s, const char *name, time_t before, uint64_t *count,
+                      struct cas_err *err)
+{
+        char id[CAS_UPLOAD_ID_BYTES], path[UPLOAD_PATH_BYTES];
+        struct stat st;
+        (void)snprintf(id, sizeof(id), "%.36s", name);
+        const char *suffix = name + strlen(id);
+        bool data = strcmp(suffix, ".data") == 0;
+        if (!id_valid(id) || (!data && strcmp(suffix, ".repo") != 0))
+                return 0;
+        data_path(id, path);
+        bool has_data = s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, 0) == 0;
+        if (has_data != data)
+                return 0; /* the session is looked at by its data file */
+        if (!has_data) {
+                repo_path(id, path);
+                if (s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, 0) != 0)
+                        return 0;
+        }
+        if (st.st_mtime >= before)
+                return 0;
+        struct upload_state *state = state_take(s, id);
+        if (!state)
+                return 0;
+        int rc = remove_files(s, id, err);
+        state_give(s, id, state, true);
+        if (rc == 0)
+                (*count)++;
+        return rc;
+}
+
+int cas_upload_expire(struct cas_store *s, uint64_t age_s, uint64_t *out_count, struct cas_err *err)
+{
+        *out_count = 0;
+        int fd = openat(s->dirfd, CAS_DIR_UPLOADS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "open %s", CAS_DIR_UPLOADS);
+        DIR *dir = fdopendir(fd);
+        cas_assert(dir != NULL);
+        time_t before = time(NULL) - (time_t)cas_min_u64(age_s, INT32_MAX);
+        int rc = 0;
+        for (struct dirent *e = readdir(dir); e && rc == 0; e = readdir(dir))
+                rc = expire_one(s, e->d_name, before, out_count, err);
+        (void)closedir(dir);
+        return rc;
+}
