@@ -39,6 +39,13 @@
 #define CAS_XATTRS_MAX 512                   /* of one inode */
 #define CAS_XATTRS_BYTES_MAX 65536           /* all xattrs of one inode: EROFS's own bound */
 
+/* trees */
+#define CAS_TREE_ENTRIES_MAX 50000000        /* names of one merged tree, deleted ones included */
+#define CAS_TREE_DEPTH_MAX CAS_PATH_DEPTH_MAX
+#define CAS_TREE_LINKS_MAX 255               /* symlinks followed in one path */
+#define CAS_TREE_LINK_STEPS_MAX (UINT64_C(1) << 26) /* path components behind symlinks, per layer */
+#define CAS_TREE_BYTES_MAX (64 * CAS_GIB)    /* one image: inode numbers stay below 2^32 */
+
 /* store */
 #define CAS_OBJECT_BYTES_MAX (UINT64_C(1) << 44)
 #define CAS_CHUNK_SMALL_BYTES_MAX (256 * CAS_KIB) /* files up to this are one chunk */

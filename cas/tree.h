@@ -20,15 +20,23 @@ CAS_DEFINE_CLEANUP(cas_cleanup_merge_, struct cas_merge *, cas_merge_free);
  * which is then only to be released. Errors: INVALID (a hard link without its target …), LIMIT. */
 int cas_merge_apply(struct cas_merge *m, struct cas_listing *layer,
                     struct cas_err *err) CAS_MUST_CHECK;
+/* What is merged so far is the lower part of a chain that is cut here; what is applied
+ * from now on is the upper one. At most once. Errors: NOMEM. */
+int cas_merge_mark_base(struct cas_merge *m, struct cas_err *err) CAS_MUST_CHECK;
 
 struct cas_tree_options {
-        bool stacked; /* keep whiteouts and opaque marks, for stacking over another tree;
-                       * else the chain is complete and they have done their work */
+        bool stacked; /* only what differs from the marked base, for stacking over the base's own
+                       * tree, with whiteouts and opaque marks; else everything */
 };
-/* Writes the EROFS image. out_digest (SHA-256 of the bytes) may be NULL. */
+/* Writes the EROFS image; what out held is dropped. out_digest (SHA-256 of the bytes) may be
+ * NULL. A stacked tree over its base equals the flat tree, hard links and attributes included:
+ * hard-link groups whose names changed are in it whole.
+ * Errors: LIMIT, NOMEM, UNSUPPORTED (stacked, and the base has a directory /xx of two hex digits,
+ * which overlayfs would take for objects: use one flat tree). */
 int cas_merge_write_erofs(const struct cas_merge *m, const struct cas_tree_options *options,
                           struct cas_buf *out, struct cas_digest *out_digest,
                           struct cas_err *err) CAS_MUST_CHECK;
+/* Names in the merged tree, the root's included. Walks the tree. */
 size_t cas_merge_entry_count(const struct cas_merge *m);
 
 /* ---- reading an EROFS image of ours (mapped, hostile bytes) ---- */
@@ -56,6 +64,8 @@ struct cas_inode {
         bool whiteout;          /* of a stacked tree; a real 0/0 device has this false */
 };
 uint64_t cas_tree_root(const struct cas_tree *t); /* nid */
+bool cas_tree_is_stacked(const struct cas_tree *t);
+uint64_t cas_tree_entry_count(const struct cas_tree *t); /* names, the root's included */
 int cas_tree_inode(const struct cas_tree *t, uint64_t nid, struct cas_inode *out,
                    struct cas_err *err) CAS_MUST_CHECK;
 /* Errors: NOTFOUND. */
