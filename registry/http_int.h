@@ -10,7 +10,7 @@
 #include "cas/mutex.h"
 #include "registry/http.h"
 
-#define REG_HTTP_REPLY_HEADERS_MAX 24
+#define REG_HTTP_REPLY_HEADERS_MAX 32
 /* An unwanted body of up to this is read and thrown away, so that the connection can go on. */
 #define REG_HTTP_DISCARD_BYTES_MAX (1024 * 1024)
 /* The same for what follows an answer that was given in the middle of a body. */

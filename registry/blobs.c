@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Blobs of a repository: reading and unlinking. A blob that the store has is
+ * served only where it is linked: names are what access is granted by. */
+#include "registry/registry_int.h"
+
+/* The blob that the path names. False: answered. */
+static bool find_blob(struct reg_call *call, struct cas_digest *out, uint64_t *out_bytes)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        bool linked = false;
+        if (cas_digest_parse(call->route.last, out, &err) < 0 ||
+            cas_blob_linked(call->store, call->route.repo, out, &linked, &err) < 0 ||
+            (linked && cas_blob_stat(call->store, out, out_bytes, &err) < 0)) {
+                reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
+                return false;
+        }
+        if (!linked)
+                reg_reply_code(call->req, REG_E_BLOB_UNKNOWN, "the repository has no such blob");
+        return linked;
+}
+
+void reg_blob_get(struct reg_call *call)
+{
+        struct cas_digest digest;
+        struct reg_content content = {
+                .digest = &digest,
+                .media_type = "application/octet-stream",
+                .cache_control = REG_CACHE_FOR_EVER,
+        };
+        if (find_blob(call, &digest, &content.size_bytes))
+                reg_reply_content(call, &content, REG_ABOUT_BLOB);
+}
+
+static int unlink_blob(struct reg_call *call, const struct cas_digest *digest, struct cas_err *err)
+{
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        int rc = cas_publish_begin(call->store, &p, err);
+        if (rc == 0)
+                rc = cas_publish_blob_unlink(p, call->route.repo, digest, err);
+        if (rc == 0)
+                rc = cas_publish_commit(p, err);
+        return rc;
+}
+
+static void blob_delete_work(struct reg_call *call)
+{
+        struct cas_digest digest;
+        struct cas_err err = CAS_ERR_INIT;
+        uint64_t bytes;
+        if (!find_blob(call, &digest, &bytes))
+                return;
+        if (unlink_blob(call, &digest, &err) < 0) {
+                reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
+                return;
+        }
+        reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);
+        reg_http_reply_empty(call->req, 202);
+}
+
+void reg_blob_delete(struct reg_call *call)
+{
+        reg_call_work(call, blob_delete_work);
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers with what a digest names, and with lists: entity tags, conditional
+ * requests, single ranges. The bytes leave by sendfile. */
+#include "registry/range.h"
+#include "registry/registry_int.h"
+
+/* Headers that every answer about the content carries. */
+static void content_headers(struct reg_http_req *req, const struct reg_content *content,
+                            const char *digest)
+{
+        reg_http_reply_header(req, "Docker-Content-Digest", digest);
+        reg_http_reply_headerf(req, "ETag", "\"%s\"", digest);
+        reg_http_reply_header(req, "Cache-Control", content->cache_control);
+}
+
+static void reply_unsatisfiable(struct reg_http_req *req, const struct reg_content *content)
+{
+        reg_http_reply_headerf(req, "Content-Range", "bytes */%llu",
+                               (unsigned long long)content->size_bytes);
+        reg_reply_code(req, REG_E_RANGE_INVALID, "the range is outside of the content");
+}
+
+void reg_reply_content(struct reg_call *call, const struct reg_content *content,
+                       enum reg_about about)
+{
+        struct reg_http_req *req = call->req;
+        struct cas_err err = CAS_ERR_INIT;
+        char digest[CAS_DIGEST_TEXT_BYTES];
+        cas_digest_text(content->digest, digest);
+        bool head = reg_http_method(req) == REG_HTTP_HEAD;
+        if (reg_etag_listed(reg_http_header(req, "If-None-Match"), digest)) {
+                content_headers(req, content, digest);
+                reg_http_reply_head(req, 304, content->size_bytes);
+                return;
+        }
+        struct reg_range part = {.bytes = content->size_bytes};
+        enum reg_range_kind kind = REG_RANGE_WHOLE;
+        if (!head && reg_if_range_allows(reg_http_header(req, "If-Range"), digest))
+                kind = reg_range_parse(reg_http_header(req, "Range"), content->size_bytes, &part);
+        if (kind == REG_RANGE_UNSATISFIABLE) {
+                reply_unsatisfiable(req, content);
+                return;
+        }
+        int fd = -1;
+        uint64_t size_bytes = content->size_bytes;
+        if (!head && cas_blob_open(call->store, content->digest, &fd, &size_bytes, &err) < 0) {
+                reg_reply_err(req, about, &err);
+                return;
+        }
+        content_headers(req, content, digest);
+        reg_http_reply_header(req, "Content-Type", content->media_type);
+        reg_http_reply_header(req, "Accept-Ranges", "bytes");
+        if (kind == REG_RANGE_PART)
+                reg_http_reply_headerf(req, "Content-Range", "bytes %llu-%llu/%llu",
+                                       (unsigned long long)part.first,
+                                       (unsigned long long)(part.first + part.bytes - 1),
+                                       (unsigned long long)content->size_bytes);
+        if (head)
+                reg_http_reply_head(req, 200, content->size_bytes);
+        else
+                reg_http_reply_fd(req, kind == REG_RANGE_PART ? 206 : 200, fd, part.first,
+                                  part.bytes);
+}
+
+void reg_reply_list(struct reg_http_req *req, const char *media_type, struct cas_buf *body)
+{
+        struct cas_hash hash;
+        char tag[CAS_HASH_HEX_BYTES];
+        cas_sha256(body->data, body->len_bytes, &hash);
+        cas_hash_hex(&hash, tag);
+        reg_http_reply_headerf(req, "ETag", "\"%s\"", tag);
+        reg_http_reply_header(req, "Cache-Control", REG_CACHE_LIST);
+        if (reg_etag_listed(reg_http_header(req, "If-None-Match"), tag)) {
+                reg_http_reply_head(req, 304, body->len_bytes);
+                return;
+        }
+        reg_http_reply_header(req, "Content-Type", media_type);
+        reg_http_reply_buf(req, 200, body);
+}

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "registry/registry.h"
+
+#include "registry/registry_int.h"
+
+/* What can be done with what. HEAD is GET. */
+static const struct {
+        enum reg_noun noun;
+        enum reg_http_method method;
+        reg_handler handler;
+} routes[] = {
+        {REG_NOUN_PING, REG_HTTP_GET, reg_ping},
+        {REG_NOUN_CATALOG, REG_HTTP_GET, reg_catalog},
+        {REG_NOUN_BLOB, REG_HTTP_GET, reg_blob_get},
+        {REG_NOUN_BLOB, REG_HTTP_DELETE, reg_blob_delete},
+        {REG_NOUN_UPLOADS, REG_HTTP_POST, reg_upload_create},
+        {REG_NOUN_UPLOAD, REG_HTTP_GET, reg_upload_status},
+        {REG_NOUN_UPLOAD, REG_HTTP_PATCH, reg_upload_patch},
+        {REG_NOUN_UPLOAD, REG_HTTP_PUT, reg_upload_put},
+        {REG_NOUN_UPLOAD, REG_HTTP_DELETE, reg_upload_delete},
+        {REG_NOUN_MANIFEST, REG_HTTP_GET, reg_manifest_get},
+        {REG_NOUN_MANIFEST, REG_HTTP_PUT, reg_manifest_put},
+        {REG_NOUN_MANIFEST, REG_HTTP_DELETE, reg_manifest_delete},
+        {REG_NOUN_TAGS, REG_HTTP_GET, reg_tags_list},
+        {REG_NOUN_REFERRERS, REG_HTTP_GET, reg_referrers_list},
+};
+
+static const char *method_text(enum reg_http_method method)
+{
+        switch (method) {
+        case REG_HTTP_GET:
+                return "GET, HEAD";
+        case REG_HTTP_HEAD:
+                return "HEAD";
+        case REG_HTTP_POST:
+                return "POST";
+        case REG_HTTP_PUT:
+                return "PUT";
+        case REG_HTTP_PATCH:
+                return "PATCH";
+        case REG_HTTP_DELETE:
+                return "DELETE";
+        case REG_HTTP_OTHER:
+                return "";
+        }
+        return "";
+}
+
+static void refuse_method(struct reg_call *call)
+{
+        cas_cleanup_buf struct cas_buf allow = CAS_BUF_INIT;
+        for (size_t i = 0; i < CAS_COUNT(routes); i++) {
+                if (routes[i].noun == call->route.noun)
+                        cas_buf_printf(&allow, "%s%s", allow.len_bytes ? ", " : "",
+                                       method_text(routes[i].method));
+        }
+        reg_http_reply_header(call->req, "Allow", cas_buf_str(&allow));
+        reg_reply_code(call->req, REG_E_UNSUPPORTED, "not possible here");
+}
+
+static void begin(void *arg, struct reg_http_req *req)
+{
+        struct reg_registry *registry = arg;
+        struct reg_call call = {.registry = registry, .store = registry->store, .req = req};
+        struct cas_err err = CAS_ERR_INIT;
+        reg_http_reply_header(req, "Docker-Distribution-Api-Version", "registry/2.0");
+        reg_http_reply_header(req, "X-Content-Type-Options", "nosniff");
+        if (reg_route_parse(reg_http_uri(req), &call.route, &err) < 0) {
+                reg_reply_err(req, REG_ABOUT_NAME, &err);
+                return;
+        }
+        enum reg_http_method method = reg_http_method(req);
+        if (method == REG_HTTP_HEAD)
+                method = REG_HTTP_GET;
+        for (size_t i = 0; i < CAS_COUNT(routes); i++) {
+                if (routes[i].noun == call.route.noun && routes[i].method == method) {
+                        routes[i].handler(&call);
+                        return;
+                }
+        }
+        refuse_method(&call);
+}
+
+void reg_ping(struct reg_call *call)
+{
+        reg_http_reply_header(call->req, "Content-Type", "application/json");
+        reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);
+        reg_http_reply_bytes(call->req, 200, "{}", 2);
+}
+
+/* Work that goes on in end */
+
+struct deferred {
+        struct reg_call call;
+        reg_handler work;
+};
+
+static void deferred_piece(struct reg_http_req *req CAS_UNUSED, void *state CAS_UNUSED,
+                           const void *data CAS_UNUSED, size_t len CAS_UNUSED)
+{
+}
+
+static void deferred_end(struct reg_http_req *req CAS_UNUSED, void *state)
+{
+        struct deferred *d = state;
+        d->work(&d->call);
+}
+
+static void deferred_too_long(struct reg_http_req *req, void *state CAS_UNUSED)
+{
+        reg_reply_code(req, REG_E_TOO_LARGE, "a body is not expected here");
+}
+
+void reg_call_work(const struct reg_call *call, reg_handler work)
+{
+        static const struct reg_http_body_ops ops = {
+                .bytes_max = 64 * 1024,
+                .piece = deferred_piece,
+                .end = deferred_end,
+                .free = free,
+                .too_long = deferred_too_long,
+        };
+        struct deferred *d = cas_xcalloc(1, sizeof(*d));
+        d->call = *call;
+        d->work = work;
+        reg_http_accept(call->req, &ops, d);
+}
+
+int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_registry **out,
+              struct cas_err *err)
+{
+        struct reg_registry *registry = cas_xcalloc(1, sizeof(*registry));
+        registry->store = s;
+        registry->decoder = reg_decoder_start(s);
+        struct reg_http_config http = {
+                .listen = config->listen,
+                .threads = config->threads,
+                .name = "registry-request",
+                .begin = begin,
+                .arg = registry,
+        };
+        int rc = reg_http_start(&http, &registry->http, err);
+        if (rc < 0) {
+                reg_decoder_stop(registry->decoder);
+                free(registry);
+                return rc;
+        }
+        *out = registry;
+        return 0;
+}
+
+unsigned reg_port(const struct reg_registry *r)
+{
+        return reg_http_port(r->http);
+}
+
+void reg_stop(struct reg_registry *r, unsigned wait_ms)
+{
+        if (!r)
+                return;
+        reg_http_stop(r->http, wait_ms);
+        reg_decoder_stop(r->decoder);
+        free(r);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the registry share: one file per noun (blobs.c, uploads.c,
+ * manifests.c, tags.c, referrers.c), content.c for what is served by digest,
+ * decode.c for layers that are decoded in the background.
+ *
+ * Handlers that only look run in begin, on an event thread; whatever waits for
+ * the disk (publications, ends of uploads) runs in end, on a worker's. */
+#ifndef REG_REGISTRY_INT_H
+#define REG_REGISTRY_INT_H
+
+#include "cas/blob.h"
+#include "cas/image.h"
+#include "cas/publish.h"
+#include "registry/http.h"
+#include "registry/reg_err.h"
+#include "registry/registry.h"
+#include "registry/route.h"
+
+struct reg_decoder;
+
+struct reg_registry {
+        struct cas_store *store; /* borrowed */
+        struct reg_http_server *http;
+        struct reg_decoder *decoder;
+};
+
+/* One request on its way through a handler. On the stack in begin; handlers that go on in end
+ * keep a copy (reg_call_keep). */
+struct reg_call {
+        struct reg_registry *registry;
+        struct cas_store *store;
+        struct reg_http_req *req;
+        struct reg_route route;
+};
+typedef void (*reg_handler)(struct reg_call *call);
+
+void reg_ping(struct reg_call *call);
+void reg_catalog(struct reg_call *call);
+void reg_blob_get(struct reg_call *call);
+void reg_blob_delete(struct reg_call *call);
+void reg_upload_create(struct reg_call *call);
+void reg_upload_status(struct reg_call *call);
+void reg_upload_patch(struct reg_call *call);
+void reg_upload_put(struct reg_call *call);
+void reg_upload_delete(struct reg_call *call);
+void reg_manifest_get(struct reg_call *call);
+void reg_manifest_put(struct reg_call *call);
+void reg_manifest_delete(struct reg_call *call);
+void reg_tags_list(struct reg_call *call);
+void reg_referrers_list(struct reg_call *call);
+
+/* Work without a body that waits for the disk: `work` runs on a worker's thread and answers.
+ * The call is copied; route.last stays valid. A body that comes nevertheless is ignored. */
+void reg_call_work(const struct reg_call *call, reg_handler work);
+
+/* Caching (spec/registry.md) */
+#define REG_CACHE_FOR_EVER "public, max-age=31536000, immutable, no-transform"
+#define REG_CACHE_TAG "public, max-age=0, s-maxage=5, stale-while-revalidate=60, stale-if-error=600"
+#define REG_CACHE_LIST "public, max-age=0, s-maxage=5"
+#define REG_CACHE_NONE "no-store"
+
+/* content.c: what a digest names, served whole, in part, by its headers or not at all (304). */
+struct reg_content {
+        const struct cas_digest *digest;
+        uint64_t size_bytes;
+        const char *media_type;
+        const char *cache_control;
+};
+/* Answers a GET or HEAD with the verbatim bytes of a blob that the caller may see. */
+void reg_reply_content(struct reg_call *call, const struct reg_content *content,
+                       enum reg_about about);
+/* A list made for this request, with an entity tag over its bytes. Takes the body. */
+void reg_reply_list(struct reg_http_req *req, const char *media_type, struct cas_buf *body);
+
+/* Whether the query asks for pages, and how large. False: answered with an error. */
+#define REG_PAGE_MAX 10000
+bool reg_page_size(struct reg_call *call, uint64_t absent, uint64_t max, bool clamp, uint64_t *out);
+
+/* decode.c: makes pushed images ready to be mounted, one layer after the other, on a thread of
+ * its own; also drops upload sessions that nobody came back to. */
+struct reg_decoder *reg_decoder_start(struct cas_store *store);
+/* Queues the layers of an image; what does not fit in the queue is left to the first use. */
+void reg_decoder_add(struct reg_decoder *d, const struct cas_manifest *manifest);
+/* Ends after the layer that is being decoded. */
+void reg_decoder_stop(struct reg_decoder *d);
+
+#endif

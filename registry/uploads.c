@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Uploads: sessions that take a blob in pieces, the single POST, and mounts.
+ *
+ * A session's length is the truth: pieces are appended at it or refused (416,
+ * with where to go on). What a broken PATCH had sent stays, being what the
+ * client meant to send; a PUT without Content-Range that breaks is taken back,
+ * since the client will send the whole again. */
+#include <stdio.h>
+
+#include "cas/log.h"
+#include "registry/range.h"
+#include "registry/registry_int.h"
+
+enum upload_kind {
+        UPLOAD_PATCH,
+        UPLOAD_PUT,
+        UPLOAD_SINGLE, /* POST with digest: the session lives for this request only */
+};
+
+/* A request with a body. Owned by the HTTP request from reg_http_accept on. */
+struct upload {
+        struct reg_call call;
+        enum upload_kind kind;
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_upload *session; /* owned; NULL once it is closed */
+        uint64_t start_bytes;       /* of the session when this request began */
+        bool has_range;             /* Content-Range was given */
+        uint64_t range_bytes;
+        struct cas_digest digest; /* PUT and POST */
+};
+
+/* Headers of a session that has `bytes` so far. */
+static void session_headers(struct reg_call *call, const char *id, uint64_t bytes)
+{
+        reg_http_reply_headerf(call->req, "Location", "/v2/%s/blobs/uploads/%s", call->route.repo,
+                               id);
+        reg_http_reply_headerf(call->req, "Range", "0-%llu",
+                               (unsigned long long)(bytes ? bytes - 1 : 0));
+        reg_http_reply_header(call->req, "Docker-Upload-UUID", id);
+}
+
+static void reply_session(struct reg_call *call, unsigned status, const char *id, uint64_t bytes)
+{
+        session_headers(call, id, bytes);
+        reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);
+        reg_http_reply_empty(call->req, status);
+}
+
+static void reply_created(struct reg_call *call, const struct cas_digest *digest)
+{
+        char text[CAS_DIGEST_TEXT_BYTES];
+        cas_digest_text(digest, text);
+        reg_http_reply_headerf(call->req, "Location", "/v2/%s/blobs/%s", call->route.repo, text);
+        reg_http_reply_header(call->req, "Docker-Content-Digest", text);
+        reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);
+        reg_http_reply_empty(call->req, 201);
+}
+
+/* Ends the writer; what this request added is taken back, or goes with the whole session. */
+static void upload_abandon(struct upload *u, bool take_back)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_upload *session = cas_steal(&u->session);
+        if (!session)
+                return;
+        int rc = 0;
+        if (take_back && u->kind != UPLOAD_SINGLE)
+                rc = cas_upload_truncate(session, u->start_bytes, &err);
+        if (u->kind == UPLOAD_SINGLE)
+                rc = cas_upload_cancel(session, &err);
+        else
+                cas_upload_close(session);
+        if (rc < 0) /* a session left over expires; one too long tells its length by 416 */
+                cas_log(CAS_LOG_WARN, "upload", "id=%s error=\"%s\"", u->id, err.msg);
+}
+
+static void upload_free(void *state)
+{
+        struct upload *u = state;
+        upload_abandon(u, u->kind == UPLOAD_PUT && !u->has_range);
+        free(u);
+}
+
+/* Fails the request; the session, if it stays, is as it was before. */
+static void upload_fail(struct upload *u, const struct cas_err *err)
+{
+        upload_abandon(u, true);
+        reg_reply_err(u->call.req, REG_ABOUT_UPLOAD, err);
+}
+
+static void upload_piece(struct reg_http_req *req CAS_UNUSED, void *state, const void *data,
+                         size_t len)
+{
+        struct upload *u = state;
+        struct cas_err err = CAS_ERR_INIT;
+        uint64_t added = cas_upload_bytes(u->session) - u->start_bytes;
+        if (u->has_range && len > u->range_bytes - added) {
+                upload_abandon(u, true);
+                reg_reply_code(u->call.req, REG_E_SIZE_INVALID,
+                               "the body is longer than its Content-Range");
+        } else if (cas_upload_append(u->session, data, len, &err) < 0) {
+                upload_fail(u, &err);
+        }
+}
+
+static void upload_too_long(struct reg_http_req *req, void *state)
+{
+        struct upload *u = state;
+        upload_abandon(u, true);
+        reg_reply_code(req, REG_E_TOO_LARGE, "the blob is larger than this registry takes");
+}
+
+/* The body is here; a chunk must be as long as it said. False: answered. */
+static bool upload_complete(struct upload *u)
+{
+        uint64_t added = cas_upload_bytes(u->session) - u->start_bytes;
+        if (!u->has_range || added == u->range_bytes)
+                return true;
+        upload_abandon(u, true);
+        reg_reply_code(u->call.req, REG_E_SIZE_INVALID,
+                       "the body is shorter than its Content-Range");
+        return false;
+}
+
+static void patch_end(struct reg_http_req *req CAS_UNUSED, void *state)
+{
+        struct upload *u = state;
+        if (!upload_complete(u))
+                return;
+        uint64_t bytes = cas_upload_bytes(u->session);
+        cas_upload_close(cas_steal(&u->session));
+        reply_session(&u->call, 202, u->id, bytes);
+}
+
+static void finish_end(struct reg_http_req *req CAS_UNUSED, void *state)
+{
+        struct upload *u = state;
+        struct cas_err err = CAS_ERR_INIT;
+        if (!upload_complete(u))
+                return;
+        if (cas_upload_finish(u->session, &u->digest, &err) < 0) {
+                upload_fail(u, &err);
+                return;
+        }
+        u->session = NULL;
+        reply_created(&u->call, &u->digest);
+}
+
+static const struct reg_http_body_ops patch_ops = {
+        .bytes_max = CAS_UPLOAD_BYTES_MAX,
+        .piece = upload_piece,
+        .end = patch_end,
+        .free = upload_free,
+        .too_long = upload_too_long,
+};
+static const struct reg_http_body_ops finish_ops = {
+        .bytes_max = CAS_UPLOAD_BYTES_MAX,
+        .piece = upload_piece,
+        .end = finish_end,
+        .free = upload_free,
+        .too_long = upload_too_long,
+};
+
+/* Where the body goes: at the session's end, and if it says otherwise it is refused with where
+ * to go on. False: answered. */
+static bool check_content_range(struct upload *u)
+{
+        const char *header = reg_http_header(u->call.req, "Content-Range");
+        uint64_t first, last, body_bytes;
+        if (!header)
+                return true;
+        bool fits = reg_content_range_parse(header, &first, &last) && first == u->start_bytes;
+        if (!fits) {
+                upload_abandon(u, false);
+                session_headers(&u->call, u->id, u->start_bytes);
+                reg_reply_code(u->call.req, REG_E_RANGE_INVALID,
+                               "a chunk starts where the upload ends");
+                return false;
+        }
+        u->has_range = true;
+        u->range_bytes = last - first + 1;
+        (void)reg_http_body(u->call.req, &body_bytes);
+        if (body_bytes != UINT64_MAX && body_bytes != u->range_bytes) {
+                upload_abandon(u, false);
+                reg_reply_code(u->call.req, REG_E_SIZE_INVALID,
+                               "Content-Range and Content-Length differ");
+                return false;
+        }
+        return true;
+}
+
+/* Opens the session that the path names: what is no id of ours is simply not there. */
+static int open_session(struct reg_call *call, struct cas_upload **out, struct cas_err *err)
+{
+        const char *id = call->route.last;
+        if (strlen(id) != CAS_UPLOAD_ID_BYTES - 1 ||
+            strspn(id, "0123456789abcdef-") != CAS_UPLOAD_ID_BYTES - 1)
+                return cas_fail(err, CAS_E_NOTFOUND, "no such upload");
+        return cas_upload_open(call->store, call->route.repo, id, out, err);
+}
+
+/* Opens the session and takes the body. Consumes u. */
+static void upload_receive(struct upload *u, const struct reg_http_body_ops *ops)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct reg_call *call = &u->call;
+        (void)snprintf(u->id, sizeof(u->id), "%s", call->route.last);
+        if (open_session(call, &u->session, &err) < 0) {
+                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
+                upload_free(u);
+                return;
+        }
+        u->start_bytes = cas_upload_bytes(u->session);
+        if (check_content_range(u))
+                reg_http_accept(call->req, ops, u);
+        else
+                upload_free(u);
+}
+
+static struct upload *upload_new(const struct reg_call *call, enum upload_kind kind)
+{
+        struct upload *u = cas_xcalloc(1, sizeof(*u));
+        u->call = *call;
+        u->kind = kind;
+        return u;
+}
+
+void reg_upload_patch(struct reg_call *call)
+{
+        upload_receive(upload_new(call, UPLOAD_PATCH), &patch_ops);
+}
+
+/* The digest parameter. False: answered. */
+static bool query_digest(struct reg_call *call, const char *name, struct cas_digest *out)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        const char *text = reg_uri_param(reg_http_uri(call->req), name);
+        if (!text) {
+                reg_reply_code(call->req, REG_E_DIGEST_INVALID, "the digest parameter is missing");
+                return false;
+        }
+        if (cas_digest_parse(text, out, &err) < 0) {
+                reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
+                return false;
+        }
+        return true;
+}
+
+void reg_upload_put(struct reg_call *call)
+{
+        struct cas_digest digest;
+        if (!query_digest(call, "digest", &digest))
+                return;
+        struct upload *u = upload_new(call, UPLOAD_PUT);
+        u->digest = digest;
+        upload_receive(u, &finish_ops);
+}
+
+/* POST with the digest and the whole body. */
+static void upload_single(struct reg_call *call)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest digest;
+        if (!query_digest(call, "digest", &digest))
+                return;
+        struct upload *u = upload_new(call, UPLOAD_SINGLE);
+        u->digest = digest;
+        int rc = cas_upload_create(call->store, call->route.repo, u->id, &err);
+        if (rc == 0)
+                rc = cas_upload_open(call->store, call->route.repo, u->id, &u->session, &err);
+        if (rc == 0) {
+                reg_http_accept(call->req, &finish_ops, u);
+        } else {
+                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
+                upload_free(u);
+        }
+}
+
+static void create_session(struct reg_call *call)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES];
+        if (cas_upload_create(call->store, call->route.repo, id, &err) < 0)
+                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
+        else
+                reply_session(call, 202, id, 0);
+}
+
+/* Links a blob of repository `from`, or of any (NULL), to this one. *mounted says whether it
+ * was there. The publication is open from before the first look, so that collection waits. */
+static int mount_blob(struct reg_call *call, const struct cas_digest *digest, const char *from,
+                      bool *mounted, struct cas_err *err)
+{
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        uint64_t bytes;
+        bool here = true;
+        int rc = cas_publish_begin(call->store, &p, err);
+        if (rc == 0 && from)
+                rc = cas_blob_linked(call->store, from, digest, &here, err);
+        if (rc == 0 && here) {
+                struct cas_err miss = CAS_ERR_INIT;
+                rc = cas_blob_stat(call->store, digest, &bytes, &miss);
+                here = rc == 0;
+                if (rc == -CAS_E_NOTFOUND)
+                        rc = 0;
+                else if (rc < 0)
+                        *err = miss;
+        }
+        if (rc == 0 && here)
+                rc = cas_publish_blob_link(p, call->route.repo, digest, err);
+        if (rc == 0 && here)
+                rc = cas_publish_commit(p, err);
+        *mounted = rc == 0 && here;
+        return rc;
+}
+
+static void mount_work(struct reg_call *call)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest digest;
+        bool mounted = false;
+        const char *from = reg_uri_param(reg_http_uri(call->req), "from");
+        if (!query_digest(call, "mount", &digest))
+                return;
+        if (from && (!from[0] || !cas_repo_name_valid(from)))
+                from = from[0] ? "" : NULL; /* not a repository: nothing is found in it */
+        if (mount_blob(call, &digest, from, &mounted, &err) < 0)
+                reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
+        else if (mounted)
+                reply_created(call, &digest);
+        else
+                create_session(call);
+}
+
+void reg_upload_create(struct reg_call *call)
+{
+        const struct reg_uri *uri = reg_http_uri(call->req);
+        const char *algorithm = reg_uri_param(uri, "digest-algorithm");
+        if (algorithm && strcmp(algorithm, "sha256") != 0 && strcmp(algorithm, "sha512") != 0)
+                reg_reply_code(call->req, REG_E_DIGEST_INVALID, "only sha256 and sha512 are known");
+        else if (reg_uri_param(uri, "mount"))
+                reg_call_work(call, mount_work);
+        else if (reg_uri_param(uri, "digest"))
+                upload_single(call);
+        else
+                reg_call_work(call, create_session);
+}
+
+void reg_upload_status(struct reg_call *call)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_upload *session;
+        if (open_session(call, &session, &err) < 0) {
+                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
+                return;
+        }
+        uint64_t bytes = cas_upload_bytes(session);
+        cas_upload_close(session);
+        reply_session(call, 204, call->route.last, bytes);
+}
+
+static void upload_delete_work(struct reg_call *call)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_upload *session;
+        int rc = open_session(call, &session, &err);
+        if (rc == 0)
+                rc = cas_upload_cancel(session, &err);
+        if (rc < 0) {
+                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
+                return;
+        }
+        reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);
+        reg_http_reply_empty(call->req, 204);
+}
+
+void reg_upload_delete(struct reg_call *call)
+{
+        reg_call_work(call, upload_delete_work);
+}
