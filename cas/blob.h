@@ -41,7 +41,7 @@ void cas_upload_close(struct cas_upload *u);
  * session. Errors: INVALID (digest differs; the session stays). Consumes u on success. */
 int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected,
                       struct cas_err *err) CAS_MUST_CHECK;
-/* Drops the session. Consumes u. */
+/* Drops the session. Consumes u on success. */
 int cas_upload_cancel(struct cas_upload *u, struct cas_err *err) CAS_MUST_CHECK;
 /* Drops sessions that nobody touched for `age_s` seconds. */
 int cas_upload_expire(struct cas_store *s, uint64_t age_s, uint64_t *out_count,

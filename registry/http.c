@@ -103,6 +103,29 @@ static void log_request(const struct reg_http_req *req)
                 (unsigned long long)req->body_seen_bytes, ms);
 }
 
+/* On a worker's thread: giving back may wait for the disk, as end may. */
+static void run_release(struct reg_work_item *item)
+{
+        struct reg_http_req *req = (struct reg_http_req *)item;
+        release_state(req);
+        req_unref(req);
+}
+
+/* The client went away in the middle of its body. */
+static void release_abandoned(struct reg_http_req *req)
+{
+        struct reg_http_server *server = req->server;
+        atomic_fetch_add(&req->refs, 1);
+        req->work.fn = run_release;
+        cas_mutex_lock(&server->mutex);
+        bool ended = server->ended;
+        if (!ended)
+                reg_work_push(server->work, &req->work);
+        cas_mutex_unlock(&server->mutex);
+        if (ended)
+                run_release(&req->work);
+}
+
 static void on_completed(void *arg, struct MHD_Connection *connection CAS_UNUSED, void **context,
                          enum MHD_RequestTerminationCode code CAS_UNUSED)
 {
@@ -111,11 +134,12 @@ static void on_completed(void *arg, struct MHD_Connection *connection CAS_UNUSED
         *context = NULL;
         if (!req)
                 return;
-        if (req->stage != REG_HTTP_WORKING) /* then it is the worker's, which may still run */
-                release_state(req);         /* the client went away in the middle of its body */
         if (req->response)
                 MHD_destroy_response(req->response);
         log_request(req);
+        /* a request that a worker has is released by it */
+        if (req->stage != REG_HTTP_WORKING && req->ops)
+                release_abandoned(req);
         req_unref(req);
         cas_mutex_lock(&server->mutex);
         if (--server->request_count == 0)

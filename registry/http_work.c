@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Worker threads for what may block long: started when all are busy, up to a
- * number; one that has had nothing to do for a while ends. */
+ * number; one that has had nothing to do for a while ends, but for the last. */
 #include "cas/log.h"
 #include "registry/http_int.h"
 
@@ -41,7 +41,7 @@ static bool wait_locked(struct reg_work *w)
         while (!w->head && !w->stopping && in_time)
                 in_time = cas_mutex_timedwait(&w->mutex, &w->wanted, &deadline);
         w->idle_count--;
-        return w->head != NULL;
+        return w->head != NULL || (!w->stopping && w->thread_count == 1);
 }
 
 static void *worker(void *arg)
@@ -49,6 +49,8 @@ static void *worker(void *arg)
         struct reg_work *w = arg;
         cas_mutex_lock(&w->mutex);
         while (w->head || wait_locked(w)) {
+                if (!w->head)
+                        continue;
                 struct reg_work_item *item = pop_locked(w);
                 cas_mutex_unlock(&w->mutex);
                 item->fn(item);
@@ -58,17 +60,6 @@ static void *worker(void *arg)
         (void)pthread_cond_broadcast(&w->ended);
         cas_mutex_unlock(&w->mutex);
         return NULL;
-}
-
-struct reg_work *reg_work_new(unsigned threads_max)
-{
-        struct reg_work *w = cas_xcalloc(1, sizeof(*w));
-        cas_mutex_init(&w->mutex, "http work");
-        cas_cond_init(&w->wanted);
-        cas_cond_init(&w->ended);
-        w->tail = &w->head;
-        w->threads_max = threads_max;
-        return w;
 }
 
 static void start_thread_locked(struct reg_work *w)
@@ -87,6 +78,21 @@ static void start_thread_locked(struct reg_work *w)
                         cas_code_text(cas_code_from_errno(rc)), w->thread_count);
 }
 
+struct reg_work *reg_work_new(unsigned threads_max)
+{
+        struct reg_work *w = cas_xcalloc(1, sizeof(*w));
+        cas_mutex_init(&w->mutex, "http work");
+        cas_cond_init(&w->wanted);
+        cas_cond_init(&w->ended);
+        w->tail = &w->head;
+        w->threads_max = threads_max;
+        cas_mutex_lock(&w->mutex);
+        start_thread_locked(w);
+        cas_assert(w->thread_count == 1);
+        cas_mutex_unlock(&w->mutex);
+        return w;
+}
+
 void reg_work_push(struct reg_work *w, struct reg_work_item *item)
 {
         cas_mutex_lock(&w->mutex);
@@ -97,12 +103,8 @@ void reg_work_push(struct reg_work *w, struct reg_work_item *item)
         w->queued_count++;
         if (w->queued_count > w->idle_count && w->thread_count < w->threads_max)
                 start_thread_locked(w);
-        /* no thread can be had at all: slow is better than never */
-        struct reg_work_item *mine = w->thread_count == 0 ? pop_locked(w) : NULL;
         (void)pthread_cond_signal(&w->wanted);
         cas_mutex_unlock(&w->mutex);
-        if (mine)
-                mine->fn(mine);
 }
 
 void reg_work_free(struct reg_work *w)

@@ -66,9 +66,8 @@ static void upload_abandon(struct upload *u, bool take_back)
         int rc = 0;
         if (take_back && u->kind != UPLOAD_SINGLE)
                 rc = cas_upload_truncate(session, u->start_bytes, &err);
-        if (u->kind == UPLOAD_SINGLE)
-                rc = cas_upload_cancel(session, &err);
-        else
+        bool cancelled = u->kind == UPLOAD_SINGLE && (rc = cas_upload_cancel(session, &err)) == 0;
+        if (!cancelled)
                 cas_upload_close(session);
         if (rc < 0) /* a session left over expires; one too long tells its length by 416 */
                 cas_log(CAS_LOG_WARN, "upload", "id=%s error=\"%s\"", u->id, err.msg);
@@ -189,23 +188,14 @@ static bool check_content_range(struct upload *u)
         return true;
 }
 
-/* Opens the session that the path names: what is no id of ours is simply not there. */
-static int open_session(struct reg_call *call, struct cas_upload **out, struct cas_err *err)
-{
-        const char *id = call->route.last;
-        if (strlen(id) != CAS_UPLOAD_ID_BYTES - 1 ||
-            strspn(id, "0123456789abcdef-") != CAS_UPLOAD_ID_BYTES - 1)
-                return cas_fail(err, CAS_E_NOTFOUND, "no such upload");
-        return cas_upload_open(call->store, call->route.repo, id, out, err);
-}
-
 /* Opens the session and takes the body. Consumes u. */
 static void upload_receive(struct upload *u, const struct reg_http_body_ops *ops)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct reg_call *call = &u->call;
         (void)snprintf(u->id, sizeof(u->id), "%s", call->route.last);
-        if (open_session(call, &u->session, &err) < 0) {
+        if (cas_upload_open(call->store, call->route.repo, call->route.last, &u->session, &err) <
+            0) {
                 reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
                 upload_free(u);
                 return;
@@ -350,7 +340,7 @@ void reg_upload_status(struct reg_call *call)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_upload *session;
-        if (open_session(call, &session, &err) < 0) {
+        if (cas_upload_open(call->store, call->route.repo, call->route.last, &session, &err) < 0) {
                 reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
                 return;
         }
@@ -363,9 +353,12 @@ static void upload_delete_work(struct reg_call *call)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_upload *session;
-        int rc = open_session(call, &session, &err);
-        if (rc == 0)
+        int rc = cas_upload_open(call->store, call->route.repo, call->route.last, &session, &err);
+        if (rc == 0) {
                 rc = cas_upload_cancel(session, &err);
+                if (rc < 0)
+                        cas_upload_close(session);
+        }
         if (rc < 0) {
                 reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
                 return;
