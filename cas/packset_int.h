@@ -10,11 +10,14 @@
 
 struct cas_packset;
 /* All borrowed until close. Cuts unfinished tails of unsealed packs (bytes after the last whole,
- * checksummed record); new packs get ids above every id in the index and in the directories. */
+ * checksummed record) and tells the index of packs that it does not know; new packs get ids above
+ * every id in the index and in the directories, and above those of packs that were removed.
+ * A pack that is shorter than the index says is left as it is, for fsck to tell. */
 int cas_packset_open(const struct cas_io *io, struct cas_backend *backend, struct cas_index *index,
                      struct cas_packset **out, struct cas_err *err) CAS_MUST_CHECK;
 void cas_packset_close(struct cas_packset *ps);
-/* The backend of one directory, tier 0: what a store uses when none was given. */
+/* The backend of one directory, tier 0: what a store uses when none was given. The descriptor stays
+ * the caller's. Close it with backend->ops->close, after the packset. */
 struct cas_backend *cas_backend_local_new(int packs_dirfd);
 
 /* ---- one publication's objects (see cas/publish.h for the meaning) ---- */
@@ -42,6 +45,7 @@ enum cas_pack_record_kind { CAS_PACK_BLOCK = 1, CAS_PACK_OBJECT = 2, CAS_PACK_LA
 struct cas_pack_chunk {
         struct cas_hash chunk;
         uint32_t chunk_offset, length_bytes;
+        bool is_object; /* an object of one chunk: named by its fs-verity digest, not by SHA-256 */
 };
 struct cas_pack_item {
         enum cas_pack_record_kind kind;

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
+
+#include "cas/packfile_int.h"
+
+#define KEPT_MAX 64
+
+struct kept {
+        uint64_t pack_id;
+        int fd; /* -1: free */
+        unsigned users;
+        bool dropped; /* close it when the last user is done */
+        uint64_t used; /* clock of the last use */
+};
+
+struct cas_packfds {
+        struct cas_mutex mutex; /* a leaf; guards all below */
+        uint64_t clock;
+        struct kept kept[KEPT_MAX];
+};
+
+struct cas_packfds *cas_packfds_new(void)
+{
+        struct cas_packfds *fds = cas_xcalloc(1, sizeof(*fds));
+        cas_mutex_init(&fds->mutex, "packfds");
+        for (int i = 0; i < KEPT_MAX; i++)
+                fds->kept[i].fd = -1;
+        return fds;
+}
+
+static void kept_close_locked(struct cas_packfds *fds, struct kept *k)
+{
+        cas_assert_held(&fds->mutex);
+        (void)close(k->fd);
+        *k = (struct kept){.fd = -1};
+}
+
+void cas_packfds_free(struct cas_packfds *fds)
+{
+        if (!fds)
+                return;
+        cas_mutex_lock(&fds->mutex);
+        for (int i = 0; i < KEPT_MAX; i++) {
+                cas_assert(fds->kept[i].users == 0);
+                if (fds->kept[i].fd >= 0)
+                        kept_close_locked(fds, &fds->kept[i]);
+        }
+        cas_mutex_unlock(&fds->mutex);
+        cas_mutex_release(&fds->mutex);
+        free(fds);
+}
+
+static bool kept_find_locked(struct cas_packfds *fds, uint64_t pack_id, struct cas_packfd *out)
+{
+        cas_assert_held(&fds->mutex);
+        for (int i = 0; i < KEPT_MAX; i++) {
+                struct kept *k = &fds->kept[i];
+                if (k->fd >= 0 && k->pack_id == pack_id && !k->dropped) {
+                        k->users++;
+                        k->used = ++fds->clock;
+                        *out = (struct cas_packfd){.fd = k->fd, .slot = i};
+                        return true;
+                }
+        }
+        return false;
+}
+
+/* A free slot, or that of the descriptor unused for longest; -1 when all are in use. */
+static int kept_room_locked(struct cas_packfds *fds)
+{
+        cas_assert_held(&fds->mutex);
+        int oldest = -1;
+        for (int i = 0; i < KEPT_MAX; i++) {
+                struct kept *k = &fds->kept[i];
+                if (k->fd < 0)
+                        return i;
+                if (k->users == 0 && (oldest < 0 || k->used < fds->kept[oldest].used))
+                        oldest = i;
+        }
+        if (oldest >= 0)
+                kept_close_locked(fds, &fds->kept[oldest]);
+        return oldest;
+}
+
+int cas_packset_fd_get(struct cas_packset *ps, uint64_t pack_id, struct cas_packfd *out,
+                       struct cas_err *err)
+{
+        struct cas_packfds *fds = ps->fds;
+        cas_mutex_lock(&fds->mutex);
+        bool found = kept_find_locked(fds, pack_id, out);
+        cas_mutex_unlock(&fds->mutex);
+        if (found)
+                return 0;
+        int fd;
+        int rc = cas_packset_open_pack(ps, pack_id, &fd, err);
+        if (rc < 0)
+                return rc;
+        cas_mutex_lock(&fds->mutex);
+        if (kept_find_locked(fds, pack_id, out)) {
+                (void)close(fd); /* another thread was faster */
+        } else {
+                int slot = kept_room_locked(fds);
+                if (slot >= 0)
+                        fds->kept[slot] = (struct kept){.pack_id = pack_id,
+                                                        .fd = fd,
+                                                        .users = 1,
+                                                        .used = ++fds->clock};
+                *out = (struct cas_packfd){.fd = fd, .slot = slot};
+        }
+        cas_mutex_unlock(&fds->mutex);
+        return 0;
+}
+
+void cas_packset_fd_put(struct cas_packset *ps, struct cas_packfd *fd)
+{
+        struct cas_packfds *fds = ps->fds;
+        if (fd->slot < 0) {
+                (void)close(fd->fd);
+                return;
+        }
+        cas_mutex_lock(&fds->mutex);
+        struct kept *k = &fds->kept[fd->slot];
+        cas_assert(k->users > 0);
+        if (--k->users == 0 && k->dropped)
+                kept_close_locked(fds, k);
+        cas_mutex_unlock(&fds->mutex);
+}
+
+void cas_packset_fd_drop(struct cas_packset *ps, uint64_t pack_id)
+{
+        struct cas_packfds *fds = ps->fds;
+        cas_mutex_lock(&fds->mutex);
+        for (int i = 0; i < KEPT_MAX; i++) {
+                struct kept *k = &fds->kept[i];
+                if (k->fd < 0 || k->pack_id != pack_id)
+                        continue;
+                if (k->users == 0)
+                        kept_close_locked(fds, k);
+                else
+                        k->dropped = true;
+        }
+        cas_mutex_unlock(&fds->mutex);
+}
