@@ -49,8 +49,8 @@ static struct key key_of(const struct cas_extent *e)
 
 static struct entry **bucket_of(struct cas_blockcache *c, const struct key *key)
 {
-        uint64_t mixed = (key->pack_id ^ key->block_offset * UINT64_C(0x9e3779b97f4a7c15)) +
-                         key->checksum;
+        uint64_t mixed =
+                (key->pack_id ^ key->block_offset * UINT64_C(0x9e3779b97f4a7c15)) + key->checksum;
         return &c->buckets[(mixed ^ mixed >> 32) % BUCKETS];
 }
 

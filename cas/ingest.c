@@ -75,7 +75,7 @@ struct cas_ingest {
         /* worker */
         struct cas_packwriter writer;
         struct cas_verity *verity;
-        struct cas_map *seen; /* names of chunks and objects that need nothing more */
+        struct cas_map *seen;       /* names of chunks and objects that need nothing more */
         struct cas_hash *id_slot;   /* NULL: no object is open */
         uint64_t size_bytes;        /* of the open object, so far */
         struct cas_chunk_ref *refs; /* its chunks, when it is cut */
@@ -334,7 +334,8 @@ static int do_op(struct cas_ingest *in, const struct batch *b, uint32_t index, u
                 return 0;
         case OP_DATA:
                 return object_data(in, b->bytes + at, op->length_bytes,
-                                   index + 1 < b->op_count && b->ops[index + 1].kind == OP_END, err);
+                                   index + 1 < b->op_count && b->ops[index + 1].kind == OP_END,
+                                   err);
         case OP_END: {
                 int rc = in->id_slot ? object_end(in, err) : 0;
                 return rc < 0 ? rc : maybe_checkpoint(in, err);

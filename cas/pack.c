@@ -160,9 +160,8 @@ void cas_pack_layer_encode(uint64_t offset, const struct cas_layer_record *layer
         cas_put_le32(table + 186, layer->listing_version);
         table[190] = layer->compression;
         table[191] = 0;
-        finish_plain(
-                record, offset,
-                &(struct head){.kind = CAS_PACK_LAYER, .table_bytes = CAS_PACK_LAYER_BYTES});
+        finish_plain(record, offset,
+                     &(struct head){.kind = CAS_PACK_LAYER, .table_bytes = CAS_PACK_LAYER_BYTES});
 }
 
 void cas_pack_footer_encode(uint64_t offset, const struct cas_hash *sha256,

@@ -9,7 +9,7 @@ struct kept {
         uint64_t pack_id;
         int fd; /* -1: free */
         unsigned users;
-        bool dropped; /* close it when the last user is done */
+        bool dropped;  /* close it when the last user is done */
         uint64_t used; /* clock of the last use */
 };
 
@@ -101,10 +101,8 @@ int cas_packset_fd_get(struct cas_packset *ps, uint64_t pack_id, struct cas_pack
         } else {
                 int slot = kept_room_locked(fds);
                 if (slot >= 0)
-                        fds->kept[slot] = (struct kept){.pack_id = pack_id,
-                                                        .fd = fd,
-                                                        .users = 1,
-                                                        .used = ++fds->clock};
+                        fds->kept[slot] = (struct kept){
+                                .pack_id = pack_id, .fd = fd, .users = 1, .used = ++fds->clock};
                 *out = (struct cas_packfd){.fd = fd, .slot = slot};
         }
         cas_mutex_unlock(&fds->mutex);

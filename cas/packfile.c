@@ -141,8 +141,8 @@ static int collect_entry(void *arg, const struct cas_pack_item *item, struct cas
                 return cas_fail(err, CAS_E_LIMIT, "more than %u records", CAS_PACK_RECORDS_MAX);
         if (entries->count == entries->max) {
                 entries->max = entries->max ? entries->max * 2 : 1024;
-                entries->list = cas_xrealloc(entries->list,
-                                             entries->max * sizeof(entries->list[0]));
+                entries->list =
+                        cas_xrealloc(entries->list, entries->max * sizeof(entries->list[0]));
         }
         entries->list[entries->count++] = (struct cas_pack_entry){
                 .offset = item->record_offset,
@@ -205,7 +205,8 @@ static int sync_locked(struct cas_packset *ps, struct cas_packfile *pf, uint64_t
         char name[CAS_PACK_NAME_BYTES];
         cas_assert_held(&pf->sync);
         if (atomic_load(&pf->failed))
-                return cas_fail(err, CAS_E_IO, "pack %s failed before", cas_pack_name(pf->id, name));
+                return cas_fail(err, CAS_E_IO, "pack %s failed before",
+                                cas_pack_name(pf->id, name));
         if (pf->synced_bytes < end_offset) {
                 cas_mutex_lock(&ps->mutex);
                 uint64_t size_bytes = pf->size_bytes;

@@ -16,8 +16,8 @@
 struct cas_packfile {
         uint64_t id;
         uint32_t tier;
-        int dirfd; /* borrowed from the backend */
-        int fd;    /* -1 only while idle and not referred to by others */
+        int dirfd;           /* borrowed from the backend */
+        int fd;              /* -1 only while idle and not referred to by others */
         _Atomic bool failed; /* a sync or a truncation failed: what it holds is not to be trusted */
 
         /* guarded by the set's mutex; size_bytes is changed by the writer alone */
@@ -38,7 +38,7 @@ struct cas_packset {
         struct cas_index *index;
         struct cas_packfds *fds;
 
-        struct cas_mutex mutex; /* guards all below */
+        struct cas_mutex mutex;  /* guards all below */
         struct cas_map *pending; /* chunk name to struct cas_pending (cas/packwriter_int.h) */
         struct cas_packfile *idle;
         unsigned idle_count;

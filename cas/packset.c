@@ -213,9 +213,10 @@ static int adopt_sealed(struct recovery *r, const struct found_pack *found, int 
         char name[CAS_PACK_NAME_BYTES];
         cas_cleanup_hasher struct cas_hasher *hasher = cas_hasher_new(CAS_DIGEST_SHA256);
         struct cas_digest digest;
-        struct cas_pack_record rec = {.tier = found->tier, .sealed = true, .size_bytes = size_bytes};
-        int rc = cas_packfile_hash(r->ps->io, fd, size_bytes, cas_pack_name(found->id, name), hasher,
-                                   err);
+        struct cas_pack_record rec = {
+                .tier = found->tier, .sealed = true, .size_bytes = size_bytes};
+        int rc = cas_packfile_hash(r->ps->io, fd, size_bytes, cas_pack_name(found->id, name),
+                                   hasher, err);
         if (rc == 0)
                 rc = cas_io_fdatasync(r->ps->io, fd, name, err);
         if (rc < 0)
@@ -248,7 +249,8 @@ static int adopt_unsealed(struct recovery *r, const struct found_pack *found, in
         }
         if (rc < 0)
                 return rc;
-        struct cas_packfile *pf = cas_packfile_adopt(found->id, found->tier, found->dirfd, end, end);
+        struct cas_packfile *pf =
+                cas_packfile_adopt(found->id, found->tier, found->dirfd, end, end);
         cas_packset_give(ps, pf);
         return 0;
 }
@@ -261,7 +263,8 @@ static int recover_file(struct recovery *r, const struct found_pack *found, int 
         uint64_t known = found->in_index ? found->rec.size_bytes : 0;
         uint64_t file_bytes, end;
         bool sealed;
-        int rc = cas_io_size(ps->io, found->dirfd, cas_pack_name(found->id, name), &file_bytes, err);
+        int rc =
+                cas_io_size(ps->io, found->dirfd, cas_pack_name(found->id, name), &file_bytes, err);
         if (rc < 0)
                 return rc;
         if (file_bytes < known)

@@ -45,7 +45,8 @@ static int bytes_at(struct walk *w, uint64_t offset, uint64_t len, const uint8_t
                 return cas_fail(err, CAS_E_CORRUPT, "offset %llu: ends within a record",
                                 (unsigned long long)offset);
         if (offset < w->base_offset || offset + len > w->base_offset + w->buf.len_bytes) {
-                size_t want = cas_min_u64(cas_max_u64(len, READ_STEP_BYTES), w->file_bytes - offset);
+                size_t want =
+                        cas_min_u64(cas_max_u64(len, READ_STEP_BYTES), w->file_bytes - offset);
                 cas_buf_clear(&w->buf);
                 int rc = cas_buf_try_reserve(&w->buf, want, want, err);
                 if (rc < 0)

@@ -11,7 +11,8 @@
 
 static struct cas_openblock *block_new(void)
 {
-        struct cas_openblock *b = cas_xmalloc(sizeof(*b)); /* not its bytes: they are written first */
+        struct cas_openblock *b =
+                cas_xmalloc(sizeof(*b)); /* not its bytes: they are written first */
         cas_mutex_init(&b->mutex, "openblock");
         b->ref_count = 1;
         b->raw_bytes = 0;
@@ -181,8 +182,8 @@ static size_t build_block(struct cas_packwriter *w, const struct cas_openblock *
                 .codec = (uint8_t)cas_compressor_codec(w->compressor),
         };
         uint32_t most = b->raw_bytes - b->raw_bytes / WIN_DIVISOR;
-        size_t stored = most < b->raw_bytes ? cas_compressor_run(w->compressor, b->raw, b->raw_bytes,
-                                                                 record + table, most)
+        size_t stored = most < b->raw_bytes ? cas_compressor_run(w->compressor, b->raw,
+                                                                 b->raw_bytes, record + table, most)
                                             : 0;
         if (stored == 0) {
                 out->codec = CAS_CODEC_NONE;

@@ -26,7 +26,7 @@ struct cas_pending {
         uint32_t length_bytes;
         bool is_object;
         /* guarded by the set's mutex; what follows ref_count does not change once pack is set */
-        unsigned ref_count;          /* writers that need it */
+        unsigned ref_count; /* writers that need it */
         bool in_map;
         struct cas_openblock *block; /* holds it while it is not written */
         struct cas_packfile *pack;   /* has it (one reference), once written */
@@ -52,8 +52,8 @@ struct cas_packwriter {
         struct cas_packset *ps;
         struct cas_compressor *compressor;
         struct cas_openblock *block;
-        struct cas_packfile *pack; /* taken from the set; NULL until something is written */
-        struct cas_buf record;     /* where records are put together */
+        struct cas_packfile *pack;    /* taken from the set; NULL until something is written */
+        struct cas_buf record;        /* where records are put together */
         struct cas_pending **entries; /* one reference each */
         size_t entry_count, entry_max;
         struct cas_touched *touched; /* packs to sync */

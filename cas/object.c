@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cas/object.h"
+
+#include "cas/blockcache.h"
+#include "cas/limits.h"
+#include "cas/packfile_int.h"
+#include "cas/store_int.h"
+#include "cas/verity.h"
+
+/* Chunks of a list taken from the index at a time. */
+#define REFS_AT_ONCE 128
+/* A pack may be rewritten between looking a chunk up and opening the pack; twice in a row only
+ * while the store is being collected again and again. */
+#define LOOKUPS_MAX 4
+
+/* Goes through the chunks of an object in order. */
+struct chunk_iter {
+        struct cas_store *s;
+        struct cas_hash id;
+        struct cas_object_record object;
+        uint32_t next_index;  /* of the chunk that chunk_iter_next gives */
+        uint64_t next_offset; /* in the object */
+        struct cas_chunk_ref refs[REFS_AT_ONCE];
+        uint32_t refs_first, refs_count;
+};
+
+static int object_wrap(struct cas_err *err, const struct cas_hash *id)
+{
+        char hex[CAS_HASH_HEX_BYTES];
+        return cas_err_wrap(err, "object %s", cas_hash_hex(id, hex));
+}
+
+static int chunk_iter_start(struct chunk_iter *it, struct cas_store *s, const struct cas_hash *id,
+                            struct cas_err *err)
+{
+        it->s = s;
+        it->id = *id;
+        it->next_index = 0;
+        it->next_offset = 0;
+        it->refs_first = 0;
+        it->refs_count = 0;
+        return cas_index_get_object(s->index, id, &it->object, err);
+}
+
+/* The list's own sum must be the object's size: nothing else bounds it. */
+static int chunk_iter_check(const struct chunk_iter *it, struct cas_err *err)
+{
+        if (it->next_offset > it->object.size_bytes ||
+            (it->next_index == it->object.chunk_count && it->next_offset != it->object.size_bytes))
+                return cas_fail(err, CAS_E_CORRUPT, "its chunks do not add up to %llu bytes",
+                                (unsigned long long)it->object.size_bytes);
+        return 0;
+}
+
+/* *out NULL past the end. Borrowed until the next call. *offset: where it is in the object. */
+static int chunk_iter_next(struct chunk_iter *it, const struct cas_chunk_ref **out,
+                           uint64_t *offset, struct cas_err *err)
+{
+        *out = NULL;
+        if (it->next_index == it->object.chunk_count)
+                return 0;
+        uint32_t in_refs = it->next_index - it->refs_first;
+        if (it->object.chunk_count == 1) {
+                it->refs[0] = (struct cas_chunk_ref){
+                        .chunk = it->id, .length_bytes = (uint32_t)it->object.size_bytes};
+                in_refs = 0;
+        } else if (in_refs >= it->refs_count) {
+                int rc = cas_index_get_object_chunks(it->s->index, &it->id, it->next_index,
+                                                     it->refs, REFS_AT_ONCE, &it->refs_count, err);
+                if (rc < 0)
+                        return rc;
+                if (it->refs_count == 0)
+                        return cas_fail(err, CAS_E_CORRUPT, "its list ends at chunk %u of %u",
+                                        it->next_index, it->object.chunk_count);
+                it->refs_first = it->next_index;
+                in_refs = 0;
+        }
+        *offset = it->next_offset;
+        it->next_offset += it->refs[in_refs].length_bytes;
+        it->next_index++;
+        *out = &it->refs[in_refs];
+        return chunk_iter_check(it, err);
+}
+
+int cas_object_stat(struct cas_store *s, const struct cas_hash *id, struct cas_object_info *out,
+                    struct cas_err *err)
+{
+        struct cas_object_record rec;
+        int rc = cas_index_get_object(s->index, id, &rec, err);
+        if (rc < 0)
+                return rc;
+        *out = (struct cas_object_info){.size_bytes = rec.size_bytes,
+                                        .chunk_count = rec.chunk_count};
+        return 0;
+}
+
+static int chunk_extent(struct cas_store *s, const struct cas_chunk_ref *ref, uint64_t offset,
+                        struct cas_extent *out, struct cas_err *err)
+{
+        struct cas_chunk_record rec;
+        struct cas_err reason = CAS_ERR_INIT;
+        char hex[CAS_HASH_HEX_BYTES];
+        int rc = cas_index_get_chunk(s->index, &ref->chunk, &rec, &reason);
+        if (rc == -CAS_E_NOTFOUND)
+                return cas_fail(err, CAS_E_CORRUPT, "chunk %s is missing",
+                                cas_hash_hex(&ref->chunk, hex));
+        if (rc < 0) {
+                *err = reason;
+                return rc;
+        }
+        if (rec.length_bytes != ref->length_bytes)
+                return cas_fail(err, CAS_E_CORRUPT, "chunk %s has %u bytes, not %u",
+                                cas_hash_hex(&ref->chunk, hex), rec.length_bytes,
+                                ref->length_bytes);
+        *out = (struct cas_extent){
+                .object_offset = offset,
+                .length_bytes = rec.length_bytes,
+                .chunk_offset = rec.chunk_offset,
+                .pack_id = rec.pack_id,
+                .block_offset = rec.block_offset,
+                .block_stored_bytes = rec.block_stored_bytes,
+                .block_raw_bytes = rec.block_raw_bytes,
+                .block_checksum = rec.block_checksum,
+                .codec = rec.codec,
+        };
+        return 0;
+}
+
+int cas_object_extents(struct cas_store *s, const struct cas_hash *id, uint32_t first_chunk,
+                       struct cas_extent *out, uint32_t max, uint32_t *count, struct cas_err *err)
+{
+        struct chunk_iter it;
+        uint32_t filled = 0;
+        int rc = chunk_iter_start(&it, s, id, err);
+        if (rc < 0)
+                return rc;
+        while (filled < max) {
+                const struct cas_chunk_ref *ref;
+                uint64_t offset;
+                rc = chunk_iter_next(&it, &ref, &offset, err);
+                if (rc == 0 && ref && it.next_index > first_chunk)
+                        rc = chunk_extent(s, ref, offset, &out[filled++], err);
+                if (rc < 0)
+                        return object_wrap(err, id);
+                if (!ref)
+                        break;
+        }
+        *count = filled;
+        return 0;
+}
+
+int cas_pack_open_fd(struct cas_store *s, uint64_t pack_id, int *out_fd, struct cas_err *err)
+{
+        return cas_packset_open_pack(s->packset, pack_id, out_fd, err);
+}
+
+/* The decoded block of an extent. Errors: NOTFOUND when its pack is gone. */
+static int extent_block(struct cas_store *s, const struct cas_extent *extent,
+                        struct cas_block **out, struct cas_err *err)
+{
+        const struct cas_backend_ops *ops = s->backend->ops;
+        struct cas_packfd fd;
+        *out = cas_blockcache_find(s->blocks, extent);
+        if (*out)
+                return 0;
+        int rc = cas_packset_fd_get(s->packset, extent->pack_id, &fd, err);
+        if (rc < 0)
+                return rc;
+        rc = cas_blockcache_get(s->blocks, fd.fd, extent, out, err);
+        cas_packset_fd_put(s->packset, &fd);
+        if (rc == 0 && ops->pack_touched)
+                ops->pack_touched(s->backend, extent->pack_id, extent->block_stored_bytes);
+        return rc;
+}
+
+/* The decoded block that holds a chunk, wherever it has moved to. */
+static int chunk_block(struct cas_store *s, const struct cas_chunk_ref *ref,
+                       struct cas_extent *extent, struct cas_block **out, struct cas_err *err)
+{
+        struct cas_err reason = CAS_ERR_INIT;
+        for (unsigned i = 0; i < LOOKUPS_MAX; i++) {
+                int rc = chunk_extent(s, ref, 0, extent, &reason);
+                if (rc == 0)
+                        rc = extent_block(s, extent, out, &reason);
+                if (rc == 0)
+                        return 0;
+                if (rc != -CAS_E_NOTFOUND)
+                        break;
+        }
+        *err = reason;
+        if (err->code == CAS_E_NOTFOUND)
+                err->code = CAS_E_CORRUPT; /* the object is there, what it is made of is not */
+        return -(int)err->code;
+}
+
+typedef int (*piece_fn)(void *arg, const void *data, size_t len, struct cas_err *err);
+
+/* Gives the bytes from start to end, in order, in pieces. */
+static int each_piece(struct chunk_iter *it, uint64_t start, uint64_t end, piece_fn fn, void *arg,
+                      struct cas_err *err)
+{
+        while (start < end) {
+                const struct cas_chunk_ref *ref;
+                struct cas_extent extent;
+                struct cas_block *block;
+                uint64_t offset;
+                int rc = chunk_iter_next(it, &ref, &offset, err);
+                if (rc < 0)
+                        return rc;
+                if (!ref) /* the sizes agree, so this is not reached by data */
+                        return cas_fail(err, CAS_E_CORRUPT, "its list is too short");
+                if (offset + ref->length_bytes <= start)
+                        continue;
+                rc = chunk_block(it->s, ref, &extent, &block, err);
+                if (rc < 0)
+                        return rc;
+                uint64_t skip = start - offset;
+                uint64_t n = cas_min_u64(ref->length_bytes - skip, end - start);
+                rc = fn(arg, block->data + extent.chunk_offset + skip, n, err);
+                cas_blockcache_put(it->s->blocks, block);
+                if (rc < 0)
+                        return rc;
+                start += n;
+        }
+        return 0;
+}
+
+static int copy_piece(void *arg, const void *data, size_t len, struct cas_err *err CAS_UNUSED)
+{
+        uint8_t **out = arg;
+        memcpy(*out, data, len);
+        *out += len;
+        return 0;
+}
+
+int cas_object_pread(struct cas_store *s, const struct cas_hash *id, uint64_t offset, void *buf,
+                     size_t len, size_t *out_len, struct cas_err *err)
+{
+        struct chunk_iter it;
+        uint8_t *at = buf;
+        int rc = chunk_iter_start(&it, s, id, err);
+        if (rc < 0)
+                return rc;
+        if (offset > it.object.size_bytes)
+                offset = it.object.size_bytes;
+        len = cas_min_u64(len, it.object.size_bytes - offset);
+        rc = each_piece(&it, offset, offset + len, copy_piece, &at, err);
+        if (rc < 0)
+                return object_wrap(err, id);
+        *out_len = len;
+        return 0;
+}
+
+struct verified {
+        struct cas_verity *verity;
+        piece_fn fn;
+        void *arg;
+};
+
+static int verified_piece(void *arg, const void *data, size_t len, struct cas_err *err)
+{
+        struct verified *v = arg;
+        cas_verity_update(v->verity, data, len);
+        return v->fn(v->arg, data, len, err);
+}
+
+static int each_verified(struct chunk_iter *it, piece_fn fn, void *arg, struct cas_err *err)
+{
+        cas_cleanup_verity struct cas_verity *verity = cas_verity_new();
+        struct verified v = {.verity = verity, .fn = fn, .arg = arg};
+        struct cas_hash digest;
+        int rc = each_piece(it, 0, it->object.size_bytes, verified_piece, &v, err);
+        if (rc < 0)
+                return rc;
+        cas_verity_final(verity, &digest);
+        if (!cas_hash_equal(&digest, &it->id))
+                return cas_fail(err, CAS_E_CORRUPT, "its bytes have another digest");
+        return 0;
+}
+
+int cas_object_each(struct cas_store *s, const struct cas_hash *id,
+                    int (*fn)(void *arg, const void *data, size_t len, struct cas_err *err),
+                    void *arg, struct cas_err *err)
+{
+        struct chunk_iter it;
+        int rc = chunk_iter_start(&it, s, id, err);
+        if (rc < 0)
+                return rc;
+        rc = each_verified(&it, fn, arg, err);
+        return rc < 0 ? object_wrap(err, id) : 0;
+}
+
+static int append_piece(void *arg, const void *data, size_t len, struct cas_err *err CAS_UNUSED)
+{
+        cas_buf_append(arg, data, len);
+        return 0;
+}
+
+int cas_object_read(struct cas_store *s, const struct cas_hash *id, size_t max_bytes,
+                    struct cas_buf *out, struct cas_err *err)
+{
+        struct chunk_iter it;
+        size_t before = out->len_bytes;
+        int rc = chunk_iter_start(&it, s, id, err);
+        if (rc < 0)
+                return rc;
+        if (it.object.size_bytes > max_bytes)
+                rc = cas_fail(err, CAS_E_LIMIT, "%llu bytes, more than %zu",
+                              (unsigned long long)it.object.size_bytes, max_bytes);
+        if (rc == 0)
+                rc = cas_buf_try_reserve(out, it.object.size_bytes, before + max_bytes, err);
+        if (rc == 0)
+                rc = each_verified(&it, append_piece, out, err);
+        if (rc < 0) {
+                out->len_bytes = before;
+                return object_wrap(err, id);
+        }
+        return 0;
+}
