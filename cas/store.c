@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "cas/blockcache.h"
 #include "cas/commit_int.h"
 #include "cas/format_int.h"
 #include "cas/map.h"
@@ -20,6 +21,7 @@
 #define LOCK_PATH "lock"
 #define LOCK_POLL_NS (10 * 1000 * 1000)
 #define POOL_QUEUE_MAX 64
+#define BLOCK_CACHE_BYTES (16 * CAS_MIB)
 
 const char *cas_store_path(const struct cas_store *s)
 {
@@ -295,6 +297,7 @@ static int open_packs(struct cas_store *s, const struct cas_store_config *config
         s->own_backend = config->backend == NULL;
         s->backend = s->own_backend ? cas_backend_local_new(s->packs_fd) : config->backend;
         s->pool = cas_pool_new(config->threads, POOL_QUEUE_MAX);
+        s->blocks = cas_blockcache_new(BLOCK_CACHE_BYTES);
         return cas_packset_open(s->io, s->backend, s->index, &s->packset, err);
 }
 
@@ -357,6 +360,8 @@ void cas_store_close(struct cas_store *s)
         cas_assert(s->publication_count == 0);
         if (s->packset)
                 cas_packset_close(s->packset);
+        if (s->blocks)
+                cas_blockcache_free(s->blocks);
         if (s->pool)
                 cas_pool_free(s->pool);
         if (s->own_backend && s->backend->ops->close)

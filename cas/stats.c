@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cas/record_int.h"
+#include "cas/store_int.h"
+
+struct count_scan {
+        enum cas_family family;
+        uint64_t *count; /* may be NULL */
+        uint64_t *bytes; /* may be NULL */
+};
+
+/* The size that a record tells. */
+static int record_bytes(enum cas_family family, const void *value, size_t len, uint64_t *out,
+                        struct cas_err *err)
+{
+        int rc = 0;
+        *out = 0;
+        if (family == CAS_FAMILY_BLOBS) {
+                struct cas_blob_record rec;
+                rc = cas_blob_record_decode(value, len, &rec, err);
+                *out = rec.size_bytes;
+        } else if (family == CAS_FAMILY_OBJECTS) {
+                struct cas_object_record rec;
+                rc = cas_object_record_decode(value, len, &rec, err);
+                *out = rec.size_bytes;
+        } else if (family == CAS_FAMILY_PACKS) {
+                struct cas_pack_record rec;
+                rc = cas_pack_record_decode(value, len, &rec, err);
+                *out = rec.size_bytes;
+        } else if (family == CAS_FAMILY_TREES) {
+                struct cas_tree_record rec;
+                rc = cas_tree_record_decode(value, len, &rec, err);
+                *out = rec.size_bytes;
+                free(rec.layers);
+        }
+        return rc;
+}
+
+static int count_one(void *arg, const void *key CAS_UNUSED, size_t key_len CAS_UNUSED,
+                     const void *value, size_t value_len, struct cas_err *err)
+{
+        const struct count_scan *scan = arg;
+        uint64_t bytes = 0;
+        int rc = scan->bytes ? record_bytes(scan->family, value, value_len, &bytes, err) : 0;
+        if (rc < 0)
+                return rc;
+        (*scan->count)++;
+        if (scan->bytes)
+                *scan->bytes += bytes;
+        return 0;
+}
+
+static bool count_repo(void *arg, const char *repo CAS_UNUSED)
+{
+        (*(uint64_t *)arg)++;
+        return true;
+}
+
+int cas_store_stats(struct cas_store *s, struct cas_store_stats *out, struct cas_err *err)
+{
+        *out = (struct cas_store_stats){0};
+        const struct count_scan scans[] = {
+                {CAS_FAMILY_BLOBS, &out->blob_count, &out->blob_bytes},
+                {CAS_FAMILY_OBJECTS, &out->object_count, &out->object_bytes},
+                {CAS_FAMILY_CHUNKS, &out->chunk_count, NULL},
+                {CAS_FAMILY_PACKS, &out->pack_count, &out->pack_bytes},
+                {CAS_FAMILY_LAYERS, &out->layer_count, NULL},
+                {CAS_FAMILY_MANIFESTS, &out->manifest_count, NULL},
+                {CAS_FAMILY_TAGS, &out->tag_count, NULL},
+                {CAS_FAMILY_LEASES, &out->lease_count, NULL},
+                {CAS_FAMILY_TREES, &out->tree_count, &out->tree_bytes},
+        };
+        for (size_t i = 0; i < CAS_COUNT(scans); i++) {
+                struct count_scan scan = scans[i];
+                int rc = cas_index_scan(s->index, &(struct cas_scan){.family = scan.family},
+                                        count_one, &scan, err);
+                if (rc < 0)
+                        return rc;
+        }
+        return cas_repo_each(s, NULL, count_repo, &out->repo_count, err);
+}

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <pthread.h>
+
+#include "cas/object.h"
+#include "tests/support/teststore.h"
+
+#define ok(call) assert_int_equal(call, 0)
+
+static void a_blob_comes_back(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest d = test_put_blob(t->store, NULL, "some bytes");
+        teststore_reopen(t);
+        uint64_t size;
+        ok(cas_blob_stat(t->store, &d, &size, &err));
+        assert_int_equal(size, 10);
+        cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+        ok(cas_blob_read(t->store, &d, 100, &out, &err));
+        assert_string_equal(cas_buf_str(&out), "some bytes");
+        assert_int_equal(cas_blob_read(t->store, &d, 9, &out, &err), -CAS_E_LIMIT);
+        int fd;
+        ok(cas_blob_open(t->store, &d, &fd, &size, &err));
+        char raw[16];
+        assert_int_equal(read(fd, raw, sizeof(raw)), 10);
+        (void)close(fd);
+        struct cas_digest other = test_digest("other");
+        assert_int_equal(cas_blob_stat(t->store, &other, NULL, &err), -CAS_E_NOTFOUND);
+        assert_int_equal(cas_blob_open(t->store, &other, &fd, NULL, &err), -CAS_E_NOTFOUND);
+}
+
+static void checks_expected_digests(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        struct cas_digest wrong = test_digest("b"), sha512, got;
+        cas_digest_of(CAS_DIGEST_SHA512, "a", 1, &sha512);
+        ok(cas_publish_begin(t->store, &p, &err));
+        assert_int_equal(cas_publish_blob(p, "a", 1, &wrong, NULL, &err), -CAS_E_INVALID);
+        ok(cas_publish_blob(p, "a", 1, &sha512, &got, &err));
+        assert_true(cas_digest_equal(&got, &sha512));
+        ok(cas_publish_commit(p, &err));
+        assert_true(test_has_blob(t->store, &sha512));
+        assert_false(test_has_blob(t->store, &wrong));
+}
+
+static unsigned files_in(struct teststore *t, const char *dir)
+{
+        cas_cleanup_free char *path = cas_xasprintf("%s/%s", t->path, dir);
+        DIR *d = opendir(path);
+        assert_non_null(d);
+        unsigned n = 0;
+        while (readdir(d))
+                n++;
+        (void)closedir(d);
+        return n - 2;
+}
+
+static void what_is_not_committed_is_not_there(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_publish *p = NULL;
+        struct cas_digest d;
+        struct cas_hash id;
+        ok(cas_publish_begin(t->store, &p, &err));
+        ok(cas_publish_blob(p, "a", 1, NULL, &d, &err));
+        ok(cas_publish_blob_link(p, "r", &d, &err));
+        ok(cas_publish_object(p, "content", 7, &id, &err));
+        ok(cas_publish_drain(p, &err));
+        ok(cas_publish_blob_begin(p, CAS_DIGEST_SHA256, &err));
+        ok(cas_publish_blob_write(p, "half", 4, &err));
+        cas_publish_free(p);
+        struct cas_object_info info;
+        bool linked;
+        assert_false(test_has_blob(t->store, &d));
+        assert_int_equal(cas_object_stat(t->store, &id, &info, &err), -CAS_E_NOTFOUND);
+        ok(cas_blob_linked(t->store, "r", &d, &linked, &err));
+        assert_false(linked);
+        assert_int_equal(files_in(t, "uploads"), 0);
+}
+
+static void the_same_blob_costs_nothing(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest first = test_put_blob(t->store, NULL, "same"), second, third;
+        struct cas_publish *p = NULL, *q = NULL;
+        ok(cas_publish_begin(t->store, &p, &err));
+        ok(cas_publish_blob(p, "same", 4, NULL, &second, &err));
+        assert_int_equal(files_in(t, "uploads"), 0);
+        assert_true(cas_digest_equal(&first, &second));
+        /* Two that are open at once, neither knowing of the other. */
+        ok(cas_publish_begin(t->store, &q, &err));
+        ok(cas_publish_blob(p, "new", 3, NULL, &second, &err));
+        ok(cas_publish_blob(q, "new", 3, NULL, &third, &err));
+        ok(cas_publish_blob(q, "new", 3, NULL, &third, &err));
+        ok(cas_publish_commit(p, &err));
+        ok(cas_publish_commit(q, &err));
+        cas_publish_free(p);
+        cas_publish_free(q);
+        assert_true(test_has_blob(t->store, &third));
+        assert_int_equal(files_in(t, "uploads"), 0);
+}
+
+static void a_whole_publication_is_there(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        struct cas_layer_record layer = {.tar_bytes = 10240,
+                                         .content_bytes = 7,
+                                         .entry_count = 1,
+                                         .listing_version = 1,
+                                         .compression = 1};
+        struct cas_hash id;
+        ok(cas_publish_begin(t->store, &p, &err));
+        ok(cas_publish_blob(p, "layer", 5, NULL, &layer.blob, &err));
+        layer.diff_id = layer.blob;
+        ok(cas_publish_object(p, "content", 7, &id, &err));
+        ok(cas_publish_drain(p, &err));
+        layer.listing = id;
+        ok(cas_publish_layer(p, &layer, &err));
+        ok(cas_publish_manifest_link(p, "r", &layer.blob, "t", 5, &err));
+        ok(cas_publish_tag(p, "r", "v1", &layer.blob, &err));
+        ok(cas_publish_commit(p, &err));
+        cas_publish_free(cas_steal(&p));
+        teststore_reopen(t);
+        cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+        ok(cas_object_read(t->store, &id, 100, &out, &err));
+        assert_string_equal(cas_buf_str(&out), "content");
+        struct cas_digest tagged;
+        ok(cas_tag_get(t->store, "r", "v1", &tagged, &err));
+        assert_true(cas_digest_equal(&tagged, &layer.blob));
+}
+
+static void refuses_bad_names(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        struct cas_digest d = test_digest("x");
+        ok(cas_publish_begin(t->store, &p, &err));
+        assert_int_equal(cas_publish_tag(p, "UPPER", "t", &d, &err), -CAS_E_INVALID);
+        assert_int_equal(cas_publish_tag(p, "r", "-t", &d, &err), -CAS_E_INVALID);
+        assert_int_equal(cas_publish_blob_link(p, "../etc", &d, &err), -CAS_E_INVALID);
+        char media_type[300];
+        memset(media_type, 'a', sizeof(media_type));
+        media_type[299] = '\0';
+        assert_int_equal(cas_publish_manifest_link(p, "r", &d, media_type, 1, &err),
+                         -CAS_E_INVALID);
+}
+
+/* ---- many at once ---- */
+
+#define THREADS 8
+#define ROUNDS 12
+
+struct publisher {
+        struct cas_store *store;
+        unsigned number;
+        pthread_t thread;
+};
+
+static void *publish_rounds(void *arg)
+{
+        const struct publisher *me = arg;
+        for (unsigned i = 0; i < ROUNDS; i++) {
+                struct cas_err err = CAS_ERR_INIT;
+                struct cas_publish *p = NULL;
+                struct cas_digest shared, own;
+                struct cas_hash id, shared_id;
+                char text[64], tag[32];
+                int n = snprintf(text, sizeof(text), "own %u %u", me->number, i);
+                (void)snprintf(tag, sizeof(tag), "t%u-%u", me->number, i);
+                ok(cas_publish_begin(me->store, &p, &err));
+                ok(cas_publish_object(p, text, (size_t)n, &id, &err));
+                ok(cas_publish_object(p, &i, sizeof(i), &shared_id, &err));
+                ok(cas_publish_blob(p, &i, sizeof(i), NULL, &shared, &err));
+                ok(cas_publish_blob(p, text, (size_t)n, NULL, &own, &err));
+                ok(cas_publish_blob_link(p, "shared", &shared, &err));
+                ok(cas_publish_manifest_link(p, "shared", &own, "t", (uint64_t)n, &err));
+                ok(cas_publish_tag(p, "shared", tag, &own, &err));
+                ok(cas_publish_commit(p, &err));
+                if (i % 3 == 2) { /* and some names go again */
+                        cas_publish_free(p);
+                        ok(cas_publish_begin(me->store, &p, &err));
+                        ok(cas_publish_manifest_unlink(p, "shared", &own, &err));
+                        ok(cas_publish_commit(p, &err));
+                }
+                cas_publish_free(p);
+        }
+        return NULL;
+}
+
+static bool count_tag(void *arg, const char *tag CAS_UNUSED, const struct cas_digest *d CAS_UNUSED)
+{
+        (*(unsigned *)arg)++;
+        return true;
+}
+
+static void many_publish_at_once(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct publisher publishers[THREADS];
+        for (unsigned i = 0; i < THREADS; i++) {
+                publishers[i] = (struct publisher){.store = t->store, .number = i};
+                ok(pthread_create(&publishers[i].thread, NULL, publish_rounds, &publishers[i]));
+        }
+        for (unsigned i = 0; i < THREADS; i++)
+                ok(pthread_join(publishers[i].thread, NULL));
+        teststore_reopen(t);
+        unsigned tags = 0;
+        ok(cas_tag_each(t->store, "shared", NULL, count_tag, &tags, &err));
+        assert_int_equal(tags, THREADS * ROUNDS - THREADS * (ROUNDS / 3));
+        for (unsigned i = 0; i < ROUNDS; i++) {
+                struct cas_digest d;
+                cas_digest_of(CAS_DIGEST_SHA256, &i, sizeof(i), &d);
+                assert_true(test_has_blob(t->store, &d));
+        }
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(a_blob_comes_back),
+                TEST(checks_expected_digests),
+                TEST(what_is_not_committed_is_not_there),
+                TEST(the_same_blob_costs_nothing),
+                TEST(a_whole_publication_is_there),
+                TEST(refuses_bad_names),
+                TEST(many_publish_at_once),
+        };
+        return cmocka_run_group_tests_name("publish", tests, NULL, NULL);
+}
