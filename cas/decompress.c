@@ -13,8 +13,6 @@
 #define INPUT_BYTES (256 * 1024)
 #define KEPT_BYTES 8
 #define MAGIC_BYTES_MAX 10
-/* Expansion up to here is never a bomb: buffers that are only read ahead count as stored. */
-#define RATIO_FREE_BYTES (64 * CAS_MIB)
 
 struct cas_decompress {
         cas_source_fn source;
@@ -362,8 +360,8 @@ static int check_bomb(const struct cas_decompress *d, struct cas_err *err)
         if (d->produced_bytes > CAS_TAR_BYTES_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "a layer of more than %" PRIu64 " GiB",
                                 CAS_TAR_BYTES_MAX / CAS_GIB);
-        if (d->produced_bytes > RATIO_FREE_BYTES &&
-            (d->produced_bytes - RATIO_FREE_BYTES) / CAS_TAR_RATIO_MAX > d->fetched_bytes)
+        if (d->produced_bytes > CAS_TAR_RATIO_FREE_BYTES &&
+            (d->produced_bytes - CAS_TAR_RATIO_FREE_BYTES) / CAS_TAR_RATIO_MAX > d->fetched_bytes)
                 return cas_fail(err, CAS_E_LIMIT, "a layer that expands more than %d times",
                                 CAS_TAR_RATIO_MAX);
         return 0;

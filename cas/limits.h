@@ -23,9 +23,10 @@
 
 /* layers */
 #define CAS_TAR_BYTES_MAX (1024 * CAS_GIB)   /* decoded bytes of one layer */
-#define CAS_TAR_RATIO_MAX 2000               /* decoded ÷ stored, beyond the first 64 MiB */
+#define CAS_TAR_RATIO_MAX 2000               /* decoded ÷ stored, beyond … */
+#define CAS_TAR_RATIO_FREE_BYTES (64 * CAS_MIB) /* … so much, which is never a bomb */
 #define CAS_TAR_ENTRIES_MAX 4000000
-#define CAS_LISTING_BYTES_MAX (512 * CAS_MIB) /* encoded listing of one layer */
+#define CAS_LISTING_BYTES_MAX (1 * CAS_GIB)  /* listing of one layer, encoded or in the making */
 #define CAS_ZSTD_WINDOW_LOG_MAX 27           /* 128 MiB, what zstd itself decodes by default */
 #define CAS_TAR_HEADER_BYTES_MAX (1 * CAS_MIB) /* PAX or GNU long name records of one entry */
 #define CAS_TAR_GLOBAL_BYTES_MAX (16 * CAS_KIB) /* PAX records for all entries */

@@ -40,3 +40,10 @@ void cas_progress_part_end(struct cas_progress_part *part)
 {
         part_update(part, NULL, part->total_bytes, part->total_bytes);
 }
+
+void cas_progress_update(const struct cas_progress *p, const char *what, uint64_t done,
+                         uint64_t total)
+{
+        if (p && p->update)
+                p->update(p->arg, what, done, total);
+}

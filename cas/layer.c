@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Decoding of layers, in one pass over the stored bytes:
+ *
+ *   source -> (blob of the publication) -> decompress -> tar -> objects of the publication
+ *                                                    \-> SHA-256 of the tar, on its own thread
+ *
+ * The caller's thread drives all but the hashing of the tar and what the
+ * publication does on its worker. Memory is bounded but for the names and
+ * attributes of the layer (CAS_LISTING_BYTES_MAX). */
+#include "cas/layer.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+
+#include "cas/blob.h"
+#include "cas/decompress.h"
+#include "cas/extract.h"
+#include "cas/hashpipe.h"
+#include "cas/object.h"
+#include "cas/store_int.h"
+#include "cas/tar.h"
+
+/* ---- decoding ---- */
+
+struct decode {
+        cas_source_fn source; /* stored bytes */
+        void *source_arg;
+        struct cas_publish *publish;         /* borrowed */
+        const struct cas_progress *progress; /* borrowed; may be NULL */
+        uint64_t stored_bytes_total;         /* 0: unknown */
+        uint64_t tar_bytes;
+        /* Ends after the publication does: that one fills digests into its entries. */
+        struct cas_extract *extract;
+        struct cas_decompress *decompress;
+        struct cas_hashpipe *hashpipe;
+        struct cas_tar *tar;
+};
+
+static void decode_release(struct decode *d)
+{
+        cas_tar_close(d->tar);
+        cas_hashpipe_free(d->hashpipe);
+        cas_decompress_close(d->decompress);
+        cas_extract_free(d->extract);
+}
+#define cleanup_decode __attribute__((cleanup(decode_release)))
+
+/* A cas_tar_source_fn: the next piece of the tar, which goes to be hashed as well. */
+static int next_piece(void *arg, const uint8_t **data, size_t *len, struct cas_err *err)
+{
+        struct decode *d = arg;
+        uint8_t *buffer = cas_hashpipe_buffer(d->hashpipe);
+        if (cas_decompress_read(d->decompress, buffer, CAS_HASHPIPE_BUFFER_BYTES, len, err) < 0)
+                return -(int)err->code;
+        cas_hashpipe_put(d->hashpipe, *len);
+        d->tar_bytes += *len;
+        *data = buffer;
+        cas_progress_update(d->progress, "layer", cas_decompress_stored_bytes(d->decompress),
+                            d->stored_bytes_total);
+        return 0;
+}
+
+/* Holes expand as compression does, and are bounded in the same way. */
+static int check_holes(const struct decode *d, struct cas_err *err)
+{
+        uint64_t holes = cas_tar_hole_bytes(d->tar);
+        uint64_t stored = cas_decompress_stored_bytes(d->decompress);
+        if (holes > CAS_TAR_BYTES_MAX - cas_min_u64(d->tar_bytes, CAS_TAR_BYTES_MAX))
+                return cas_fail(err, CAS_E_LIMIT, "sparse files of more than %" PRIu64 " GiB",
+                                CAS_TAR_BYTES_MAX / CAS_GIB);
+        if (holes > CAS_TAR_RATIO_FREE_BYTES &&
+            (holes - CAS_TAR_RATIO_FREE_BYTES) / CAS_TAR_RATIO_MAX > stored)
+                return cas_fail(err, CAS_E_LIMIT, "sparse files that expand more than %d times",
+                                CAS_TAR_RATIO_MAX);
+        return 0;
+}
+
+static int take_small(struct decode *d, struct cas_entry *file, struct cas_err *err)
+{
+        size_t have = 0;
+        while (have < file->size_bytes) {
+                const uint8_t *data;
+                size_t len;
+                if (cas_tar_data(d->tar, &data, &len, err) < 0)
+                        return -(int)err->code;
+                cas_assert(len > 0 && len <= file->size_bytes - have);
+                memcpy(file->inline_data + have, data, len);
+                have += len;
+        }
+        return 0;
+}
+
+static int take_object(struct decode *d, struct cas_entry *file, struct cas_err *err)
+{
+        if (cas_publish_object_begin(d->publish, &file->object, err) < 0)
+                return -(int)err->code;
+        for (;;) {
+                const uint8_t *data;
+                size_t len;
+                if (cas_tar_data(d->tar, &data, &len, err) < 0 || check_holes(d, err) < 0)
+                        return -(int)err->code;
+                if (len == 0)
+                        break;
+                if (cas_publish_object_write(d->publish, data, len, err) < 0)
+                        return -(int)err->code;
+        }
+        return cas_publish_object_end(d->publish, err);
+}
+
+static int take_entries(struct decode *d, struct cas_err *err)
+{
+        for (;;) {
+                struct cas_entry *e, *file;
+                if (cas_tar_next(d->tar, &e, err) < 0)
+                        return -(int)err->code;
+                if (!e)
+                        return 0;
+                if (cas_extract_add(d->extract, e, &file, err) < 0)
+                        return -(int)err->code;
+                if (!file)
+                        continue;
+                int ret = file->size_bytes <= CAS_INLINE_BYTES_MAX ? take_small(d, file, err)
+                                                                   : take_object(d, file, err);
+                if (ret < 0)
+                        return ret;
+        }
+}
+
+/* What follows the archive counts for the digests only. */
+static int drain(struct decode *d, struct cas_err *err)
+{
+        const uint8_t *data;
+        size_t len = 1;
+        while (len > 0)
+                if (next_piece(d, &data, &len, err) < 0)
+                        return -(int)err->code;
+        return 0;
+}
+
+static int decode_stream(struct decode *d, struct cas_err *err)
+{
+        d->extract = cas_extract_new();
+        if (cas_decompress_open(d->source, d->source_arg, &d->decompress, err) < 0 ||
+            cas_hashpipe_new(&d->hashpipe, err) < 0 ||
+            cas_tar_open(next_piece, d, &d->tar, err) < 0 || take_entries(d, err) < 0 ||
+            drain(d, err) < 0)
+                return cas_err_wrap(err, "layer");
+        return 0;
+}
+
+/* The listing becomes an object. Every object of the layer has its id by then. */
+static int publish_listing(struct decode *d, struct cas_layer_record *out, struct cas_err *err)
+{
+        cas_cleanup_listing struct cas_listing listing = {0};
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        if (cas_publish_drain(d->publish, err) < 0)
+                return -(int)err->code;
+        cas_extract_listing(d->extract, &listing);
+        if (cas_listing_encode(&listing, &bytes, err) < 0)
+                return cas_err_wrap(err, "layer");
+        out->listing_version = CAS_LISTING_VERSION;
+        out->entry_count = listing.count;
+        out->content_bytes = 0;
+        for (size_t i = 0; i < listing.count; i++)
+                out->content_bytes += listing.entries[i].size_bytes;
+        if (cas_publish_object(d->publish, bytes.data, bytes.len_bytes, &out->listing, err) < 0)
+                return -(int)err->code;
+        return cas_publish_drain(d->publish, err);
+}
+
+/* Everything of a decoded layer but its blob's digest, which the caller has set. */
+static int publish_layer(struct decode *d, struct cas_layer_record *out, struct cas_err *err)
+{
+        out->tar_bytes = d->tar_bytes;
+        out->compression = (uint8_t)cas_decompress_kind(d->decompress);
+        cas_hashpipe_final(d->hashpipe, &out->diff_id);
+        if (publish_listing(d, out, err) < 0 || cas_publish_layer(d->publish, out, err) < 0)
+                return -(int)err->code;
+        return cas_publish_commit(d->publish, err);
+}
+
+/* ---- import ---- */
+
+struct tee {
+        cas_source_fn source;
+        void *arg;
+        struct cas_publish *publish; /* borrowed */
+};
+
+static int tee_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
+{
+        struct tee *t = arg;
+        if (t->source(t->arg, buf, len, out_len, err) < 0)
+                return -(int)err->code;
+        return *out_len > 0 ? cas_publish_blob_write(t->publish, buf, *out_len, err) : 0;
+}
+
+/* Whether the store has a layer, decoded as this version does. */
+static int layer_find(struct cas_store *s, const struct cas_digest *blob, bool *found,
+                      struct cas_layer_record *out, struct cas_err *err)
+{
+        struct cas_err miss = CAS_ERR_INIT;
+        int ret = cas_layer_stat(s, blob, out, &miss);
+        *found = ret == 0 && out->listing_version == CAS_LISTING_VERSION;
+        if (ret == 0 || miss.code == CAS_E_NOTFOUND)
+                return 0;
+        *err = miss;
+        return ret;
+}
+
+int cas_layer_import(struct cas_store *s, cas_source_fn source, void *arg,
+                     const struct cas_digest *expected, const struct cas_progress *progress,
+                     struct cas_layer_record *out, struct cas_err *err)
+{
+        struct cas_layer_record rec = {0};
+        struct tee tee = {.source = source, .arg = arg};
+        enum cas_digest_alg alg = expected ? (enum cas_digest_alg)expected->alg : CAS_DIGEST_SHA256;
+        cleanup_decode struct decode d = {
+                .source = tee_read, .source_arg = &tee, .progress = progress};
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        if (cas_publish_begin(s, &p, err) < 0 || cas_publish_blob_begin(p, alg, err) < 0)
+                return -(int)err->code;
+        d.publish = tee.publish = p;
+        if (decode_stream(&d, err) < 0 ||
+            cas_publish_blob_end(p, expected, &rec.blob, NULL, err) < 0 ||
+            publish_layer(&d, &rec, err) < 0)
+                return -(int)err->code;
+        *out = rec;
+        return 0;
+}
+
+/* ---- layers of the store ---- */
+
+/* The stored bytes of a blob, compared with its digest when they end. */
+struct blob_source {
+        const struct cas_io *io;
+        int fd;
+        uint64_t offset;
+        struct cas_hasher *hasher;
+        const struct cas_digest *digest;
+};
+
+static int blob_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
+{
+        struct blob_source *b = arg;
+        if (cas_io_pread(b->io, b->fd, buf, len, b->offset, out_len, "blob", err) < 0)
+                return -(int)err->code;
+        b->offset += *out_len;
+        if (*out_len > 0)
+                cas_hasher_update(b->hasher, buf, *out_len);
+        return 0;
+}
+
+static int check_blob(struct blob_source *b, struct cas_err *err)
+{
+        struct cas_digest digest;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        cas_hasher_final(b->hasher, &digest);
+        if (cas_digest_equal(&digest, b->digest))
+                return 0;
+        return cas_fail(err, CAS_E_CORRUPT, "blob %s: its bytes have another digest",
+                        cas_digest_text(b->digest, text));
+}
+
+static int decode_blob(struct cas_store *s, const struct cas_digest *blob,
+                       const struct cas_progress *progress, struct cas_layer_record *out,
+                       struct cas_err *err)
+{
+        struct cas_layer_record rec = {.blob = *blob};
+        cas_cleanup_fd int fd = -1;
+        uint64_t bytes = 0;
+        if (cas_blob_open(s, blob, &fd, &bytes, err) < 0)
+                return -(int)err->code;
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+        cas_cleanup_hasher struct cas_hasher *hasher =
+                cas_hasher_new((enum cas_digest_alg)blob->alg);
+        struct blob_source source = {.io = s->io, .fd = fd, .hasher = hasher, .digest = blob};
+        cleanup_decode struct decode d = {.source = blob_read,
+                                          .source_arg = &source,
+                                          .progress = progress,
+                                          .stored_bytes_total = bytes};
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        if (cas_publish_begin(s, &p, err) < 0)
+                return -(int)err->code;
+        d.publish = p;
+        if (decode_stream(&d, err) < 0 || check_blob(&source, err) < 0 ||
+            publish_layer(&d, &rec, err) < 0)
+                return -(int)err->code;
+        *out = rec;
+        return 0;
+}
+
+/* A decoding under way: who asks for the same layer meanwhile waits for it. */
+struct flight {
+        struct flight *next;
+        struct cas_store *store;
+        struct cas_digest blob;
+        unsigned user_count; /* the one who decodes, and those who wait */
+        bool done;
+        struct cas_layer_record record; /* when done and err.code is 0 */
+        struct cas_err err;
+};
+static struct cas_mutex flights_mutex = CAS_MUTEX_INIT("layer.flights"); /* guards both */
+static pthread_cond_t flights_change = PTHREAD_COND_INITIALIZER;
+static struct flight *flights;
+
+/* The decoding of this layer, and whether the caller is to do it. */
+static struct flight *flight_join_locked(struct cas_store *s, const struct cas_digest *blob,
+                                         bool *first)
+{
+        cas_assert_held(&flights_mutex);
+        struct flight *f = flights;
+        while (f && (f->store != s || !cas_digest_equal(&f->blob, blob)))
+                f = f->next;
+        *first = !f;
+        if (!f) {
+                f = cas_xcalloc(1, sizeof(*f));
+                f->store = s;
+                f->blob = *blob;
+                f->next = flights;
+                flights = f;
+        }
+        f->user_count++;
+        return f;
+}
+
+/* From now on nobody finds it: who comes later finds the layer in the index. */
+static void flight_land_locked(struct flight *f)
+{
+        cas_assert_held(&flights_mutex);
+        struct flight **at = &flights;
+        while (*at != f)
+                at = &(*at)->next;
+        *at = f->next;
+        f->done = true;
+        (void)pthread_cond_broadcast(&flights_change);
+}
+
+int cas_layer_ensure(struct cas_store *s, const struct cas_digest *blob,
+                     const struct cas_progress *progress, struct cas_layer_record *out,
+                     struct cas_err *err)
+{
+        bool found, first;
+        cas_mutex_lock(&flights_mutex);
+        struct flight *f = flight_join_locked(s, blob, &first);
+        if (first) {
+                cas_mutex_unlock(&flights_mutex);
+                if (layer_find(s, blob, &found, &f->record, &f->err) == 0 && !found)
+                        (void)decode_blob(s, blob, progress, &f->record, &f->err);
+                cas_mutex_lock(&flights_mutex);
+                flight_land_locked(f);
+        }
+        while (!f->done)
+                cas_mutex_wait(&flights_mutex, &flights_change);
+        int ret = -(int)f->err.code;
+        if (ret == 0)
+                *out = f->record;
+        else
+                *err = f->err;
+        if (--f->user_count == 0)
+                free(f);
+        cas_mutex_unlock(&flights_mutex);
+        return ret;
+}
+
+int cas_layer_stat(struct cas_store *s, const struct cas_digest *blob, struct cas_layer_record *out,
+                   struct cas_err *err)
+{
+        return cas_index_get_layer(s->index, blob, out, err);
+}
+
+int cas_layer_listing(struct cas_store *s, const struct cas_layer_record *layer,
+                      struct cas_listing *out, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        if (cas_object_read(s, &layer->listing, CAS_LISTING_BYTES_MAX, &bytes, err) < 0 ||
+            cas_listing_decode(bytes.data, bytes.len_bytes, out, err) < 0)
+                return cas_err_wrap(err, "layer %s", cas_digest_text(&layer->blob, text));
+        return 0;
+}
