@@ -21,6 +21,13 @@
 #define CAS_REPO_NAME_BYTES_MAX 255
 #define CAS_TAG_BYTES_MAX 128
 
+/* layouts and archives */
+#define CAS_LAYOUT_INDEX_BYTES_MAX (64 * CAS_MIB)
+#define CAS_ARCHIVE_ENTRIES_MAX 200000
+#define CAS_SOURCE_IMAGES_MAX 100000
+#define CAS_IMPORT_DOCUMENTS_MAX 100000 /* manifests of one import */
+#define CAS_IMPORT_BLOBS_MAX 1000000    /* blobs of one import */
+
 /* layers */
 #define CAS_TAR_BYTES_MAX (1024 * CAS_GIB)   /* decoded bytes of one layer */
 #define CAS_TAR_RATIO_MAX 2000               /* decoded ÷ stored, beyond … */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Manifests and indexes: JSON of either standard becomes one struct. No state, no I/O. */
-#include "cas/image.h"
-#include "cas/json.h"
+#include "cas/manifest_int.h"
 
 static bool type_is(const char *type, const char *want)
 {
@@ -51,7 +50,7 @@ static int platform_from_json(const json_t *j, struct cas_platform *out, struct 
         return r;
 }
 
-static int descriptor_from_json(const json_t *j, struct cas_descriptor *out, struct cas_err *err)
+int cas_descriptor_from_json(const json_t *j, struct cas_descriptor *out, struct cas_err *err)
 {
         if (!json_is_object(j))
                 return cas_fail(err, CAS_E_INVALID, "a descriptor must be an object");
@@ -96,7 +95,7 @@ static int descriptors_from_json(const json_t *array, struct cas_manifest *m, st
                 return cas_fail(err, CAS_E_NOMEM, "no memory for %zu descriptors", count);
         for (; m->child_count < count; m->child_count++) {
                 const json_t *j = json_array_get(array, m->child_count);
-                if (descriptor_from_json(j, &m->children[m->child_count], err) < 0)
+                if (cas_descriptor_from_json(j, &m->children[m->child_count], err) < 0)
                         return cas_err_wrap(err, "descriptor %zu", m->child_count);
         }
         return 0;
@@ -180,7 +179,7 @@ static int manifest_image_fields(const json_t *j, struct cas_manifest *m, struct
                 return r;
         if (!config)
                 return cas_fail(err, CAS_E_INVALID, "\"config\" is missing");
-        if (descriptor_from_json(config, &m->config, err) < 0)
+        if (cas_descriptor_from_json(config, &m->config, err) < 0)
                 return cas_err_wrap(err, "config");
         r = cas_json_array_in(j, "layers", &layers, err);
         if (r < 0)
@@ -228,7 +227,7 @@ static int manifest_from_json(const json_t *j, const char *media_type, struct ca
                 return r;
         if (subject) {
                 m->has_subject = true;
-                if (descriptor_from_json(subject, &m->subject, err) < 0)
+                if (cas_descriptor_from_json(subject, &m->subject, err) < 0)
                         return cas_err_wrap(err, "subject");
         }
         return m->kind == CAS_MANIFEST_IMAGE ? manifest_image_fields(j, m, err)
