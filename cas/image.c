@@ -6,6 +6,7 @@
 #include "cas/blob.h"
 #include "cas/pool.h"
 #include "cas/progress.h"
+#include "cas/store_int.h"
 
 /* ---- choosing a manifest ---- */
 
@@ -229,12 +230,12 @@ static void decode_run(void *arg)
 }
 
 /* Runs what is in todo, in parallel where there is more than one. */
-static int decode_all(struct decode *todo, size_t count, struct cas_err *err)
+static int decode_all(struct cas_store *s, struct decode *todo, size_t count, struct cas_err *err)
 {
         if (count == 1) {
                 decode_run(todo);
         } else if (count > 1) {
-                struct cas_pool *pool = cas_pool_new(0, (unsigned)count);
+                struct cas_pool *pool = cas_pool_new(cas_pool_threads(s->pool), (unsigned)count);
                 struct cas_pool_group group = {0};
                 for (size_t i = 0; i < count; i++)
                         cas_pool_submit(pool, &group, decode_run, &todo[i]);
@@ -275,7 +276,7 @@ static int image_decode_layers(struct cas_store *s, const struct cas_progress *p
         cas_progress_sum_init(&sum, progress, "layers", total_bytes);
         for (size_t i = 0; i < count; i++)
                 cas_progress_part_init(&todo[i].part, &sum, todo[i].layer->size_bytes);
-        return decode_all(todo, count, err);
+        return decode_all(s, todo, count, err);
 }
 
 static int image_check_diff_ids(const struct cas_image *image, struct cas_err *err)
@@ -291,9 +292,8 @@ static int image_check_diff_ids(const struct cas_image *image, struct cas_err *e
         return 0;
 }
 
-int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
-                   const struct cas_platform *platform, const struct cas_progress *progress,
-                   struct cas_image *out, struct cas_err *err)
+int cas_image_find(struct cas_store *s, const struct cas_ref *ref,
+                   const struct cas_platform *platform, struct cas_image *out, struct cas_err *err)
 {
         cas_cleanup_image struct cas_image image = {.ref = *ref};
         struct cas_platform want;
@@ -306,6 +306,19 @@ int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
                 r = image_choose(s, &want, &image, err);
         if (r == 0)
                 r = image_read_config(s, platform, &image, err);
+        if (r < 0)
+                return r;
+        *out = image;
+        image = (struct cas_image){0};
+        return 0;
+}
+
+int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
+                   const struct cas_platform *platform, const struct cas_progress *progress,
+                   struct cas_image *out, struct cas_err *err)
+{
+        cas_cleanup_image struct cas_image image = {0};
+        int r = cas_image_find(s, ref, platform, &image, err);
         if (r == 0)
                 r = image_decode_layers(s, progress, &image, err);
         if (r == 0)

@@ -117,7 +117,13 @@ struct cas_image {
 };
 void cas_image_release(struct cas_image *i);
 #define cas_cleanup_image __attribute__((cleanup(cas_image_release)))
-/* platform NULL: the host's. Decodes layers that are not yet. diff_ids of the config must
+/* Chooses and reads manifest and config; layers stay NULL. platform NULL: the host's.
+ * Errors: NOTFOUND (the message lists the platforms there are), INVALID (an artifact, bad
+ * documents), CORRUPT. */
+int cas_image_find(struct cas_store *s, const struct cas_ref *ref,
+                   const struct cas_platform *platform, struct cas_image *out,
+                   struct cas_err *err) CAS_MUST_CHECK;
+/* The same, and decodes layers that are not yet. diff_ids of the config must
  * agree with the layers (CORRUPT). */
 int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
                    const struct cas_platform *platform, const struct cas_progress *progress,

@@ -9,11 +9,14 @@
  *
  * A publication without content is open all the while: collection waits for
  * it, so that blobs which no manifest names yet stay. */
+#include <fcntl.h>
+
 #include "cas/blob.h"
 #include "cas/map.h"
 #include "cas/pool.h"
 #include "cas/progress.h"
 #include "cas/source_int.h"
+#include "cas/store_int.h"
 
 struct import;
 
@@ -52,6 +55,7 @@ struct import {
         size_t blob_count;
         size_t doc_count;      /* of all images */
         struct cas_map *known; /* owned; digest -> index in blobs */
+        struct cas_map *named; /* owned; "repo:tag" -> index in images */
         struct cas_progress_sum progress;
         _Atomic bool stop; /* something failed: what has not begun is left out */
 };
@@ -65,6 +69,7 @@ static void import_release(struct import *in)
         free(in->images);
         free(in->blobs);
         cas_map_free(in->known);
+        cas_map_free(in->named);
         cas_source_free(in->src);
 }
 
@@ -98,15 +103,16 @@ static bool name_selects(const char *name, const char *wanted)
 static int import_add_image(struct import *in, const struct cas_ref *ref,
                             const struct cas_descriptor *top, struct cas_err *err)
 {
-        for (size_t i = 0; i < in->image_count; i++) {
-                if (strcmp(in->images[i].ref.repo, ref->repo) != 0 ||
-                    strcmp(in->images[i].ref.tag, ref->tag) != 0)
-                        continue;
-                if (cas_digest_equal(&in->images[i].top.digest, &top->digest))
+        char key[sizeof(ref->repo) + sizeof(ref->tag)];
+        bool inserted;
+        (void)snprintf(key, sizeof(key), "%s:%s", ref->repo, ref->tag);
+        uint64_t *at = cas_map_put(in->named, key, strlen(key), &inserted);
+        if (!inserted) {
+                if (cas_digest_equal(&in->images[*at].top.digest, &top->digest))
                         return 0;
-                return cas_fail(err, CAS_E_INVALID, "two images are called %s:%s", ref->repo,
-                                ref->tag);
+                return cas_fail(err, CAS_E_INVALID, "two images are called %s", key);
         }
+        *at = in->image_count;
         in->images[in->image_count++] = (struct import_image){.ref = *ref, .top = *top};
         return 0;
 }
@@ -153,6 +159,7 @@ static int import_select_only(struct import *in, const char *name, struct cas_er
 static int import_select(struct import *in, const char *tag, const char *name, struct cas_err *err)
 {
         in->images = cas_xcalloc(in->src->image_count + 1, sizeof(*in->images));
+        in->named = cas_map_new();
         if (tag[0])
                 return import_select_named(in, tag, name, err);
         if (name)
@@ -399,25 +406,9 @@ static void blob_task(void *arg)
 
 /* ---- putting images ---- */
 
-/* Whether repository and tag say all this already. */
-static bool image_is_put(struct import *in, const struct import_image *im)
-{
-        struct cas_err miss = CAS_ERR_INIT;
-        struct cas_manifest_info info;
-        struct cas_digest now;
-        for (size_t i = 0; i < im->doc_count; i++) {
-                if (cas_manifest_stat(in->s, im->ref.repo, &im->docs[i].digest, &info, &miss) < 0)
-                        return false;
-        }
-        return cas_tag_get(in->s, im->ref.repo, im->ref.tag, &now, &miss) == 0 &&
-               cas_digest_equal(&now, &im->top.digest);
-}
-
 static int image_put(struct import *in, const struct import_image *im,
                      struct cas_manifest_info *info, struct cas_err *err)
 {
-        if (image_is_put(in, im))
-                return cas_manifest_stat(in->s, im->ref.repo, &im->top.digest, info, err);
         int r = 0;
         for (size_t i = 0; r == 0 && i < im->doc_count; i++) {
                 const struct import_doc *doc = &im->docs[i];
@@ -484,7 +475,8 @@ static int import_run(struct import *in, const struct cas_progress *progress,
         for (size_t i = 0; i < in->blob_count; i++)
                 total_bytes += in->blobs[i].size_bytes;
         cas_progress_sum_init(&in->progress, progress, "import", total_bytes);
-        struct cas_pool *pool = cas_pool_new(0, (unsigned)in->blob_count + 1);
+        struct cas_pool *pool =
+                cas_pool_new(cas_pool_threads(in->s->pool), (unsigned)in->blob_count + 1);
         for (size_t i = 0; i < in->blob_count; i++)
                 cas_pool_submit(pool, &in->images[in->blobs[i].image].group, blob_task,
                                 &in->blobs[i]);

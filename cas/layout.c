@@ -95,22 +95,9 @@ static int layout_open_file(int dirfd, const char *path, int *out_fd, uint64_t *
 static int layout_read_file(int dirfd, const char *path, size_t max_bytes, struct cas_buf *out,
                             struct cas_err *err)
 {
-        cas_cleanup_fd int fd = -1;
-        uint64_t bytes;
-        int r = layout_open_file(dirfd, path, &fd, &bytes, err);
-        if (r < 0)
-                return r;
-        if (bytes > max_bytes)
-                return cas_fail(err, CAS_E_LIMIT, "%s has %llu bytes, over the limit of %zu", path,
-                                (unsigned long long)bytes, max_bytes);
-        cas_buf_reserve(out, (size_t)bytes);
-        size_t got;
-        r = cas_io_pread(cas_io_posix(), fd, out->data, (size_t)bytes, 0, &got, path, err);
-        if (r < 0)
-                return r;
-        out->len_bytes = got;
-        cas_buf_append(out, NULL, 0);
-        return 0;
+        cas_cleanup_stream struct cas_stream st = {.fd = -1, .own_fd = true};
+        int r = layout_open_file(dirfd, path, &st.fd, &st.left_bytes, err);
+        return r < 0 ? r : cas_stream_read_all(&st, path, max_bytes, out, err);
 }
 
 static int layout_open_blob(struct cas_source *src, const struct cas_digest *digest,

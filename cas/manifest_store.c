@@ -117,38 +117,6 @@ int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options 
         return r;
 }
 
-struct untag {
-        struct cas_publish *p; /* borrowed */
-        const char *repo;
-        const struct cas_digest *manifest;
-        struct cas_err *err;
-        int result;
-};
-
-static bool untag_one(void *arg, const char *tag, const struct cas_digest *manifest)
-{
-        struct untag *u = arg;
-        if (cas_digest_equal(manifest, u->manifest))
-                u->result = cas_publish_untag(u->p, u->repo, tag, u->err);
-        return u->result == 0;
-}
-
-static int delete_manifest(struct cas_store *s, struct cas_publish *p, const char *repo,
-                           const struct cas_digest *digest, struct cas_err *err)
-{
-        struct cas_manifest_info info;
-        int r = cas_manifest_stat(s, repo, digest, &info, err);
-        if (r < 0)
-                return r;
-        struct untag u = {.p = p, .repo = repo, .manifest = digest, .err = err};
-        r = cas_tag_each(s, repo, NULL, untag_one, &u, err);
-        if (r == 0)
-                r = u.result;
-        if (r == 0)
-                r = cas_publish_manifest_unlink(p, repo, digest, err);
-        return r;
-}
-
 int cas_manifest_delete(struct cas_store *s, const char *repo, const char *tag,
                         const struct cas_digest *digest, struct cas_err *err)
 {
@@ -162,7 +130,10 @@ int cas_manifest_delete(struct cas_store *s, const char *repo, const char *tag,
                 if (r == 0)
                         r = cas_publish_untag(p, repo, tag, err);
         } else {
-                r = delete_manifest(s, p, repo, digest, err);
+                struct cas_manifest_info info;
+                r = cas_manifest_stat(s, repo, digest, &info, err);
+                if (r == 0) /* its tags go with it */
+                        r = cas_publish_manifest_unlink(p, repo, digest, err);
         }
         if (r == 0)
                 r = cas_publish_commit(p, err);

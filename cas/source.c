@@ -29,6 +29,25 @@ int cas_stream_read(void *arg, void *buf, size_t len, size_t *out_len, struct ca
         return 0;
 }
 
+int cas_stream_read_all(struct cas_stream *st, const char *what, size_t max_bytes,
+                        struct cas_buf *out, struct cas_err *err)
+{
+        if (st->left_bytes > max_bytes)
+                return cas_fail(err, CAS_E_LIMIT, "%.200s has %llu bytes, over the limit of %zu",
+                                what, (unsigned long long)st->left_bytes, max_bytes);
+        cas_buf_reserve(out, (size_t)st->left_bytes);
+        while (st->left_bytes > 0) {
+                size_t n;
+                int r = cas_stream_read(st, out->data + out->len_bytes, (size_t)st->left_bytes, &n,
+                                        err);
+                if (r < 0)
+                        return r;
+                out->len_bytes += n;
+        }
+        cas_buf_append(out, NULL, 0);
+        return 0;
+}
+
 void cas_stream_close(struct cas_stream *st)
 {
         if (st->own_fd && st->fd >= 0)
@@ -76,25 +95,15 @@ int cas_source_read(struct cas_source *src, const struct cas_digest *digest, siz
         int r = src->ops->open_blob(src, digest, &st, err);
         if (r < 0)
                 return r;
-        if (st.left_bytes > max_bytes)
-                return cas_fail(err, CAS_E_LIMIT, "%s has %llu bytes, over the limit of %zu", text,
-                                (unsigned long long)st.left_bytes, max_bytes);
         size_t start = out->len_bytes;
-        cas_buf_reserve(out, (size_t)st.left_bytes);
-        while (st.left_bytes > 0) {
-                size_t n;
-                r = cas_stream_read(&st, out->data + out->len_bytes, (size_t)st.left_bytes, &n,
-                                    err);
-                if (r < 0)
-                        return r;
-                out->len_bytes += n;
-        }
+        r = cas_stream_read_all(&st, text, max_bytes, out, err);
+        if (r < 0)
+                return r;
         struct cas_digest is;
         cas_digest_of(digest->alg, (const uint8_t *)cas_buf_str(out) + start,
                       out->len_bytes - start, &is);
         if (!cas_digest_equal(&is, digest))
                 return cas_fail(err, CAS_E_INVALID, "the bytes of %s are not what its name says",
                                 text);
-        cas_buf_append(out, NULL, 0);
         return 0;
 }

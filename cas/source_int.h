@@ -19,6 +19,9 @@ struct cas_stream {
 };
 /* The shape that cas_layer_import wants: arg is a struct cas_stream. */
 int cas_stream_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err);
+/* All that is left, appended. Errors: LIMIT (before anything is read). */
+int cas_stream_read_all(struct cas_stream *st, const char *what, size_t max_bytes,
+                        struct cas_buf *out, struct cas_err *err) CAS_MUST_CHECK;
 void cas_stream_close(struct cas_stream *st);
 #define cas_cleanup_stream __attribute__((cleanup(cas_stream_close)))
 
