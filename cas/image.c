@@ -342,8 +342,7 @@ int cas_image_trees(struct cas_store *s, const struct cas_image *image,
                     struct cas_tree_ref out[CAS_IMAGE_TREES_MAX], size_t *out_count,
                     struct cas_err *err)
 {
-        struct cas_tree_options flat = {.stacked = false};
-        int r = cas_tree_ensure(s, image->layers, image->manifest.child_count, &flat, &out[0], err);
+        int r = cas_tree_ensure(s, image->layers, image->manifest.child_count, &out[0], err);
         if (r < 0)
                 return r;
         *out_count = 1;

@@ -9,7 +9,7 @@
  *   > store.names   (tags, manifests of repositories, journal)
  *   > publish       (one publication)
  *   > packset       (open packs, pending chunks)
- *   > blockcache, pool, log (leaves)
+ *   > blockcache, pool, store.trees, log (leaves)
  *
  * fusefs and registry take their own locks outside of every cas call, never
  * around one, but for those that their files name. */

@@ -16,6 +16,7 @@
 #include "cas/packset_int.h"
 #include "cas/pool.h"
 #include "cas/store_int.h"
+#include "cas/tree_int.h"
 #include "cas/upload_int.h"
 
 #define LOCK_PATH "lock"
@@ -314,6 +315,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         cas_cond_init(&s->names_change);
         s->commit_last = &s->commit_first;
         s->uploads = cas_map_new();
+        s->trees = cas_trees_new();
         return s;
 }
 
@@ -369,6 +371,7 @@ void cas_store_close(struct cas_store *s)
         cas_journal_close(s->journal);
         cas_index_close(s->index);
         cas_uploads_free(s);
+        cas_trees_free(s->trees);
         (void)pthread_cond_destroy(&s->exclusive_change);
         (void)pthread_cond_destroy(&s->names_change);
         cas_mutex_release(&s->exclusive_mutex);

@@ -12,6 +12,7 @@ struct cas_journal;
 struct cas_map;
 struct cas_packset;
 struct cas_pool;
+struct cas_trees;
 
 /* A commit that waits for its turn (cas/commit.c). */
 struct cas_commit;
@@ -31,6 +32,7 @@ struct cas_store {
         struct cas_packset *packset;
         struct cas_blockcache *blocks;
         struct cas_pool *pool;
+        struct cas_trees *trees; /* has its own lock (cas/tree.c) */
 
         /* Publications share the store, maintenance has it alone. A publication never waits for
          * one that waits, so that a thread may hold two. */

@@ -91,10 +91,18 @@ struct cas_tree_ref {
         struct cas_digest digest; /* SHA-256 of the EROFS image: STORE/trees/<hex>.erofs */
         uint64_t size_bytes;
 };
-/* The tree of a chain of decoded layers (lowest first), made when it is not there. */
+/* The flat tree of a chain of decoded layers (lowest first), made when it is not there or its
+ * file is damaged. Durable on return. Concurrent calls for one chain make it once. Who holds no
+ * lease on the layers may find it gone again. Errors: INVALID, LIMIT (the layers do not go
+ * together), NOTFOUND (a listing), CORRUPT, NOSPACE, IO. */
 int cas_tree_ensure(struct cas_store *s, const struct cas_layer_record *layers, size_t count,
-                    const struct cas_tree_options *options, struct cas_tree_ref *out,
-                    struct cas_err *err) CAS_MUST_CHECK;
+                    struct cas_tree_ref *out, struct cas_err *err) CAS_MUST_CHECK;
+/* The chain cut in two: the tree of the first base_count layers (0 < base_count < count), and
+ * the tree of what the others change, for stacking on it. Further error: UNSUPPORTED (this
+ * base cannot be stacked upon: use cas_tree_ensure). */
+int cas_tree_ensure_stacked(struct cas_store *s, const struct cas_layer_record *layers,
+                            size_t count, size_t base_count, struct cas_tree_ref *out_top,
+                            struct cas_tree_ref *out_base, struct cas_err *err) CAS_MUST_CHECK;
 /* "STORE/trees/<hex>.erofs"; out has at least 4096 bytes. */
 void cas_tree_path(const struct cas_store *s, const struct cas_digest *tree, char *out,
                    size_t out_bytes);

@@ -15,29 +15,29 @@
 #include "cas/digest.h"
 
 struct ffs_host {
-        const char *run_dir;     /* absolute */
-        const char *store_path;  /* absolute */
+        const char *run_dir;      /* absolute */
+        const char *store_path;   /* absolute */
         const char *resolve_path; /* Unix socket of the owner's resolver, see fusefs/resolve.h */
-        const char *program;     /* this program, for starting `lamina hold` and `lamina fs` */
+        const char *program;      /* this program, for starting `lamina hold` and `lamina fs` */
 };
 
 enum ffs_driver { FFS_DRIVER_AUTO, FFS_DRIVER_OVERLAY, FFS_DRIVER_FUSE };
 
 /* What is to be mounted: the owner made the trees and holds a lease on them. */
 struct ffs_image {
-        char name[512];                  /* for people: NAME:TAG */
-        struct cas_digest manifest;      /* the chosen image manifest */
-        size_t tree_count;               /* topmost first */
+        char name[512];             /* for people: NAME:TAG */
+        struct cas_digest manifest; /* the chosen image manifest */
+        size_t tree_count;          /* topmost first */
         struct cas_digest trees[4];
         char tree_paths[4][1024];
 };
 
 struct ffs_mount_options {
-        const char *dir;      /* mount point; must exist */
+        const char *dir; /* mount point; must exist */
         enum ffs_driver driver;
-        bool rw;              /* writable: over a new upper in STORE/sandboxes, or `upper` */
-        const char *upper;    /* directory kept by the caller (implies rw); it is bound to its
-                               * exact trees: other trees are refused with INVALID */
+        bool rw;           /* writable: over a new upper in STORE/sandboxes, or `upper` */
+        const char *upper; /* directory kept by the caller (implies rw); it is bound to its
+                            * exact trees: other trees are refused with INVALID */
 };
 
 struct ffs_mount_info {
@@ -69,5 +69,8 @@ int ffs_host_shutdown(const struct ffs_host *host, struct cas_err *err) CAS_MUST
 /* Processes: `lamina hold` and `lamina fs` are these. They return the exit status. */
 int ffs_hold_main(const struct ffs_host *host);
 int ffs_fs_main(const struct ffs_host *host, int hold_fd);
+/* Both, from their arguments: argv[0] is "hold" or "fs", and the program starts them as
+ * `PROGRAM hold ARGS…`. What ARGS are is between these processes. */
+int ffs_process_main(int argc, char **argv);
 
 #endif

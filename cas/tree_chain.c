@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Trees of chains of layers that the store has decoded. */
+#include "cas/tree_int.h"
+
+struct layer_source {
+        struct cas_store *s;
+        const struct cas_layer_record *layers;
+};
+
+static int layer_listing(void *arg, size_t index, struct cas_listing *out, struct cas_err *err)
+{
+        const struct layer_source *source = arg;
+        return cas_layer_listing(source->s, &source->layers[index], out, err);
+}
+
+static int ensure_layers(struct cas_store *s, const struct cas_layer_record *layers, size_t count,
+                         size_t base_count, struct cas_tree_ref *out, struct cas_err *err)
+{
+        struct layer_source source = {s, layers};
+        const struct cas_tree_chain chain = {.layers = layers,
+                                             .count = count,
+                                             .base_count = base_count,
+                                             .listing = layer_listing,
+                                             .listing_arg = &source};
+        return cas_tree_ensure_chain(s, &chain, out, err);
+}
+
+int cas_tree_ensure(struct cas_store *s, const struct cas_layer_record *layers, size_t count,
+                    struct cas_tree_ref *out, struct cas_err *err)
+{
+        return ensure_layers(s, layers, count, 0, out, err);
+}
+
+int cas_tree_ensure_stacked(struct cas_store *s, const struct cas_layer_record *layers,
+                            size_t count, size_t base_count, struct cas_tree_ref *out_top,
+                            struct cas_tree_ref *out_base, struct cas_err *err)
+{
+        cas_assert(base_count > 0);
+        cas_assert(base_count < count);
+        struct cas_tree_ref base;
+        if (ensure_layers(s, layers, base_count, 0, &base, err) < 0 ||
+            ensure_layers(s, layers, count, base_count, out_top, err) < 0)
+                return -(int)err->code;
+        *out_base = base;
+        return 0;
+}

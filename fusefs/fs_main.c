@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `lamina fs`: serves the object file system over a descriptor that `lamina
+ * hold` gives it. It keeps nothing that a successor would miss. When hold dies,
+ * it goes on and starts a new one, which gets the descriptors from here. */
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "cas/limits.h"
+#include "cas/log.h"
+#include "fusefs/objectfs_int.h"
+#include "fusefs/process_int.h"
+#include "fusefs/unixsock_int.h"
+
+#define BLOCK_CACHE_BYTES (8 * CAS_MIB)
+#define EXTENT_CACHE_BYTES (4 * CAS_MIB)
+#define PACKS_MAX 512
+#define READ_AHEAD_KIB 4096
+#define REVIVE_WAIT_MS 1000
+#define START_WAIT_MS 10000
+
+struct fs_process {
+        const struct ffs_host *host;
+        int hold_fd;
+        int fuse_fd, table_fd;
+        struct ffs_serving serving;
+};
+
+static int receive_start(struct fs_process *p, struct cas_err *err)
+{
+        char text[FFS_MESSAGE_BYTES_MAX + 1];
+        int fds[2] = {-1, -1};
+        size_t len = 0, fd_count = 2;
+        if (ffs_sock_receive(p->hold_fd, text, FFS_MESSAGE_BYTES_MAX, &len, fds, &fd_count,
+                             START_WAIT_MS, err) < 0)
+                return -(int)err->code;
+        text[len] = '\0';
+        p->fuse_fd = fds[0];
+        p->table_fd = fds[1];
+        if (fd_count != 2)
+                return cas_fail(err, CAS_E_INVALID, "hold gave %zu descriptors", fd_count);
+        return ffs_serving_parse("start", text, &p->serving, err);
+}
+
+/* The kernel's own read-ahead of FUSE is 128 KiB at most, whatever INIT asks for. */
+static void set_read_ahead(const struct ffs_serving *s)
+{
+        char path[64], text[16];
+        (void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", s->dev_major,
+                       s->dev_minor);
+        const char *wanted = getenv("LAMINA_READ_AHEAD_KIB");
+        int n = snprintf(text, sizeof(text), "%ld",
+                         wanted ? strtol(wanted, NULL, 10) : (long)READ_AHEAD_KIB);
+        cas_cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || write(fd, text, (size_t)n) != n)
+                cas_log(CAS_LOG_WARN, "fs.readahead", "path=%s errno=%d", path, errno);
+}
+
+static unsigned worker_count(void)
+{
+        long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+        return cpus < 2 ? 4 : cpus > 6 ? 8 : (unsigned)cpus + 2;
+}
+
+static int serve(struct fs_process *p, struct ffs_objectfs **out, struct cas_err *err)
+{
+        struct ffs_slots *slots;
+        if (ffs_slots_open(p->table_fd, &slots, err) < 0)
+                return -(int)err->code;
+        struct ffs_reader_config reader = {.resolve_path = p->host->resolve_path,
+                                           .block_cache_bytes = BLOCK_CACHE_BYTES,
+                                           .extent_cache_bytes = EXTENT_CACHE_BYTES,
+                                           .packs_max = PACKS_MAX};
+        struct ffs_objectfs_config config = {.fuse_fd = p->fuse_fd,
+                                             .slots = slots,
+                                             .reader = ffs_reader_new(&reader),
+                                             .threads = worker_count(),
+                                             .owner_wait_ms = FFS_OWNER_WAIT_MS};
+        return ffs_objectfs_start(&config, out, err);
+}
+
+/* hold has died: another takes its place, with what we have. */
+static int revive_hold(struct fs_process *p, struct cas_err *err)
+{
+        int pair[2];
+        if (ffs_process_socketpair(pair, err) < 0)
+                return -(int)err->code;
+        cas_cleanup_fd int mine = pair[0];
+        cas_cleanup_fd int theirs = pair[1];
+        char text[FFS_MESSAGE_BYTES_MAX];
+        int n = ffs_serving_format("adopt", &p->serving, text, sizeof(text));
+        int fds[2] = {p->fuse_fd, p->table_fd};
+        pid_t pid;
+        if (ffs_sock_send(mine, text, (size_t)n, fds, 2, err) < 0 ||
+            ffs_process_spawn(p->host, "hold", "--adopt", theirs, &pid, err) < 0)
+                return -(int)err->code;
+        (void)close(p->hold_fd);
+        p->hold_fd = cas_steal_fd(&mine);
+        cas_log(CAS_LOG_WARN, "fs.revived_hold", "pid=%d", (int)pid);
+        return 0;
+}
+
+static void watch(struct fs_process *p, int ended_fd)
+{
+        for (;;) {
+                struct pollfd fds[2] = {{.fd = ended_fd, .events = POLLIN},
+                                        {.fd = p->hold_fd, .events = POLLIN}};
+                if (poll(fds, 2, -1) < 0)
+                        continue;
+                if (fds[0].revents)
+                        return;
+                /* hold says nothing after the start: this is its end. */
+                struct cas_err err = CAS_ERR_INIT;
+                if (revive_hold(p, &err) < 0)
+                        cas_log(CAS_LOG_ERROR, "fs.hold", "why=\"%s\"", err.msg);
+                if (poll(fds, 1, REVIVE_WAIT_MS) > 0) /* not in a tight loop */
+                        return;
+        }
+}
+
+int ffs_fs_main(const struct ffs_host *host, int hold_fd)
+{
+        ffs_process_protect();
+        /* Blocks come and go by the hundred KiB: they are mapped, so that memory goes back. */
+        (void)mallopt(M_MMAP_THRESHOLD, 128 * 1024);
+        (void)mallopt(M_ARENA_MAX, 2);
+        (void)signal(SIGCHLD, SIG_IGN); /* a hold that we started is nobody's to wait for */
+        (void)signal(SIGPIPE, SIG_IGN);
+        (void)fcntl(hold_fd, F_SETFD, FD_CLOEXEC);
+        struct fs_process p = {.host = host, .hold_fd = hold_fd, .fuse_fd = -1, .table_fd = -1};
+        struct cas_err err = CAS_ERR_INIT;
+        struct ffs_objectfs *fs;
+        if (receive_start(&p, &err) < 0 || serve(&p, &fs, &err) < 0) {
+                cas_log(CAS_LOG_ERROR, "fs.failed", "why=\"%s\"", err.msg);
+                return 1;
+        }
+        set_read_ahead(&p.serving);
+        p.serving.fs_pid = getpid();
+        if (ffs_sock_send(p.hold_fd, "ready", 5, NULL, 0, &err) < 0)
+                cas_log(CAS_LOG_WARN, "fs.ready", "why=\"%s\"", err.msg);
+        cas_log(CAS_LOG_INFO, "fs.serving", "device=%u:%u restarts=%u", p.serving.dev_major,
+                p.serving.dev_minor, p.serving.restarts);
+        watch(&p, ffs_objectfs_ended_fd(fs));
+        cas_log(CAS_LOG_INFO, "fs.ended", "device=%u:%u", p.serving.dev_major, p.serving.dev_minor);
+        _exit(0); /* threads still run */
+}

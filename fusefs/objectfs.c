@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fusefs/objectfs_int.h"
+
+#include <errno.h>
+#include <fuse_lowlevel.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "cas/log.h"
+#include "cas/mutex.h"
+#include "fusefs/ffs_err.h"
+
+/* Nothing here ever changes: the kernel may remember it as long as it likes. */
+#define FOREVER_S 1e9
+/* A worker gives the owner so long; then the request is parked and the worker goes on. */
+#define WORKER_WAIT_MS 1000
+#define WAITER_WAIT_MS 5000
+#define WAITER_TICK_MS 50
+/* Node ids: 1 the root, 2 … 257 its directories, from FFS_NODE_FIRST on objects. */
+#define DIR_FIRST 2
+#define DIR_COUNT 256
+#define REQUEST_BUFFER_BYTES (FFS_REQUEST_BYTES_MAX + 65536)
+/* Of the kernel's protocol, newer than some systems' header. */
+#define NOTIFY_RESEND 7
+
+/* A request that needs content: served at once, or kept while the owner is away. */
+struct pending {
+        fuse_req_t req;
+        bool is_read; /* else a lookup */
+        struct cas_hash object;
+        uint64_t size_bytes;  /* read: of the object */
+        uint64_t offset, len; /* read */
+        uint64_t deadline_ms;
+        struct pending *next;
+};
+
+struct ffs_objectfs {
+        struct fuse_session *session;
+        int fuse_fd; /* borrowed */
+        int ended_fd;
+        struct ffs_slots *slots;
+        struct ffs_reader *reader;
+        unsigned owner_wait_ms;
+        struct cas_mutex mutex; /* guards parked; leaf */
+        pthread_cond_t parked_changed;
+        struct pending *parked; /* oldest first */
+};
+
+/* What each serving thread has for itself. */
+struct worker {
+        struct cas_buf scratch;
+        uint8_t *reply; /* FFS_REQUEST_BYTES_MAX, touched as far as replies go */
+};
+static __thread struct worker worker;
+
+static uint64_t now_ms(void)
+{
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* ---- attributes ---- */
+
+static void directory_attr(uint64_t node, struct stat *st)
+{
+        *st = (struct stat){.st_ino = node,
+                            .st_mode = S_IFDIR | 0555,
+                            .st_nlink = node == FUSE_ROOT_ID ? DIR_COUNT + 2 : 2,
+                            .st_blksize = 4096};
+}
+
+/* The inode number follows from the content, so that it is the same after any remount. */
+static void object_attr(const struct cas_hash *object, uint64_t size_bytes, struct stat *st)
+{
+        *st = (struct stat){.st_ino = cas_get_le64(object->bytes) | (UINT64_C(1) << 63),
+                            .st_mode = S_IFREG | 0444,
+                            .st_nlink = 1,
+                            .st_size = (off_t)size_bytes,
+                            .st_blocks = (blkcnt_t)((size_bytes + 511) / 512),
+                            .st_blksize = 4096};
+}
+
+static bool is_directory(uint64_t node)
+{
+        return node >= DIR_FIRST && node < DIR_FIRST + DIR_COUNT;
+}
+
+/* ---- requests that need content ---- */
+
+static int serve_lookup(struct ffs_objectfs *fs, const struct pending *p, int timeout_ms,
+                        struct cas_err *err)
+{
+        struct fuse_entry_param e = {.attr_timeout = FOREVER_S, .entry_timeout = FOREVER_S};
+        uint64_t size_bytes = 0;
+        if (!ffs_slots_lookup(fs->slots, &p->object, &e.ino, &size_bytes) &&
+            (ffs_reader_stat(fs->reader, &p->object, timeout_ms, &size_bytes, err) < 0 ||
+             ffs_slots_insert(fs->slots, &p->object, size_bytes, &e.ino, err) < 0))
+                return -(int)err->code;
+        object_attr(&p->object, size_bytes, &e.attr);
+        if (fuse_reply_entry(p->req, &e) == -ENOENT)
+                ffs_slots_forget(fs->slots, e.ino, 1); /* the request was interrupted */
+        return 0;
+}
+
+static int serve_read(struct ffs_objectfs *fs, const struct pending *p, int timeout_ms,
+                      struct cas_err *err)
+{
+        if (ffs_reader_read(fs->reader, &p->object, p->size_bytes, p->offset, worker.reply, p->len,
+                            &worker.scratch, timeout_ms, err) < 0)
+                return -(int)err->code;
+        (void)fuse_reply_buf(p->req, (const char *)worker.reply, p->len);
+        return 0;
+}
+
+static void reply_failure(const struct pending *p, const struct cas_err *err)
+{
+        int error = ffs_errno_of(err->code);
+        if (p->is_read || err->code != CAS_E_NOTFOUND) {
+                char hex[CAS_HASH_HEX_BYTES];
+                cas_log(CAS_LOG_WARN, p->is_read ? "read.failed" : "lookup.failed",
+                        "object=%s offset=%ju why=\"%s\"", cas_hash_hex(&p->object, hex),
+                        (uintmax_t)p->offset, err->msg);
+                error = EIO;
+        }
+        (void)fuse_reply_err(p->req, error);
+}
+
+/* Answers, or says BUSY: the owner is away and the request was not answered. */
+static int try_serve(struct ffs_objectfs *fs, const struct pending *p, int timeout_ms)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        int rc = p->is_read ? serve_read(fs, p, timeout_ms, &err)
+                            : serve_lookup(fs, p, timeout_ms, &err);
+        if (rc == -CAS_E_BUSY)
+                return rc;
+        if (rc < 0)
+                reply_failure(p, &err);
+        return 0;
+}
+
+static void park(struct ffs_objectfs *fs, const struct pending *p)
+{
+        struct pending *kept = cas_xmalloc(sizeof(*kept));
+        *kept = *p;
+        kept->deadline_ms = now_ms() + fs->owner_wait_ms;
+        kept->next = NULL;
+        cas_mutex_lock(&fs->mutex);
+        struct pending **end = &fs->parked;
+        while (*end)
+                end = &(*end)->next;
+        *end = kept;
+        (void)pthread_cond_signal(&fs->parked_changed);
+        cas_mutex_unlock(&fs->mutex);
+}
+
+static void serve(struct ffs_objectfs *fs, const struct pending *p)
+{
+        if (try_serve(fs, p, WORKER_WAIT_MS) < 0)
+                park(fs, p);
+}
+
+/* ---- the thread that waits for the owner ---- */
+
+static struct pending *take_parked(struct ffs_objectfs *fs)
+{
+        cas_mutex_lock(&fs->mutex);
+        while (!fs->parked)
+                cas_mutex_wait(&fs->mutex, &fs->parked_changed);
+        struct pending *list = fs->parked;
+        fs->parked = NULL;
+        cas_mutex_unlock(&fs->mutex);
+        return list;
+}
+
+/* Puts back what is still waiting, before what was parked since. */
+static void return_parked(struct ffs_objectfs *fs, struct pending *list)
+{
+        if (!list)
+                return;
+        struct pending *last = list;
+        while (last->next)
+                last = last->next;
+        cas_mutex_lock(&fs->mutex);
+        last->next = fs->parked;
+        fs->parked = list;
+        cas_mutex_unlock(&fs->mutex);
+}
+
+/* Answers those of the list that were interrupted or have waited too long, and with the owner
+ * there all others. Gives what is left. */
+static struct pending *sweep(struct ffs_objectfs *fs, struct pending *list, bool owner_is_there)
+{
+        struct pending *left = NULL, **end = &left;
+        while (list) {
+                struct pending *p = list;
+                list = p->next;
+                p->next = NULL;
+                bool done = true;
+                if (fuse_req_interrupted(p->req)) {
+                        (void)fuse_reply_err(p->req, EINTR);
+                } else if (owner_is_there) {
+                        done = owner_is_there = try_serve(fs, p, WAITER_WAIT_MS) == 0;
+                } else if (now_ms() >= p->deadline_ms) {
+                        struct cas_err err = CAS_ERR_INIT;
+                        (void)cas_fail(&err, CAS_E_IO, "the owner of the store was away for %u ms",
+                                       fs->owner_wait_ms);
+                        reply_failure(p, &err);
+                } else {
+                        done = false;
+                }
+                if (done) {
+                        free(p);
+                } else {
+                        *end = p;
+                        end = &p->next;
+                }
+        }
+        return left;
+}
+
+static void *waiter_thread(void *arg)
+{
+        struct ffs_objectfs *fs = arg;
+        worker.reply = cas_xmalloc(FFS_REQUEST_BYTES_MAX);
+        for (;;) {
+                struct pending *list = take_parked(fs);
+                struct cas_err err = CAS_ERR_INIT;
+                bool there = ffs_reader_ping(fs->reader, WAITER_TICK_MS, &err) == 0;
+                list = sweep(fs, list, there);
+                return_parked(fs, list);
+                if (list) {
+                        struct timespec tick = {.tv_nsec = WAITER_TICK_MS * 1000000};
+                        (void)nanosleep(&tick, NULL);
+                }
+        }
+        return NULL;
+}
+
+/* ---- operations ---- */
+
+static void op_init(void *userdata CAS_UNUSED, struct fuse_conn_info *conn)
+{
+        conn->max_write =
+                FFS_REQUEST_BYTES_MAX; /* bounds reads as well: max_pages follows from it */
+        conn->max_background = 64;
+        conn->congestion_threshold = 48;
+        conn->time_gran = 1;
+        static const uint64_t wanted[] = {
+                FUSE_CAP_ASYNC_READ,      FUSE_CAP_NO_OPEN_SUPPORT,     FUSE_CAP_NO_OPENDIR_SUPPORT,
+                FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_EXPLICIT_INVAL_DATA,
+        };
+        static const uint64_t unwanted[] = {
+                FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_SPLICE_READ, FUSE_CAP_SPLICE_WRITE,
+                FUSE_CAP_SPLICE_MOVE,     FUSE_CAP_ASYNC_DIO,   FUSE_CAP_WRITEBACK_CACHE,
+                FUSE_CAP_OVER_IO_URING,
+        };
+        for (size_t i = 0; i < CAS_COUNT(wanted); i++)
+                (void)fuse_set_feature_flag(conn, wanted[i]);
+        for (size_t i = 0; i < CAS_COUNT(unwanted); i++)
+                fuse_unset_feature_flag(conn, unwanted[i]);
+}
+
+static int hex_digit(char c)
+{
+        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static void lookup_directory(fuse_req_t req, const char *name)
+{
+        int high = hex_digit(name[0]), low = high < 0 ? -1 : hex_digit(name[1]);
+        if (low < 0 || name[2] != '\0') {
+                (void)fuse_reply_err(req, ENOENT);
+                return;
+        }
+        struct fuse_entry_param e = {.ino = (fuse_ino_t)(DIR_FIRST + high * 16 + low),
+                                     .attr_timeout = FOREVER_S,
+                                     .entry_timeout = FOREVER_S};
+        directory_attr(e.ino, &e.attr);
+        (void)fuse_reply_entry(req, &e);
+}
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+        struct pending p = {.req = req};
+        char hex[CAS_HASH_HEX_BYTES];
+        if (parent == FUSE_ROOT_ID) {
+                lookup_directory(req, name);
+                return;
+        }
+        /* What is no digest is absent; what is one may come later, so no "no" is kept. */
+        if (!is_directory(parent) || strlen(name) != sizeof(hex) - 3) {
+                (void)fuse_reply_err(req, ENOENT);
+                return;
+        }
+        (void)snprintf(hex, sizeof(hex), "%02x%s", (unsigned)(parent - DIR_FIRST), name);
+        if (cas_hash_from_hex(hex, sizeof(hex) - 1, &p.object))
+                serve(fuse_req_userdata(req), &p);
+        else
+                (void)fuse_reply_err(req, ENOENT);
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi CAS_UNUSED)
+{
+        struct ffs_objectfs *fs = fuse_req_userdata(req);
+        struct stat st;
+        struct cas_hash object;
+        uint64_t size_bytes;
+        if (node == FUSE_ROOT_ID || is_directory(node))
+                directory_attr(node, &st);
+        else if (ffs_slots_get(fs->slots, node, &object, &size_bytes))
+                object_attr(&object, size_bytes, &st);
+        else {
+                (void)fuse_reply_err(req, ESTALE);
+                return;
+        }
+        (void)fuse_reply_attr(req, &st, FOREVER_S);
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+                    struct fuse_file_info *fi CAS_UNUSED)
+{
+        struct ffs_objectfs *fs = fuse_req_userdata(req);
+        struct pending p = {.req = req, .is_read = true, .offset = (uint64_t)offset};
+        if (!ffs_slots_get(fs->slots, node, &p.object, &p.size_bytes)) {
+                (void)fuse_reply_err(req, ESTALE);
+                return;
+        }
+        if (offset < 0 || p.offset >= p.size_bytes) {
+                (void)fuse_reply_buf(req, NULL, 0);
+                return;
+        }
+        p.len = cas_min_u64(cas_min_u64(size, FFS_REQUEST_BYTES_MAX), p.size_bytes - p.offset);
+        serve(fs, &p);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t node, uint64_t count)
+{
+        struct ffs_objectfs *fs = fuse_req_userdata(req);
+        ffs_slots_forget(fs->slots, node, count);
+        fuse_reply_none(req);
+}
+
+static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+        struct ffs_objectfs *fs = fuse_req_userdata(req);
+        for (size_t i = 0; i < count; i++)
+                ffs_slots_forget(fs->slots, forgets[i].ino, forgets[i].nlookup);
+        fuse_reply_none(req);
+}
+
+/* The root lists its directories; those list nothing. */
+static void op_readdir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+                       struct fuse_file_info *fi CAS_UNUSED)
+{
+        char out[8192];
+        size_t max = (size_t)cas_min_u64(size, sizeof(out)), len = 0;
+        off_t last = node == FUSE_ROOT_ID ? DIR_COUNT + 2 : 2;
+        for (off_t i = offset < 0 ? last : offset; i < last; i++) {
+                char name[8] = ".";
+                struct stat st;
+                directory_attr(i < 2 ? node : (uint64_t)(DIR_FIRST + i - 2), &st);
+                if (i == 1)
+                        (void)snprintf(name, sizeof(name), "..");
+                else if (i > 1)
+                        (void)snprintf(name, sizeof(name), "%02x", (unsigned)(i - 2) & 0xff);
+                size_t n = fuse_add_direntry(req, out + len, max - len, name, &st, i + 1);
+                if (n > max - len)
+                        break;
+                len += n;
+        }
+        (void)fuse_reply_buf(req, out, len);
+}
+
+static void op_statfs(fuse_req_t req, fuse_ino_t node CAS_UNUSED)
+{
+        struct ffs_objectfs *fs = fuse_req_userdata(req);
+        struct statvfs st = {.f_bsize = 4096,
+                             .f_frsize = 4096,
+                             .f_files = ffs_slots_count(fs->slots),
+                             .f_namemax = 62};
+        (void)fuse_reply_statfs(req, &st);
+}
+
+/* What is not here is answered ENOSYS by libfuse, which the kernel remembers: open, opendir,
+ * flush, xattrs, access. */
+static const struct fuse_lowlevel_ops operations = {
+        .init = op_init,
+        .lookup = op_lookup,
+        .getattr = op_getattr,
+        .read = op_read,
+        .forget = op_forget,
+        .forget_multi = op_forget_multi,
+        .readdir = op_readdir,
+        .statfs = op_statfs,
+};
+
+/* ---- serving ---- */
+
+static void process(struct ffs_objectfs *fs, void *request, size_t len)
+{
+        struct fuse_buf buf = {.mem = request, .size = len};
+        fuse_session_process_buf(fs->session, &buf);
+}
+
+/* One request from the kernel; 0 when the connection has ended. */
+static size_t receive(struct ffs_objectfs *fs, uint8_t *buffer)
+{
+        for (;;) {
+                ssize_t n = read(fs->fuse_fd, buffer, REQUEST_BUFFER_BYTES);
+                if (n > 0)
+                        return (size_t)n;
+                if (n < 0 && errno == ENODEV)
+                        return 0;
+                /* ENOENT: the request was interrupted before we had it. */
+                if (n < 0 && errno != EINTR && errno != ENOENT && errno != EAGAIN) {
+                        cas_log(CAS_LOG_ERROR, "fuse.read", "errno=%d", errno);
+                        return 0;
+                }
+        }
+}
+
+static void *worker_thread(void *arg)
+{
+        struct ffs_objectfs *fs = arg;
+        worker.reply = cas_xmalloc(FFS_REQUEST_BYTES_MAX);
+        uint8_t *buffer = cas_xmalloc(REQUEST_BUFFER_BYTES);
+        size_t len;
+        while ((len = receive(fs, buffer)) > 0)
+                process(fs, buffer, len);
+        free(buffer);
+        uint64_t one = 1;
+        (void)!write(fs->ended_fd, &one, sizeof(one));
+        return NULL;
+}
+
+/* The first request of a connection is INIT. It is saved before it is answered, and given to the
+ * session of each successor again; the kernel drops an answer that it had already (ENOENT). */
+static int begin(struct ffs_objectfs *fs, struct cas_err *err)
+{
+        cas_cleanup_free uint8_t *buffer = cas_xmalloc(REQUEST_BUFFER_BYTES);
+        size_t len;
+        const void *saved = ffs_slots_init(fs->slots, &len);
+        if (len == 0) {
+                len = receive(fs, buffer);
+                if (len == 0)
+                        return cas_fail(err, CAS_E_IO, "the FUSE connection has ended");
+                if (len < 8 || len > FFS_INIT_BYTES_MAX || cas_get_le32(buffer + 4) != 26)
+                        return cas_fail(err, CAS_E_CORRUPT,
+                                        "the FUSE connection begins without INIT");
+                ffs_slots_save_init(fs->slots, buffer, len);
+        } else {
+                memcpy(buffer, saved, len);
+        }
+        process(fs, buffer, len);
+        return 0;
+}
+
+/* Requests that a dead process had read and not answered come again. */
+static void resend(struct ffs_objectfs *fs)
+{
+        struct {
+                uint32_t len;
+                int32_t error;
+                uint64_t unique;
+        } notify = {.len = sizeof(notify), .error = NOTIFY_RESEND};
+        if (write(fs->fuse_fd, &notify, sizeof(notify)) < 0)
+                cas_log(CAS_LOG_WARN, "fuse.resend", "errno=%d", errno);
+}
+
+static int make_session(struct ffs_objectfs *fs, struct cas_err *err)
+{
+        char name[] = "lamina", path[64];
+        char *argv[] = {name, NULL};
+        struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+        fs->session = fuse_session_new(&args, &operations, sizeof(operations), fs);
+        if (!fs->session)
+                return cas_fail(err, CAS_E_NOMEM, "no FUSE session");
+        int fd = dup(fs->fuse_fd); /* the session closes its own */
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "dup");
+        (void)snprintf(path, sizeof(path), "/dev/fd/%d", fd);
+        if (fuse_session_mount(fs->session, path) != 0) {
+                (void)close(fd);
+                return cas_fail(err, CAS_E_IO, "the FUSE session refuses the descriptor");
+        }
+        return 0;
+}
+
+static int start_threads(struct ffs_objectfs *fs, unsigned count, struct cas_err *err)
+{
+        for (unsigned i = 0; i <= count; i++) {
+                pthread_t thread;
+                int rc = pthread_create(&thread, NULL, i == count ? waiter_thread : worker_thread,
+                                        fs);
+                if (rc)
+                        return cas_fail_sys(err, rc, "thread");
+                (void)pthread_detach(thread);
+        }
+        return 0;
+}
+
+int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_objectfs **out,
+                       struct cas_err *err)
+{
+        /* Threads run until the process ends, so nothing here is freed after a failure either. */
+        struct ffs_objectfs *fs = cas_xcalloc(1, sizeof(*fs));
+        fs->fuse_fd = config->fuse_fd;
+        fs->slots = config->slots;
+        fs->reader = config->reader;
+        fs->owner_wait_ms = config->owner_wait_ms;
+        cas_mutex_init(&fs->mutex, "objectfs");
+        cas_cond_init(&fs->parked_changed);
+        fs->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (fs->ended_fd < 0)
+                return cas_fail_sys(err, errno, "eventfd");
+        if (make_session(fs, err) < 0 || begin(fs, err) < 0)
+                return -(int)err->code;
+        resend(fs);
+        if (start_threads(fs, config->threads, err) < 0)
+                return -(int)err->code;
+        *out = fs;
+        return 0;
+}
+
+int ffs_objectfs_ended_fd(const struct ffs_objectfs *fs)
+{
+        return fs->ended_fd;
+}

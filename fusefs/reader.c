@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fusefs/reader_int.h"
+
+#include <fcntl.h>
+
+#include "cas/limits.h"
+#include "fusefs/cache_int.h"
+#include "fusefs/resolve_client_int.h"
+
+/* Extents are asked for and kept in pages of this many chunks. */
+#define PAGE_CHUNKS FFS_RESOLVE_EXTENTS_MAX
+
+struct extent_page {
+        struct cas_hash object; /* the whole name: the key has but half of it */
+        uint64_t size_bytes;    /* of the object */
+        uint32_t chunk_count;   /* of the object */
+        uint32_t count;
+        struct cas_extent extents[];
+};
+
+struct block {
+        uint32_t raw_bytes;
+        uint64_t checksum;
+        uint8_t data[];
+};
+
+struct held_pack {
+        int fd;
+};
+
+struct ffs_reader {
+        struct ffs_resolve_client *client;
+        struct ffs_cache *pages;  /* of struct extent_page */
+        struct ffs_cache *blocks; /* of struct block */
+        struct ffs_cache *packs;  /* of struct held_pack */
+};
+
+/* What one call works with. */
+struct reading {
+        struct ffs_reader *reader;
+        const struct cas_hash *object;
+        uint64_t size_bytes;
+        int timeout_ms;
+        struct cas_buf *scratch;
+};
+
+static void held_pack_free(void *value)
+{
+        struct held_pack *p = value;
+        (void)close(p->fd);
+        free(p);
+}
+
+struct ffs_reader *ffs_reader_new(const struct ffs_reader_config *config)
+{
+        struct ffs_reader *r = cas_xcalloc(1, sizeof(*r));
+        r->client = ffs_resolve_client_new(config->resolve_path);
+        r->pages = ffs_cache_new("extents", config->extent_cache_bytes, free);
+        r->blocks = ffs_cache_new("blocks", config->block_cache_bytes, free);
+        r->packs = ffs_cache_new("packs", config->packs_max, held_pack_free);
+        return r;
+}
+
+void ffs_reader_free(struct ffs_reader *r)
+{
+        if (!r)
+                return;
+        ffs_cache_free(r->pages);
+        ffs_cache_free(r->blocks);
+        ffs_cache_free(r->packs);
+        ffs_resolve_client_free(r->client);
+        free(r);
+}
+
+int ffs_reader_ping(struct ffs_reader *r, int timeout_ms, struct cas_err *err)
+{
+        return ffs_resolve_ping(r->client, timeout_ms, err);
+}
+
+/* ---- extents ---- */
+
+static struct ffs_cache_key page_key(const struct cas_hash *object, uint32_t page)
+{
+        return (struct ffs_cache_key){.a = cas_get_le64(object->bytes),
+                                      .b = cas_get_le64(object->bytes + 8) ^ page};
+}
+
+struct page_load {
+        const struct reading *reading;
+        uint32_t page;
+};
+
+static int load_page(void *arg, void **value, size_t *weight, struct cas_err *err)
+{
+        const struct page_load *load = arg;
+        const struct reading *rd = load->reading;
+        struct cas_extent extents[FFS_RESOLVE_EXTENTS_MAX];
+        struct ffs_resolve_reply reply;
+        if (ffs_resolve_extents(rd->reader->client, rd->object, load->page * PAGE_CHUNKS,
+                                PAGE_CHUNKS, rd->timeout_ms, &reply, extents, err) < 0)
+                return -(int)err->code;
+        size_t bytes = sizeof(struct extent_page) + reply.count * sizeof(extents[0]);
+        struct extent_page *page = cas_xmalloc(bytes);
+        *page = (struct extent_page){.object = *rd->object,
+                                     .size_bytes = reply.size_bytes,
+                                     .chunk_count = reply.chunk_count,
+                                     .count = reply.count};
+        memcpy(page->extents, extents, reply.count * sizeof(extents[0]));
+        *value = page;
+        *weight = bytes + 128; /* the cache's own */
+        return 0;
+}
+
+static int page_get(const struct reading *rd, uint32_t number, struct extent_page **out,
+                    struct cas_err *err)
+{
+        struct page_load load = {.reading = rd, .page = number};
+        struct ffs_cache_key key = page_key(rd->object, number);
+        void *value;
+        if (ffs_cache_get(rd->reader->pages, &key, load_page, &load, &value, err) < 0)
+                return -(int)err->code;
+        *out = value;
+        if (!cas_hash_equal(&(*out)->object, rd->object)) {
+                ffs_cache_put(rd->reader->pages, &key, value);
+                return cas_fail(err, CAS_E_IO, "two objects with one key in the cache");
+        }
+        return 0;
+}
+
+static void page_put(const struct reading *rd, uint32_t number, struct extent_page *page)
+{
+        struct ffs_cache_key key = page_key(rd->object, number);
+        ffs_cache_put(rd->reader->pages, &key, page);
+}
+
+int ffs_reader_stat(struct ffs_reader *r, const struct cas_hash *object, int timeout_ms,
+                    uint64_t *size_bytes, struct cas_err *err)
+{
+        struct reading rd = {.reader = r, .object = object, .timeout_ms = timeout_ms};
+        struct extent_page *page;
+        if (page_get(&rd, 0, &page, err) < 0)
+                return -(int)err->code;
+        *size_bytes = page->size_bytes;
+        page_put(&rd, 0, page);
+        return 0;
+}
+
+static uint64_t page_end(const struct extent_page *p)
+{
+        return p->extents[p->count - 1].object_offset + p->extents[p->count - 1].length_bytes;
+}
+
+/* The page that holds offset. Chunks are of similar length, so the place is guessed from the
+ * object's size and then found page by page. */
+static int find_page(const struct reading *rd, uint64_t offset, uint32_t *number,
+                     struct extent_page **out, struct cas_err *err)
+{
+        struct extent_page *page;
+        if (page_get(rd, 0, &page, err) < 0)
+                return -(int)err->code;
+        *number = 0;
+        uint32_t pages = (page->chunk_count + PAGE_CHUNKS - 1) / PAGE_CHUNKS;
+        if (pages > 1 && page->count && offset >= page_end(page)) {
+                uint32_t chunk_count = page->chunk_count;
+                page_put(rd, 0, page);
+                *number = (uint32_t)((__uint128_t)offset * chunk_count / rd->size_bytes /
+                                     PAGE_CHUNKS);
+                *number = (uint32_t)cas_min_u64(*number, pages - 1);
+                if (page_get(rd, *number, &page, err) < 0)
+                        return -(int)err->code;
+        }
+        for (uint32_t steps = 0; steps <= pages; steps++) {
+                if (page->count == 0 || page->size_bytes != rd->size_bytes)
+                        break;
+                bool before = offset < page->extents[0].object_offset;
+                if (!before && offset < page_end(page)) {
+                        *out = page;
+                        return 0;
+                }
+                page_put(rd, *number, page);
+                if (before ? *number == 0 : *number + 1 >= pages)
+                        return cas_fail(err, CAS_E_CORRUPT, "no extent at offset %ju",
+                                        (uintmax_t)offset);
+                *number = before ? *number - 1 : *number + 1;
+                if (page_get(rd, *number, &page, err) < 0)
+                        return -(int)err->code;
+        }
+        page_put(rd, *number, page);
+        return cas_fail(err, CAS_E_CORRUPT, "extents do not cover offset %ju", (uintmax_t)offset);
+}
+
+/* The first extent that ends after offset, which lies in the page. */
+static uint32_t find_extent(const struct extent_page *p, uint64_t offset)
+{
+        uint32_t low = 0, high = p->count - 1;
+        while (low < high) {
+                uint32_t middle = low + (high - low) / 2;
+                const struct cas_extent *e = &p->extents[middle];
+                if (offset < e->object_offset + e->length_bytes)
+                        high = middle;
+                else
+                        low = middle + 1;
+        }
+        return low;
+}
+
+/* ---- blocks ---- */
+
+struct block_load {
+        const struct reading *reading;
+        const struct cas_extent *extent;
+};
+
+static int load_pack(void *arg, void **value, size_t *weight, struct cas_err *err)
+{
+        const struct block_load *load = arg;
+        int fd;
+        if (ffs_resolve_pack(load->reading->reader->client, load->extent->pack_id,
+                             load->reading->timeout_ms, &fd, err) < 0)
+                return -(int)err->code;
+        struct held_pack *pack = cas_xmalloc(sizeof(*pack));
+        pack->fd = fd;
+        *value = pack;
+        *weight = 1;
+        return 0;
+}
+
+static int load_block(void *arg, void **value, size_t *weight, struct cas_err *err)
+{
+        const struct block_load *load = arg;
+        const struct cas_extent *e = load->extent;
+        struct ffs_cache *packs = load->reading->reader->packs;
+        struct ffs_cache_key key = {.a = e->pack_id};
+        void *held;
+        if (ffs_cache_get(packs, &key, load_pack, arg, &held, err) < 0)
+                return -(int)err->code;
+        int fd = ((struct held_pack *)held)->fd;
+        struct block *block = cas_xmalloc(sizeof(*block) + e->block_raw_bytes);
+        block->raw_bytes = e->block_raw_bytes;
+        block->checksum = e->block_checksum;
+        int rc = cas_block_read(fd, e, block->data, load->reading->scratch, err);
+        /* The page cache has the decoded bytes in the FUSE inode: the frame would be a second copy.
+         */
+        (void)posix_fadvise(fd, (off_t)e->block_offset, e->block_stored_bytes, POSIX_FADV_DONTNEED);
+        ffs_cache_put(packs, &key, held);
+        if (rc < 0) {
+                free(block);
+                ffs_cache_drop(packs, &key); /* what is asked for again is opened again */
+                return rc;
+        }
+        *value = block;
+        *weight = e->block_raw_bytes;
+        return 0;
+}
+
+static int copy_from_block(const struct reading *rd, const struct cas_extent *e, uint32_t skip,
+                           void *out, size_t len, struct cas_err *err)
+{
+        struct block_load load = {.reading = rd, .extent = e};
+        struct ffs_cache_key key = {.a = e->pack_id, .b = e->block_offset};
+        void *value;
+        if (ffs_cache_get(rd->reader->blocks, &key, load_block, &load, &value, err) < 0)
+                return -(int)err->code;
+        const struct block *block = value;
+        int rc = 0;
+        if (block->raw_bytes == e->block_raw_bytes && block->checksum == e->block_checksum)
+                memcpy(out, block->data + e->chunk_offset + skip, len);
+        else
+                rc = cas_fail(err, CAS_E_CORRUPT, "pack %ju: two accounts of the block at %ju",
+                              (uintmax_t)e->pack_id, (uintmax_t)e->block_offset);
+        ffs_cache_put(rd->reader->blocks, &key, value);
+        return rc;
+}
+
+/* Reads what one page of extents covers. */
+static int read_from_page(const struct reading *rd, const struct extent_page *page, uint64_t offset,
+                          uint8_t *out, size_t len, size_t *done, struct cas_err *err)
+{
+        *done = 0;
+        for (uint32_t i = find_extent(page, offset); i < page->count && *done < len; i++) {
+                const struct cas_extent *e = &page->extents[i];
+                uint32_t skip = (uint32_t)(offset + *done - e->object_offset);
+                size_t n = (size_t)cas_min_u64(e->length_bytes - skip, len - *done);
+                if (copy_from_block(rd, e, skip, out + *done, n, err) < 0)
+                        return -(int)err->code;
+                *done += n;
+        }
+        return 0;
+}
+
+static int read_once(const struct reading *rd, uint64_t offset, uint8_t *out, size_t len,
+                     struct cas_err *err)
+{
+        for (size_t at = 0; at < len;) {
+                struct extent_page *page = NULL;
+                uint32_t number = 0;
+                size_t done = 0;
+                if (find_page(rd, offset + at, &number, &page, err) < 0)
+                        return -(int)err->code;
+                int rc = read_from_page(rd, page, offset + at, out + at, len - at, &done, err);
+                page_put(rd, number, page);
+                if (rc < 0) {
+                        struct ffs_cache_key key = page_key(rd->object, number);
+                        if (rc != -CAS_E_BUSY)
+                                ffs_cache_drop(rd->reader->pages, &key);
+                        return rc;
+                }
+                at += done;
+        }
+        return 0;
+}
+
+int ffs_reader_read(struct ffs_reader *r, const struct cas_hash *object, uint64_t size_bytes,
+                    uint64_t offset, void *out, size_t len, struct cas_buf *scratch, int timeout_ms,
+                    struct cas_err *err)
+{
+        cas_assert(offset <= size_bytes);
+        cas_assert(len <= size_bytes - offset);
+        struct reading rd = {.reader = r,
+                             .object = object,
+                             .size_bytes = size_bytes,
+                             .timeout_ms = timeout_ms,
+                             .scratch = scratch};
+        struct cas_err first = CAS_ERR_INIT;
+        int rc = read_once(&rd, offset, out, len, &first);
+        /* Packs are rewritten and moved: an extent that fails is asked for once more. */
+        if (rc < 0 && rc != -CAS_E_BUSY) {
+                first = (struct cas_err)CAS_ERR_INIT;
+                rc = read_once(&rd, offset, out, len, &first);
+        }
+        if (rc < 0)
+                *err = first;
+        return rc;
+}

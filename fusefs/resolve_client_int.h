@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The side of `lamina fs` of the resolve protocol. Connections are kept and
+ * made again when the owner was away. Thread-safe; each call uses a connection
+ * of its own, so that calls run in parallel. */
+#ifndef FFS_RESOLVE_CLIENT_INT_H
+#define FFS_RESOLVE_CLIENT_INT_H
+
+#include "fusefs/resolve_msg_int.h"
+
+struct ffs_resolve_client;
+struct ffs_resolve_client *ffs_resolve_client_new(const char *path);
+void ffs_resolve_client_free(struct ffs_resolve_client *c);
+
+/* All block for at most timeout_ms. BUSY: the owner is away or did not answer in time; calls then
+ * fail at once for a moment, but for pings. */
+int ffs_resolve_ping(struct ffs_resolve_client *c, int timeout_ms,
+                     struct cas_err *err) CAS_MUST_CHECK;
+/* extents has room for FFS_RESOLVE_EXTENTS_MAX. Errors: NOTFOUND, CORRUPT, IO, BUSY. */
+int ffs_resolve_extents(struct ffs_resolve_client *c, const struct cas_hash *object,
+                        uint32_t first_chunk, uint32_t count_max, int timeout_ms,
+                        struct ffs_resolve_reply *out, struct cas_extent *extents,
+                        struct cas_err *err) CAS_MUST_CHECK;
+/* The caller closes the descriptor. Errors: as above. */
+int ffs_resolve_pack(struct ffs_resolve_client *c, uint64_t pack_id, int timeout_ms, int *out_fd,
+                     struct cas_err *err) CAS_MUST_CHECK;
+
+#endif

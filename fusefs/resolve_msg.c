@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fusefs/resolve_msg_int.h"
+
+#include "cas/limits.h"
+
+/* Numbers of spec/resolve.md; they are not those of enum cas_code, which may grow. */
+enum wire_code {
+        WIRE_OK = 0,
+        WIRE_NOTFOUND = 1,
+        WIRE_CORRUPT = 2,
+        WIRE_IO = 3,
+        WIRE_DENIED = 4,
+        WIRE_INVALID = 5,
+};
+
+static uint16_t wire_code_of(enum cas_code code)
+{
+        switch (code) {
+        case CAS_OK:
+                return WIRE_OK;
+        case CAS_E_NOTFOUND:
+                return WIRE_NOTFOUND;
+        case CAS_E_CORRUPT:
+                return WIRE_CORRUPT;
+        case CAS_E_DENIED:
+                return WIRE_DENIED;
+        case CAS_E_INVALID:
+        case CAS_E_UNSUPPORTED:
+                return WIRE_INVALID;
+        case CAS_E_EXISTS:
+        case CAS_E_NOSPACE:
+        case CAS_E_IO:
+        case CAS_E_LIMIT:
+        case CAS_E_BUSY:
+        case CAS_E_NOMEM:
+                return WIRE_IO;
+        }
+        return WIRE_IO;
+}
+
+static bool code_of_wire(uint16_t wire, enum cas_code *out)
+{
+        static const enum cas_code codes[] = {
+                [WIRE_OK] = CAS_OK,
+                [WIRE_NOTFOUND] = CAS_E_NOTFOUND,
+                [WIRE_CORRUPT] = CAS_E_CORRUPT,
+                [WIRE_IO] = CAS_E_IO,
+                [WIRE_DENIED] = CAS_E_DENIED,
+                [WIRE_INVALID] = CAS_E_INVALID,
+        };
+        if (wire >= CAS_COUNT(codes))
+                return false;
+        *out = codes[wire];
+        return true;
+}
+
+void ffs_resolve_request_encode(const struct ffs_resolve_request *r,
+                                uint8_t out[FFS_RESOLVE_REQUEST_BYTES])
+{
+        memset(out, 0, FFS_RESOLVE_REQUEST_BYTES);
+        cas_put_le32(out, FFS_RESOLVE_MAGIC);
+        cas_put_le16(out + 4, (uint16_t)r->type);
+        cas_put_le64(out + 8, r->tag);
+        if (r->type == FFS_RESOLVE_EXTENTS) {
+                memcpy(out + 16, r->object.bytes, CAS_HASH_BYTES);
+                cas_put_le32(out + 48, r->first_chunk);
+                cas_put_le32(out + 52, r->count_max);
+        } else if (r->type == FFS_RESOLVE_PACK) {
+                cas_put_le64(out + 16, r->pack_id);
+        }
+}
+
+int ffs_resolve_request_decode(const void *msg, size_t len, struct ffs_resolve_request *out,
+                               struct cas_err *err)
+{
+        const uint8_t *p = msg;
+        if (len != FFS_RESOLVE_REQUEST_BYTES || cas_get_le32(p) != FFS_RESOLVE_MAGIC)
+                return cas_fail(err, CAS_E_INVALID, "not a resolve request");
+        uint16_t type = cas_get_le16(p + 4);
+        *out = (struct ffs_resolve_request){.tag = cas_get_le64(p + 8)};
+        switch (type) {
+        case FFS_RESOLVE_PING:
+                break;
+        case FFS_RESOLVE_EXTENTS:
+                memcpy(out->object.bytes, p + 16, CAS_HASH_BYTES);
+                out->first_chunk = cas_get_le32(p + 48);
+                out->count_max = cas_get_le32(p + 52);
+                if (out->count_max < 1 || out->count_max > FFS_RESOLVE_EXTENTS_MAX)
+                        return cas_fail(err, CAS_E_INVALID, "resolve: %u extents asked for",
+                                        out->count_max);
+                break;
+        case FFS_RESOLVE_PACK:
+                out->pack_id = cas_get_le64(p + 16);
+                break;
+        default:
+                return cas_fail(err, CAS_E_INVALID, "resolve: request of type %u", type);
+        }
+        out->type = (enum ffs_resolve_type)type;
+        return 0;
+}
+
+static void append_extent(struct cas_buf *out, const struct cas_extent *e)
+{
+        cas_buf_append_le64(out, e->object_offset);
+        cas_buf_append_le64(out, e->pack_id);
+        cas_buf_append_le64(out, e->block_offset);
+        cas_buf_append_le64(out, e->block_checksum);
+        cas_buf_append_le32(out, e->length_bytes);
+        cas_buf_append_le32(out, e->chunk_offset);
+        cas_buf_append_le32(out, e->block_stored_bytes);
+        cas_buf_append_le32(out, e->block_raw_bytes);
+        cas_buf_append_byte(out, e->codec);
+        cas_buf_append_zero(out, 7);
+}
+
+void ffs_resolve_reply_encode(const struct ffs_resolve_reply *r, const struct cas_extent *extents,
+                              struct cas_buf *out)
+{
+        cas_assert(r->count <= FFS_RESOLVE_EXTENTS_MAX);
+        cas_buf_append_le32(out, FFS_RESOLVE_MAGIC);
+        cas_buf_append_le16(out, (uint16_t)r->type);
+        cas_buf_append_le16(out, wire_code_of(r->code));
+        cas_buf_append_le64(out, r->tag);
+        cas_buf_append_le64(out, r->size_bytes);
+        cas_buf_append_le32(out, r->chunk_count);
+        cas_buf_append_le32(out, r->first_chunk);
+        cas_buf_append_le32(out, r->count);
+        cas_buf_append_le32(out, 0);
+        for (uint32_t i = 0; i < r->count; i++)
+                append_extent(out, &extents[i]);
+}
+
+static void take_extent(struct cas_cursor *c, struct cas_extent *e)
+{
+        e->object_offset = cas_cursor_le64(c);
+        e->pack_id = cas_cursor_le64(c);
+        e->block_offset = cas_cursor_le64(c);
+        e->block_checksum = cas_cursor_le64(c);
+        e->length_bytes = cas_cursor_le32(c);
+        e->chunk_offset = cas_cursor_le32(c);
+        e->block_stored_bytes = cas_cursor_le32(c);
+        e->block_raw_bytes = cas_cursor_le32(c);
+        e->codec = cas_cursor_u8(c);
+        (void)cas_cursor_take(c, 7);
+}
+
+static bool extent_is_sane(const struct cas_extent *e, uint64_t size_bytes)
+{
+        return e->length_bytes > 0 && e->length_bytes <= CAS_CHUNK_BYTES_MAX &&
+               e->object_offset <= size_bytes && e->length_bytes <= size_bytes - e->object_offset &&
+               e->block_raw_bytes <= CAS_BLOCK_BYTES_MAX &&
+               e->block_stored_bytes <= 2 * CAS_BLOCK_BYTES_MAX &&
+               e->chunk_offset <= e->block_raw_bytes &&
+               e->length_bytes <= e->block_raw_bytes - e->chunk_offset &&
+               e->block_offset <= INT64_MAX - 2 * CAS_BLOCK_BYTES_MAX;
+}
+
+static int decode_extents(struct cas_cursor *c, const struct ffs_resolve_reply *r,
+                          struct cas_extent *extents, struct cas_err *err)
+{
+        for (uint32_t i = 0; i < r->count; i++) {
+                struct cas_extent *e = &extents[i];
+                take_extent(c, e);
+                bool follows = i == 0 ? (e->object_offset == 0) == (r->first_chunk == 0)
+                                      : e->object_offset == extents[i - 1].object_offset +
+                                                                    extents[i - 1].length_bytes;
+                if (!follows || !extent_is_sane(e, r->size_bytes))
+                        return cas_fail(err, CAS_E_INVALID, "resolve: extent %u is out of bounds",
+                                        r->first_chunk + i);
+        }
+        return 0;
+}
+
+int ffs_resolve_reply_decode(const void *msg, size_t len, struct ffs_resolve_reply *out,
+                             struct cas_extent *extents, struct cas_err *err)
+{
+        struct cas_cursor c = cas_cursor_over(msg, len);
+        uint32_t magic = cas_cursor_le32(&c);
+        uint16_t type = cas_cursor_le16(&c);
+        uint16_t code = cas_cursor_le16(&c);
+        struct ffs_resolve_reply r = {.tag = cas_cursor_le64(&c)};
+        r.size_bytes = cas_cursor_le64(&c);
+        r.chunk_count = cas_cursor_le32(&c);
+        r.first_chunk = cas_cursor_le32(&c);
+        r.count = cas_cursor_le32(&c);
+        (void)cas_cursor_le32(&c);
+        if (c.failed || magic != FFS_RESOLVE_MAGIC || type < FFS_RESOLVE_PING ||
+            type > FFS_RESOLVE_PACK || !code_of_wire(code, &r.code))
+                return cas_fail(err, CAS_E_INVALID, "not a resolve reply");
+        r.type = (enum ffs_resolve_type)type;
+        if (r.count > FFS_RESOLVE_EXTENTS_MAX ||
+            (r.count && (r.type != FFS_RESOLVE_EXTENTS || !extents)) ||
+            r.size_bytes > CAS_OBJECT_BYTES_MAX || r.first_chunk > r.chunk_count ||
+            r.count > r.chunk_count - r.first_chunk ||
+            cas_cursor_left(&c) != (size_t)r.count * FFS_RESOLVE_EXTENT_BYTES)
+                return cas_fail(err, CAS_E_INVALID, "resolve: a reply that contradicts itself");
+        if (decode_extents(&c, &r, extents, err) < 0)
+                return -(int)err->code;
+        *out = r;
+        return 0;
+}

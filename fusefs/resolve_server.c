@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The owner's side of the resolve protocol. A few threads share one epoll
+ * instance; a connection is armed for one event at a time, so that one thread
+ * at a time serves it, and a request is answered before the next is read.
+ * Nothing here waits for a client: one that does not read its answers is cut. */
+#include "fusefs/resolve.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include "cas/log.h"
+#include "cas/mutex.h"
+#include "cas/object.h"
+#include "fusefs/resolve_msg_int.h"
+#include "fusefs/unixsock_int.h"
+
+#define RESOLVER_THREADS 4
+#define RESOLVER_CONNECTIONS_MAX 256
+
+struct ffs_resolver {
+        struct cas_store *store; /* borrowed */
+        char *path;              /* owned */
+        int listen_fd, epoll_fd, stop_fd;
+        pthread_t threads[RESOLVER_THREADS];
+        unsigned thread_count;
+        struct cas_mutex mutex;                    /* leaf */
+        int connections[RESOLVER_CONNECTIONS_MAX]; /* guarded by mutex; -1: free */
+};
+
+static bool remember(struct ffs_resolver *r, int fd)
+{
+        bool done = false;
+        cas_mutex_lock(&r->mutex);
+        for (size_t i = 0; i < RESOLVER_CONNECTIONS_MAX && !done; i++) {
+                if (r->connections[i] < 0) {
+                        r->connections[i] = fd;
+                        done = true;
+                }
+        }
+        cas_mutex_unlock(&r->mutex);
+        return done;
+}
+
+static void drop_connection(struct ffs_resolver *r, int fd)
+{
+        cas_mutex_lock(&r->mutex);
+        for (size_t i = 0; i < RESOLVER_CONNECTIONS_MAX; i++) {
+                if (r->connections[i] == fd)
+                        r->connections[i] = -1;
+        }
+        cas_mutex_unlock(&r->mutex);
+        (void)close(fd); /* leaves the epoll set by that */
+}
+
+static bool arm(struct ffs_resolver *r, int fd, int op)
+{
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, .data.fd = fd};
+        return epoll_ctl(r->epoll_fd, op, fd, &ev) == 0;
+}
+
+static void accept_one(struct ffs_resolver *r)
+{
+        int fd = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        (void)arm(r, r->listen_fd, EPOLL_CTL_MOD);
+        if (fd < 0)
+                return;
+        if (!ffs_sock_peer_trusted(fd)) {
+                cas_log(CAS_LOG_WARN, "resolve.refused", "why=uid");
+                (void)close(fd);
+        } else if (!remember(r, fd)) {
+                cas_log(CAS_LOG_WARN, "resolve.refused", "why=connections max=%d",
+                        RESOLVER_CONNECTIONS_MAX);
+                (void)close(fd);
+        } else if (!arm(r, fd, EPOLL_CTL_ADD)) {
+                drop_connection(r, fd);
+        }
+}
+
+static int find_extents(struct ffs_resolver *r, const struct ffs_resolve_request *request,
+                        struct ffs_resolve_reply *reply, struct cas_extent *extents,
+                        struct cas_err *err)
+{
+        struct cas_object_info info;
+        if (cas_object_stat(r->store, &request->object, &info, err) < 0)
+                return -(int)err->code;
+        uint32_t count = 0;
+        if (request->first_chunk < info.chunk_count &&
+            cas_object_extents(r->store, &request->object, request->first_chunk, extents,
+                               request->count_max, &count, err) < 0)
+                return -(int)err->code;
+        reply->size_bytes = info.size_bytes;
+        reply->chunk_count = info.chunk_count;
+        reply->first_chunk = (uint32_t)cas_min_u64(request->first_chunk, info.chunk_count);
+        reply->count = count;
+        return 0;
+}
+
+static int answer(struct ffs_resolver *r, int fd, const struct ffs_resolve_request *request,
+                  struct cas_extent *extents, struct cas_buf *out, struct cas_err *err)
+{
+        struct ffs_resolve_reply reply = {.type = request->type, .tag = request->tag};
+        struct cas_err why = CAS_ERR_INIT;
+        cas_cleanup_fd int pack_fd = -1;
+        switch (request->type) {
+        case FFS_RESOLVE_PING:
+                break;
+        case FFS_RESOLVE_EXTENTS:
+                (void)find_extents(r, request, &reply, extents, &why);
+                break;
+        case FFS_RESOLVE_PACK:
+                if (cas_pack_open_fd(r->store, request->pack_id, &pack_fd, &why) < 0)
+                        pack_fd = -1;
+                break;
+        }
+        if (why.code != CAS_OK) {
+                reply = (struct ffs_resolve_reply){
+                        .type = request->type, .tag = request->tag, .code = why.code};
+                if (why.code != CAS_E_NOTFOUND)
+                        cas_log(CAS_LOG_WARN, "resolve.failed", "why=\"%s\"", why.msg);
+        }
+        cas_buf_clear(out);
+        ffs_resolve_reply_encode(&reply, extents, out);
+        return ffs_sock_send(fd, out->data, out->len_bytes, &pack_fd, pack_fd >= 0, err);
+}
+
+/* Serves one request; false when the connection is over. */
+static bool serve_one(struct ffs_resolver *r, int fd, struct cas_extent *extents,
+                      struct cas_buf *out)
+{
+        uint8_t msg[FFS_RESOLVE_REQUEST_BYTES + 1];
+        size_t len = 0, no_fds = 0;
+        struct cas_err err = CAS_ERR_INIT;
+        struct ffs_resolve_request request;
+        if (ffs_sock_receive(fd, msg, sizeof(msg), &len, NULL, &no_fds, 0, &err) < 0)
+                return err.code == CAS_E_BUSY;
+        if (len == 0)
+                return false;
+        if (ffs_resolve_request_decode(msg, len, &request, &err) < 0 ||
+            answer(r, fd, &request, extents, out, &err) < 0) {
+                cas_log(CAS_LOG_WARN, "resolve.cut", "why=\"%s\"", err.msg);
+                return false;
+        }
+        return true;
+}
+
+static void *resolver_thread(void *arg)
+{
+        struct ffs_resolver *r = arg;
+        cas_cleanup_free struct cas_extent *extents =
+                cas_xcalloc(FFS_RESOLVE_EXTENTS_MAX, sizeof(*extents));
+        cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+        for (;;) {
+                struct epoll_event ev;
+                int n = epoll_wait(r->epoll_fd, &ev, 1, -1);
+                if (n < 0 && errno == EINTR)
+                        continue;
+                cas_assert(n == 1);
+                if (ev.data.fd == r->stop_fd)
+                        return NULL;
+                if (ev.data.fd == r->listen_fd)
+                        accept_one(r);
+                else if (!serve_one(r, ev.data.fd, extents, &out) ||
+                         !arm(r, ev.data.fd, EPOLL_CTL_MOD))
+                        drop_connection(r, ev.data.fd);
+        }
+}
+
+static int open_descriptors(struct ffs_resolver *r, struct cas_err *err)
+{
+        if (ffs_sock_listen(r->path, &r->listen_fd, err) < 0)
+                return -(int)err->code;
+        r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        r->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        struct epoll_event stop = {.events = EPOLLIN, .data.fd = r->stop_fd};
+        if (r->epoll_fd < 0 || r->stop_fd < 0 || !arm(r, r->listen_fd, EPOLL_CTL_ADD) ||
+            epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, r->stop_fd, &stop) < 0)
+                return cas_fail_sys(err, errno, "resolver: epoll");
+        return 0;
+}
+
+int ffs_resolver_start(struct cas_store *s, const char *path, struct ffs_resolver **out,
+                       struct cas_err *err)
+{
+        struct ffs_resolver *r = cas_xcalloc(1, sizeof(*r));
+        *r = (struct ffs_resolver){.store = s,
+                                   .path = cas_xstrdup(path),
+                                   .listen_fd = -1,
+                                   .epoll_fd = -1,
+                                   .stop_fd = -1};
+        cas_mutex_init(&r->mutex, "resolver");
+        for (size_t i = 0; i < RESOLVER_CONNECTIONS_MAX; i++)
+                r->connections[i] = -1;
+        int rc = open_descriptors(r, err);
+        while (rc == 0 && r->thread_count < RESOLVER_THREADS) {
+                int failed = pthread_create(&r->threads[r->thread_count], NULL, resolver_thread, r);
+                if (failed)
+                        rc = cas_fail_sys(err, failed, "resolver: thread");
+                else
+                        r->thread_count++;
+        }
+        if (rc < 0) {
+                ffs_resolver_stop(r);
+                return rc;
+        }
+        *out = r;
+        return 0;
+}
+
+void ffs_resolver_stop(struct ffs_resolver *r)
+{
+        if (!r)
+                return;
+        if (r->stop_fd >= 0) {
+                uint64_t one = 1; /* level-triggered and never read: every thread sees it */
+                (void)!write(r->stop_fd, &one, sizeof(one));
+        }
+        for (unsigned i = 0; i < r->thread_count; i++)
+                (void)pthread_join(r->threads[i], NULL);
+        for (size_t i = 0; i < RESOLVER_CONNECTIONS_MAX; i++) {
+                if (r->connections[i] >= 0)
+                        (void)close(r->connections[i]);
+        }
+        if (r->listen_fd >= 0) {
+                (void)close(r->listen_fd);
+                (void)unlink(r->path);
+        }
+        if (r->epoll_fd >= 0)
+                (void)close(r->epoll_fd);
+        if (r->stop_fd >= 0)
+                (void)close(r->stop_fd);
+        cas_mutex_release(&r->mutex);
+        free(r->path);
+        free(r);
+}
