@@ -181,6 +181,16 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **c
 
 /* From headers to an answer */
 
+static void refuse(struct reg_http_req *req, unsigned status, const char *why)
+{
+        const struct reg_http_config *config = &req->server->config;
+        if (config->refuse)
+                config->refuse(config->arg, req, status, why);
+        else
+                reg_http_reply_empty(req, status);
+        cas_assert(req->answered);
+}
+
 /* Content-Length or chunked; an answer when it is neither or both. */
 static void read_body_length(struct reg_http_req *req)
 {
@@ -189,9 +199,10 @@ static void read_body_length(struct reg_http_req *req)
         if (coding) {
                 req->body_bytes = UINT64_MAX;
                 if (strcasecmp(coding, "chunked") != 0)
-                        reg_http_reply_empty(req, MHD_HTTP_NOT_IMPLEMENTED);
+                        refuse(req, MHD_HTTP_NOT_IMPLEMENTED, "unknown Transfer-Encoding");
                 else if (length) /* two proxies may read two different requests */
-                        reg_http_reply_empty(req, MHD_HTTP_BAD_REQUEST);
+                        refuse(req, MHD_HTTP_BAD_REQUEST,
+                               "both Content-Length and Transfer-Encoding");
         } else if (length) {
                 req->body_bytes = strtoull(length, NULL, 10); /* the library checked it */
         }
@@ -234,7 +245,7 @@ static enum MHD_Result start_request(struct reg_http_req *req, const char *metho
         req->discard_bytes = REG_HTTP_DISCARD_BYTES_MAX;
         read_body_length(req);
         if (!req->answered && req->uri_status)
-                reg_http_reply_empty(req, req->uri_status);
+                refuse(req, req->uri_status, "the URL cannot be read");
         if (!req->answered)
                 server->config.begin(server->config.arg, req);
         cas_assert(req->answered || req->ops);

@@ -44,6 +44,9 @@ struct reg_http_config {
         unsigned idle_s;          /* a connection with no traffic for as long is closed; 0: 120 */
         const char *name;         /* event word of the access log lines; static storage */
         void (*begin)(void *arg, struct reg_http_req *req);
+        /* Answers a request whose target or body length makes no sense, in the protocol's own
+         * words; begin is not called. NULL: the status alone. */
+        void (*refuse)(void *arg, struct reg_http_req *req, unsigned status, const char *why);
         void *arg;
 };
 
@@ -68,8 +71,8 @@ enum reg_http_method {
         REG_HTTP_OTHER,
 };
 enum reg_http_method reg_http_method(const struct reg_http_req *req);
-/* Path and query, split and percent-decoded. Never NULL: what cannot be parsed is answered
- * with 400 or 414 before begin is called. */
+/* Path and query, split and percent-decoded. Never NULL: what cannot be parsed is refused with
+ * 400 or 414 before begin is called (and is empty in `refuse`). */
 const struct reg_uri *reg_http_uri(const struct reg_http_req *req);
 /* The first header of this name (any case), or NULL. */
 const char *reg_http_header(const struct reg_http_req *req, const char *name);

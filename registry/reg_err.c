@@ -86,22 +86,26 @@ enum reg_code reg_code_of(enum cas_code code, enum reg_about about)
         return REG_E_UNKNOWN;
 }
 
-void reg_reply_code(struct reg_http_req *req, enum reg_code code, const char *message)
+void reg_reply_status(struct reg_http_req *req, unsigned status, const char *code,
+                      const char *message)
 {
         cas_cleanup_buf struct cas_buf body = CAS_BUF_INIT;
         cas_cleanup_json json_t *doc =
-                json_pack("{s:[{s:s,s:s%}]}", "errors", "code", reg_code_text(code), "message",
-                          message, strlen(message));
-        if (!doc) /* a message that is not UTF-8 */
-                doc = json_pack("{s:[{s:s,s:s}]}", "errors", "code", reg_code_text(code), "message",
-                                "");
+                json_pack("{s:[{s:s,s:s}]}", "errors", "code", code, "message", message);
+        if (!doc) /* the message is not UTF-8 */
+                doc = json_pack("{s:[{s:s,s:s}]}", "errors", "code", code, "message", "");
         cas_assert(doc != NULL);
         cas_json_append(doc, &body);
-        if (code == REG_E_TOOMANYREQUESTS)
-                reg_http_reply_header(req, "Retry-After", "1");
         reg_http_reply_header(req, "Content-Type", "application/json");
         reg_http_reply_header(req, "Cache-Control", "no-store");
-        reg_http_reply_buf(req, reg_code_status(code), &body);
+        reg_http_reply_buf(req, status, &body);
+}
+
+void reg_reply_code(struct reg_http_req *req, enum reg_code code, const char *message)
+{
+        if (code == REG_E_TOOMANYREQUESTS)
+                reg_http_reply_header(req, "Retry-After", "1");
+        reg_reply_status(req, reg_code_status(code), reg_code_text(code), message);
 }
 
 void reg_reply_err(struct reg_http_req *req, enum reg_about about, const struct cas_err *err)

@@ -50,6 +50,9 @@ const char *reg_code_text(enum reg_code code);
 
 /* Answers with {"errors":[…]}, not to be stored by caches. */
 void reg_reply_code(struct reg_http_req *req, enum reg_code code, const char *message);
+/* The same with any status and code. */
+void reg_reply_status(struct reg_http_req *req, unsigned status, const char *code,
+                      const char *message);
 /* The same for an error of the store. What is our own fault (5xx) is logged, and not told. */
 void reg_reply_err(struct reg_http_req *req, enum reg_about about, const struct cas_err *err);
 

@@ -58,13 +58,25 @@ static void refuse_method(struct reg_call *call)
         reg_reply_code(call->req, REG_E_UNSUPPORTED, "not possible here");
 }
 
+/* What every answer says. */
+static void common_headers(struct reg_http_req *req)
+{
+        reg_http_reply_header(req, "Docker-Distribution-Api-Version", "registry/2.0");
+        reg_http_reply_header(req, "X-Content-Type-Options", "nosniff");
+}
+
+static void refuse(void *arg CAS_UNUSED, struct reg_http_req *req, unsigned status, const char *why)
+{
+        common_headers(req);
+        reg_reply_status(req, status, "UNSUPPORTED", why);
+}
+
 static void begin(void *arg, struct reg_http_req *req)
 {
         struct reg_registry *registry = arg;
         struct reg_call call = {.registry = registry, .store = registry->store, .req = req};
         struct cas_err err = CAS_ERR_INIT;
-        reg_http_reply_header(req, "Docker-Distribution-Api-Version", "registry/2.0");
-        reg_http_reply_header(req, "X-Content-Type-Options", "nosniff");
+        common_headers(req);
         if (reg_route_parse(reg_http_uri(req), &call.route, &err) < 0) {
                 reg_reply_err(req, REG_ABOUT_NAME, &err);
                 return;
@@ -137,6 +149,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                 .threads = config->threads,
                 .name = "registry-request",
                 .begin = begin,
+                .refuse = refuse,
                 .arg = registry,
         };
         int rc = reg_http_start(&http, &registry->http, err);
