@@ -7,6 +7,7 @@
  * One thread at a time works on a key; others that want it wait. What is on
  * disk at any moment: the file is whole and synced before the index names it,
  * so that a crash leaves at worst a file that no record names. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 
@@ -159,6 +160,8 @@ static int write_temporary(struct cas_store *s, const char *path, const struct c
 {
         cas_cleanup_fd int fd = -1;
         int rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_EXCL, 0400, &fd, err);
+        if (rc == 0 && fchmod(fd, 0400) != 0) /* whatever the umask */
+                rc = cas_fail_sys(err, errno, "set the mode of %s", path);
         if (rc == 0)
                 rc = cas_io_pwrite_all(s->io, fd, image->data, image->len_bytes, 0, path, err);
         if (rc == 0)

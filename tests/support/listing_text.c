@@ -17,7 +17,8 @@
 
 /* ---- listings ---- */
 
-static char *word_unescape(const char *word)
+/* len may be NULL. */
+static char *word_unescape(const char *word, size_t *len)
 {
         char *out = cas_xstrdup(word), *to = out;
         for (const char *at = word; *at; at++) {
@@ -30,6 +31,8 @@ static char *word_unescape(const char *word)
                 }
         }
         *to = '\0';
+        if (len)
+                *len = (size_t)(to - out);
         return out;
 }
 
@@ -80,8 +83,9 @@ static void read_attributes(struct cas_entry *e, char **words, size_t count)
 static void read_file(struct cas_entry *e, const char *path, const char *content)
 {
         if (content[0] == '=') {
-                cas_cleanup_free char *text = word_unescape(content + 1);
-                e->size_bytes = strlen(text);
+                size_t len;
+                cas_cleanup_free char *text = word_unescape(content + 1, &len);
+                e->size_bytes = len;
                 must(e->size_bytes <= CAS_INLINE_BYTES_MAX);
                 memcpy(e->inline_data, text, e->size_bytes);
                 return;
@@ -111,10 +115,10 @@ static void read_entry(struct cas_entry *e, char **words, size_t count)
                 k++;
         must(k < CAS_COUNT(kinds) && count >= kinds[k].words);
         e->type = kinds[k].type;
-        e->path = strcmp(words[1], ".") == 0 ? cas_xstrdup("") : word_unescape(words[1]);
+        e->path = strcmp(words[1], ".") == 0 ? cas_xstrdup("") : word_unescape(words[1], NULL);
         e->mode = e->type == CAS_ENTRY_DIR ? 0755 : e->type == CAS_ENTRY_SYMLINK ? 0777 : 0644;
         if (e->type == CAS_ENTRY_SYMLINK || e->type == CAS_ENTRY_HARDLINK)
-                e->target = word_unescape(words[2]);
+                e->target = word_unescape(words[2], NULL);
         if (e->type == CAS_ENTRY_FILE)
                 read_file(e, e->path, words[2]);
         if (e->type == CAS_ENTRY_CHARDEV || e->type == CAS_ENTRY_BLOCKDEV) {
@@ -132,8 +136,7 @@ static void read_xattr(struct cas_entry *e, const char *name, const char *value)
         for (; i > 0 && strcmp(e->xattrs[i - 1].name, name) > 0; i--)
                 e->xattrs[i] = e->xattrs[i - 1];
         e->xattrs[i].name = cas_xstrdup(name);
-        e->xattrs[i].value = (uint8_t *)word_unescape(value);
-        e->xattrs[i].value_bytes = strlen((const char *)e->xattrs[i].value);
+        e->xattrs[i].value = (uint8_t *)word_unescape(value, &e->xattrs[i].value_bytes);
 }
 
 void listing_from_text(const char *text, struct cas_listing *out)
@@ -202,15 +205,52 @@ struct tree_dump {
         struct cas_buf *paths;
 };
 
-static bool dump_xattr(void *arg, const char *name, const void *value, size_t len)
+char *xattr_to_text(const char *name, const void *value, size_t len)
 {
-        struct cas_buf *out = arg;
-        cas_buf_printf(out, " %s=", name);
+        struct cas_buf text = CAS_BUF_INIT;
+        cas_buf_printf(&text, " %s=", name);
         for (size_t i = 0; i < len; i++) {
                 uint8_t c = ((const uint8_t *)value)[i];
-                cas_buf_printf(out, c > ' ' && c < 0x7f && c != '%' ? "%c" : "%%%02x", c);
+                cas_buf_printf(&text, c > ' ' && c < 0x7f && c != '%' ? "%c" : "%%%02x", c);
         }
+        return (char *)text.data;
+}
+
+static int compare_texts(const void *a, const void *b)
+{
+        return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+void xattrs_append(char **texts, size_t count, struct cas_buf *out)
+{
+        if (count > 0)
+                qsort(texts, count, sizeof(texts[0]), compare_texts);
+        for (size_t i = 0; i < count; i++) {
+                cas_buf_append_str(out, texts[i]);
+                free(texts[i]);
+        }
+        free(texts);
+}
+
+struct xattr_texts {
+        char **texts;
+        size_t count;
+};
+
+static bool dump_xattr(void *arg, const char *name, const void *value, size_t len)
+{
+        struct xattr_texts *x = arg;
+        x->texts = cas_xrealloc(x->texts, (x->count + 1) * sizeof(x->texts[0]));
+        x->texts[x->count++] = xattr_to_text(name, value, len);
         return true;
+}
+
+static void dump_xattrs(const struct tree_dump *d, uint64_t nid)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct xattr_texts x = {0};
+        must(cas_tree_xattrs(d->t, nid, dump_xattr, &x, &err) == 0);
+        xattrs_append(x.texts, x.count, d->out);
 }
 
 static char type_letter(const struct cas_inode *i)
@@ -290,7 +330,7 @@ static void dump_inode(struct tree_dump *d, uint64_t nid, const char *path)
                        type_letter(&i), i.mode & 07777, i.uid, i.gid, i.nlink, (long long)i.mtime_s,
                        i.mtime_ns, (unsigned long long)(S_ISDIR(i.mode) ? 0 : i.size_bytes));
         dump_content(d, &i);
-        must(cas_tree_xattrs(d->t, nid, dump_xattr, d->out, &err) == 0);
+        dump_xattrs(d, nid);
         cas_buf_append_byte(d->out, '\n');
         if (S_ISDIR(i.mode)) {
                 struct dump_names n = {d, path};

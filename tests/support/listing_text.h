@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Layers and trees as text, for tests: one line per entry.
  *
- *   d PATH [MODE [UID [GID [MTIME[.NS]]]]] [opaque] [implied]
- *   f PATH SIZE|="text" [MODE [UID [GID [MTIME[.NS]]]]]   content above 64 bytes: the object of
- * PATH@SIZE l PATH TARGET      h PATH TARGET [below]      c PATH MAJOR MINOR      b PATH MAJOR MINOR p PATH
- * s PATH      w PATH        x NAME VALUE (an xattr of the entry above)
+ *   d PATH [ATTRIBUTES] [opaque] [implied]
+ *   f PATH SIZE [ATTRIBUTES]     above 64 bytes: the object that stands for PATH@SIZE
+ *   f PATH =TEXT [ATTRIBUTES]
+ *   l PATH TARGET
+ *   h PATH TARGET [below]
+ *   c PATH MAJOR MINOR [ATTRIBUTES]     b: a block device
+ *   p PATH [ATTRIBUTES]     s: a socket
+ *   w PATH
+ *   x NAME VALUE     an xattr of the entry above
  *
- * "." is the root. Words have no spaces; %XX stands for a byte. */
+ * ATTRIBUTES is MODE [UID [GID [MTIME[.NS]]]]. "." is the root. Words have no
+ * spaces; %XX stands for a byte. */
 #ifndef TESTS_LISTING_TEXT_H
 #define TESTS_LISTING_TEXT_H
 
@@ -20,6 +26,10 @@ void listing_free(struct cas_listing *l);
 void listing_object(const char *path, uint64_t size_bytes, struct cas_hash *out);
 /* Applies one layer of text; aborts on failure when err is NULL. */
 int merge_text(struct cas_merge *m, const char *text, struct cas_err *err);
+/* An xattr as the lines have it: " NAME=VALUE". Owned. */
+char *xattr_to_text(const char *name, const void *value, size_t len);
+/* Appends xattrs in order of their text, and frees them. */
+void xattrs_append(char **texts, size_t count, struct cas_buf *out);
 /* The tree as lines "PATH TYPE MODE UID GID NLINK MTIME.NS SIZE [WHAT] [XATTRS]" in order of
  * path; hard links show their first path as "=PATH". */
 void tree_to_text(const struct cas_tree *t, struct cas_buf *out);
