@@ -21,15 +21,13 @@ void reg_http_reply_header(struct reg_http_req *req, const char *name, const cha
 
 void reg_http_reply_headerf(struct reg_http_req *req, const char *name, const char *fmt, ...)
 {
-        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
-        char *text = NULL;
+        cas_cleanup_free char *text = NULL;
         va_list ap;
         va_start(ap, fmt);
         int n = vasprintf(&text, fmt, ap);
         va_end(ap);
         cas_assert(n >= 0);
         reg_http_reply_header(req, name, text);
-        free(text);
 }
 
 void reg_http_reply_response(struct reg_http_req *req, unsigned status,
