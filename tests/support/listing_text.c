@@ -167,26 +167,10 @@ void listing_from_text(const char *text, struct cas_listing *out)
         }
 }
 
-void listing_free(struct cas_listing *l)
-{
-        for (size_t i = 0; i < l->count; i++) {
-                struct cas_entry *e = &l->entries[i];
-                for (size_t k = 0; k < e->xattr_count; k++) {
-                        free(e->xattrs[k].name);
-                        free(e->xattrs[k].value);
-                }
-                free(e->xattrs);
-                free(e->path);
-                free(e->target);
-        }
-        free(l->entries);
-        *l = (struct cas_listing){0};
-}
-
 int merge_text(struct cas_merge *m, const char *text, struct cas_err *err)
 {
         struct cas_err own = CAS_ERR_INIT;
-        __attribute__((cleanup(listing_free))) struct cas_listing l;
+        cas_cleanup_listing struct cas_listing l = {0};
         listing_from_text(text, &l);
         int rc = cas_merge_apply(m, &l, err ? err : &own);
         if (rc < 0 && !err) {

@@ -20,8 +20,6 @@
 
 /* Aborts on text that it does not understand. */
 void listing_from_text(const char *text, struct cas_listing *out);
-/* Releases what listing_from_text made. */
-void listing_free(struct cas_listing *l);
 /* The object that stands for a file of that size made at that path. */
 void listing_object(const char *path, uint64_t size_bytes, struct cas_hash *out);
 /* Applies one layer of text; aborts on failure when err is NULL. */
