@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* lamina serve: owns the store, and serves it as a registry. */
+#include <stdio.h>
+
+#include "tools/cli.h"
+#include "tools/config.h"
+#include "tools/owner.h"
+#include "tools/paths.h"
+
+#define LISTEN_DEFAULT "127.0.0.1:5000"
+#define BACKGROUND_IDLE_S 60
+
+struct serve_args {
+        const char *listen;
+        const char *config;
+        bool no_registry;
+        uint64_t ready_fd;
+};
+
+static const struct cli_option options[] = {
+        {"listen", 'l', CLI_STRING, offsetof(struct serve_args, listen), "ADDR:PORT",
+         "where the registry listens; port 0: any; default: " LISTEN_DEFAULT},
+        {"config", 'c', CLI_STRING, offsetof(struct serve_args, config), "FILE",
+         "read settings from an INI file; options have precedence"},
+        {"no-registry", 0, CLI_FLAG, offsetof(struct serve_args, no_registry), NULL,
+         "only own the store, for mounts and other commands"},
+        {"ready-fd", 0, CLI_NUMBER, offsetof(struct serve_args, ready_fd), "FD",
+         "used by other commands to start an owner in the background, which ends by itself when it "
+         "has been idle for a minute"},
+        {0},
+};
+
+static int run(const struct cli *cli, void *args)
+{
+        const struct serve_args *a = args;
+        struct cas_err err = CAS_ERR_INIT;
+        struct config config;
+        config_init(&config);
+        cas_cleanup_free char *store = NULL;
+        int rc = a->config ? config_read(a->config, &config, &err) : 0;
+        if (rc == 0)
+                rc = path_store(cli->store_option ? cli->store_option : config.store_path, &store,
+                                &err);
+        if (rc == 0) {
+                const char *listen = config.registry_listen ? config.registry_listen
+                                                            : LISTEN_DEFAULT;
+                bool background = a->ready_fd != 0;
+                struct owner_config owner = {
+                        .store_path = store,
+                        .store_threads = config.store_threads,
+                        .listen = a->no_registry ? NULL : a->listen ? a->listen : listen,
+                        .registry_threads = config.registry_threads,
+                        .lock_wait_ms = background ? 0 : config.lock_wait_s * 1000,
+                        .idle_s = background ? BACKGROUND_IDLE_S : 0,
+                        .ready_fd = background ? (int)a->ready_fd : -1,
+                };
+                rc = owner_run(&owner, &err);
+        }
+        config_release(&config);
+        return rc < 0 ? cli_report(cli->command->name, &err) : CLI_OK;
+}
+
+const struct cli_command cmd_serve = {
+        .name = "serve",
+        .synopsis = "",
+        .summary = "own the store and serve it as a registry",
+        .description =
+                "Owns the store until it is ended by SIGTERM or SIGINT: other commands then work "
+                "through it, mounts ask it for content, and it serves the images over HTTP by the "
+                "OCI distribution specification. Mounts go on while it is away, and are served "
+                "again by its successor. It logs on stderr; LAMINA_LOG=error, warn, info or debug "
+                "says how much.\n\n"
+                "The file of --config has sections and keys:\n\n"
+                "[store] path (absolute), threads (0: one per CPU), lock_wait_s (how long to wait "
+                "for another owner to end, 30)\n\n"
+                "[registry] listen (ADDR:PORT), threads (0: one per CPU)",
+        .examples = "lamina serve --listen 0.0.0.0:5000\n"
+                    "skopeo copy --dest-tls-verify=false docker-archive:web.tar "
+                    "docker://127.0.0.1:5000/web:1.0",
+        .options = options,
+        .args_bytes = sizeof(struct serve_args),
+        .run = run,
+};

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/config.h"
+
+#include <errno.h>
+#include <ini.h>
+#include <stdio.h>
+
+#define THREADS_MAX 1024
+#define LOCK_WAIT_S_DEFAULT 30
+#define LOCK_WAIT_S_MAX 86400
+
+void config_init(struct config *c)
+{
+        *c = (struct config){.lock_wait_s = LOCK_WAIT_S_DEFAULT};
+}
+
+void config_release(struct config *c)
+{
+        free(c->store_path);
+        free(c->registry_listen);
+        *c = (struct config){0};
+}
+
+struct parse {
+        struct config *config;
+        struct cas_err *err; /* of the first line that is wrong */
+        bool failed;
+};
+
+static bool number_set(const char *text, unsigned max, unsigned *out)
+{
+        char *end;
+        unsigned long v = strtoul(text, &end, 10);
+        if (text[0] < '0' || text[0] > '9' || *end || v > max)
+                return false;
+        *out = (unsigned)v;
+        return true;
+}
+
+static bool text_set(const char *text, char **out)
+{
+        free(*out);
+        *out = cas_xstrdup(text);
+        return text[0] != '\0';
+}
+
+/* Returns 0 for a line that is wrong, as inih wants it. */
+static int line_seen(void *user, const char *section, const char *key, const char *value)
+{
+        struct parse *p = user;
+        struct config *c = p->config;
+        cas_cleanup_free char *name = cas_xasprintf("%s.%s", section, key);
+        bool known = true, good = false;
+        if (strcmp(name, "store.path") == 0)
+                good = value[0] == '/' && text_set(value, &c->store_path);
+        else if (strcmp(name, "store.threads") == 0)
+                good = number_set(value, THREADS_MAX, &c->store_threads);
+        else if (strcmp(name, "store.lock_wait_s") == 0)
+                good = number_set(value, LOCK_WAIT_S_MAX, &c->lock_wait_s);
+        else if (strcmp(name, "registry.listen") == 0)
+                good = text_set(value, &c->registry_listen);
+        else if (strcmp(name, "registry.threads") == 0)
+                good = number_set(value, THREADS_MAX, &c->registry_threads);
+        else
+                known = false;
+        if (good)
+                return 1;
+        if (!p->failed && known)
+                (void)cas_fail(p->err, CAS_E_INVALID, "%s: bad value: %s", name, value);
+        else if (!p->failed)
+                (void)cas_fail(p->err, CAS_E_INVALID, "%s: no such setting", name);
+        p->failed = true;
+        return 0;
+}
+
+int config_read(const char *path, struct config *c, struct cas_err *err)
+{
+        struct parse p = {.config = c, .err = err};
+        errno = 0;
+        int line = ini_parse(path, line_seen, &p);
+        if (line == 0)
+                return 0;
+        if (line < 0)
+                return cas_fail_sys(err, errno ? errno : EIO, "%s", path);
+        if (!p.failed)
+                return cas_fail(err, CAS_E_INVALID, "%s: line %d: not understood", path, line);
+        return cas_err_wrap(err, "%s: line %d", path, line);
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The configuration file of `lamina serve`: INI, described in lamina-serve(1). */
+#ifndef TOOLS_CONFIG_H
+#define TOOLS_CONFIG_H
+
+#include "cas/err.h"
+
+struct config {
+        char *store_path; /* owned; NULL when it is not set, as the others */
+        unsigned store_threads;
+        unsigned lock_wait_s;
+        char *registry_listen; /* owned */
+        unsigned registry_threads;
+};
+
+void config_init(struct config *c); /* the defaults */
+void config_release(struct config *c);
+/* Errors: INVALID (names file and line; unknown sections and keys too), IO. */
+int config_read(const char *path, struct config *c, struct cas_err *err) CAS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/ops.h"
+
+static const struct op ops[] = {
+        {"import", op_import},
+        {"export", op_export},
+        {"pack", op_pack},
+        {"unpack", op_unpack},
+        {"images", op_images},
+        {"inspect", op_inspect},
+        {"tag", op_tag},
+        {"rm", op_rm},
+        {"mount-prepare", op_mount_prepare},
+        {"lease-keep", op_lease_keep},
+        {"lease-drop", op_lease_drop},
+        {"gc", op_gc},
+        {"fsck", op_fsck},
+        {"stats", op_stats},
+};
+
+const struct op *op_find(const char *name)
+{
+        for (size_t i = 0; i < CAS_COUNT(ops); i++) {
+                if (strcmp(ops[i].name, name) == 0)
+                        return &ops[i];
+        }
+        return NULL;
+}
+
+int op_arg_string_opt(const json_t *args, const char *key, const char **out, struct cas_err *err)
+{
+        const json_t *v = json_object_get(args, key);
+        if (!v || json_is_null(v)) {
+                *out = NULL;
+                return 0;
+        }
+        if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
+                return cas_fail(err, CAS_E_INVALID, "argument %s: not a string", key);
+        *out = json_string_value(v);
+        return 0;
+}
+
+int op_arg_string(const json_t *args, const char *key, const char **out, struct cas_err *err)
+{
+        if (op_arg_string_opt(args, key, out, err) < 0)
+                return -(int)err->code;
+        if (!*out)
+                return cas_fail(err, CAS_E_INVALID, "argument %s is missing", key);
+        return 0;
+}

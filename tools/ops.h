@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Operations on a store by name, over JSON: the one way in which commands work,
+ * whether the store is owned by another process (which then runs the operation,
+ * spec/control.md) or by this one. Paths in arguments are absolute.
+ *
+ * Arguments and results of each operation are written down in spec/control.md. */
+#ifndef TOOLS_OPS_H
+#define TOOLS_OPS_H
+
+#include <jansson.h>
+
+#include "cas/store.h"
+
+struct op_context {
+        const struct cas_progress *progress; /* may be NULL */
+};
+
+/* args: an object, borrowed. *result: a new reference. Thread-safe. */
+typedef int (*op_fn)(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                     json_t **result, struct cas_err *err);
+struct op {
+        const char *name;
+        op_fn run;
+};
+/* NULL when there is none of this name. */
+const struct op *op_find(const char *name);
+
+/* Members of the arguments. Errors: INVALID (absent where it is required, or of another type). */
+int op_arg_string(const json_t *args, const char *key, const char **out,
+                  struct cas_err *err) CAS_MUST_CHECK;
+/* NULL when it is absent. */
+int op_arg_string_opt(const json_t *args, const char *key, const char **out,
+                      struct cas_err *err) CAS_MUST_CHECK;
+
+/* ops_image.c */
+int op_import(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+              json_t **result, struct cas_err *err);
+int op_export(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+              json_t **result, struct cas_err *err);
+int op_pack(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+            json_t **result, struct cas_err *err);
+int op_unpack(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+              json_t **result, struct cas_err *err);
+/* ops_names.c */
+int op_images(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+              json_t **result, struct cas_err *err);
+int op_inspect(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+               json_t **result, struct cas_err *err);
+int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+           json_t **result, struct cas_err *err);
+int op_rm(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+          json_t **result, struct cas_err *err);
+/* ops_mount.c */
+int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                     json_t **result, struct cas_err *err);
+int op_lease_keep(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                  json_t **result, struct cas_err *err);
+int op_lease_drop(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                  json_t **result, struct cas_err *err);
+/* ops_maintain.c */
+int op_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+          struct cas_err *err);
+int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+            json_t **result, struct cas_err *err);
+int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+             json_t **result, struct cas_err *err);
+
+#endif

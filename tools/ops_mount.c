@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The owner's part of a mount: the image is chosen and decoded, its trees are
+ * made, and a lease keeps all of it from garbage collection. The lease is
+ * short until the mount says that it stands (lease-keep). */
+#include <stdio.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "cas/lease.h"
+#include "tools/ops.h"
+#include "tools/ops_json.h"
+
+#define LEASE_PREPARE_S 600
+
+static void lease_id_new(char *out, size_t out_bytes)
+{
+        uint8_t random[16];
+        cas_assert(getrandom(random, sizeof(random), 0) == (ssize_t)sizeof(random));
+        int at = snprintf(out, out_bytes, "mount:");
+        for (size_t i = 0; i < sizeof(random); i++)
+                at += snprintf(out + at, out_bytes - (size_t)at, "%02x", random[i]);
+}
+
+static json_t *strings_json(char *const *list)
+{
+        json_t *out = json_array();
+        for (; list && *list; list++)
+                json_array_append_new(out, op_text_json(*list));
+        return out;
+}
+
+static json_t *config_json(const struct cas_image_config *c)
+{
+        return json_pack("{s:o, s:o, s:o, s:o, s:o}", "user", op_text_json(c->user ? c->user : ""),
+                         "workingDir", op_text_json(c->working_dir ? c->working_dir : ""), "env",
+                         strings_json(c->env), "entrypoint", strings_json(c->entrypoint), "cmd",
+                         strings_json(c->cmd));
+}
+
+static int trees_json(struct cas_store *s, const struct cas_image *image, json_t **out,
+                      struct cas_err *err)
+{
+        struct cas_tree_ref trees[CAS_IMAGE_TREES_MAX];
+        size_t count = 0;
+        if (cas_image_trees(s, image, trees, &count, err) < 0)
+                return -(int)err->code;
+        op_cleanup_json json_t *list = json_array();
+        for (size_t i = 0; i < count; i++) {
+                char digest[CAS_DIGEST_TEXT_BYTES], path[4096];
+                cas_tree_path(s, &trees[i].digest, path, sizeof(path));
+                json_array_append_new(
+                        list, json_pack("{s:s, s:s}", "digest",
+                                        cas_digest_text(&trees[i].digest, digest), "path", path));
+        }
+        *out = cas_steal(&list);
+        return 0;
+}
+
+int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                     json_t **result, struct cas_err *err)
+{
+        struct cas_ref ref;
+        struct cas_platform platform;
+        bool has_platform;
+        const char *owner;
+        if (op_arg_ref(args, "name", &ref, err) < 0 ||
+            op_arg_string(args, "owner", &owner, err) < 0 ||
+            op_arg_platform(args, &platform, &has_platform, err) < 0)
+                return -(int)err->code;
+        struct cas_manifest_info info;
+        if (cas_ref_resolve(s, &ref, &info, err) < 0)
+                return -(int)err->code;
+        struct cas_lease lease = {.root = info.digest,
+                                  .expires_unix_s = (uint64_t)time(NULL) + LEASE_PREPARE_S};
+        lease_id_new(lease.id, sizeof(lease.id));
+        snprintf(lease.owner, sizeof(lease.owner), "%s", owner);
+        /* The lease first: nothing of the image can go while it is made ready. */
+        if (cas_lease_put(s, &lease, err) < 0)
+                return -(int)err->code;
+        cas_cleanup_image struct cas_image image = {0};
+        op_cleanup_json json_t *trees = NULL;
+        int rc = cas_image_open(s, &ref, has_platform ? &platform : NULL, ctx->progress, &image,
+                                err);
+        if (rc == 0)
+                rc = trees_json(s, &image, &trees, err);
+        if (rc < 0) {
+                struct cas_err ignored = CAS_ERR_INIT;
+                (void)!cas_lease_drop(s, lease.id, &ignored); /* it expires anyway */
+                return rc;
+        }
+        cas_cleanup_free char *name = op_ref_text(&ref);
+        char manifest[CAS_DIGEST_TEXT_BYTES];
+        *result = json_pack("{s:s, s:s, s:s, s:O, s:o}", "name", name, "manifest",
+                            cas_digest_text(&image.manifest_digest, manifest), "lease", lease.id,
+                            "trees", trees, "config", config_json(&image.config));
+        return 0;
+}
+
+struct lease_find {
+        const char *id;
+        struct cas_lease found;
+        bool seen;
+};
+
+static bool lease_seen(void *arg, const struct cas_lease *lease)
+{
+        struct lease_find *f = arg;
+        if (strcmp(lease->id, f->id) != 0)
+                return true;
+        f->found = *lease;
+        f->seen = true;
+        return false;
+}
+
+int op_lease_keep(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                  json_t **result, struct cas_err *err)
+{
+        (void)ctx;
+        struct lease_find f = {0};
+        if (op_arg_string(args, "lease", &f.id, err) < 0 ||
+            cas_lease_each(s, lease_seen, &f, err) < 0)
+                return -(int)err->code;
+        if (!f.seen)
+                return cas_fail(err, CAS_E_NOTFOUND, "lease %s is gone", f.id);
+        f.found.expires_unix_s = 0;
+        if (cas_lease_put(s, &f.found, err) < 0)
+                return -(int)err->code;
+        *result = json_object();
+        return 0;
+}
+
+int op_lease_drop(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                  json_t **result, struct cas_err *err)
+{
+        (void)ctx;
+        const char *id;
+        if (op_arg_string(args, "lease", &id, err) < 0 || cas_lease_drop(s, id, err) < 0)
+                return -(int)err->code;
+        *result = json_object();
+        return 0;
+}

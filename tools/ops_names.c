@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Operations on names: what is here, what it is, tags, removal. */
+#include "cas/blob.h"
+#include "tools/ops.h"
+#include "tools/ops_json.h"
+
+/* ---- images ---- */
+
+struct images_walk {
+        struct cas_store *s;
+        json_t *images; /* borrowed */
+        const char *repo;
+        struct cas_err *err;
+        int rc;
+        char **repos; /* owned */
+        size_t repo_count;
+};
+
+static bool repo_seen(void *arg, const char *repo)
+{
+        struct images_walk *w = arg;
+        w->repos = cas_xrealloc(w->repos, (w->repo_count + 1) * sizeof(char *));
+        w->repos[w->repo_count++] = cas_xstrdup(repo);
+        return true;
+}
+
+static bool tag_seen(void *arg, const char *tag, const struct cas_digest *digest)
+{
+        struct images_walk *w = arg;
+        struct cas_manifest_info info;
+        w->rc = cas_manifest_stat(w->s, w->repo, digest, &info, w->err);
+        if (w->rc < 0)
+                return false;
+        json_array_append_new(w->images, op_manifest_json(w->repo, tag, &info));
+        return true;
+}
+
+int op_images(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+              json_t **result, struct cas_err *err)
+{
+        (void)args;
+        (void)ctx;
+        op_cleanup_json json_t *images = json_array();
+        struct images_walk w = {.s = s, .images = images, .err = err};
+        int rc = cas_repo_each(s, NULL, repo_seen, &w, err);
+        for (size_t i = 0; i < w.repo_count; i++) {
+                w.repo = w.repos[i];
+                if (rc == 0)
+                        rc = cas_tag_each(s, w.repo, NULL, tag_seen, &w, err);
+                if (rc == 0)
+                        rc = w.rc;
+                free(w.repos[i]);
+        }
+        free(w.repos);
+        if (rc < 0)
+                return rc;
+        *result = json_pack("{s:O}", "images", images);
+        return 0;
+}
+
+/* ---- inspect ---- */
+
+static int blob_json(struct cas_store *s, const struct cas_digest *digest, size_t bytes_max,
+                     struct cas_buf *bytes, json_t **out, struct cas_err *err)
+{
+        if (cas_blob_read(s, digest, bytes_max, bytes, err) < 0)
+                return -(int)err->code;
+        json_error_t json_err;
+        *out = json_loadb((const char *)bytes->data, bytes->len_bytes, 0, &json_err);
+        if (!*out) {
+                char text[CAS_DIGEST_TEXT_BYTES];
+                return cas_fail(err, CAS_E_INVALID, "%s is not JSON: %s",
+                                cas_digest_text(digest, text), json_err.text);
+        }
+        return 0;
+}
+
+int op_inspect(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+               json_t **result, struct cas_err *err)
+{
+        (void)ctx;
+        struct cas_ref ref;
+        struct cas_manifest_info info;
+        if (op_arg_ref(args, "name", &ref, err) < 0 || cas_ref_resolve(s, &ref, &info, err) < 0)
+                return -(int)err->code;
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        op_cleanup_json json_t *document = NULL;
+        if (blob_json(s, &info.digest, CAS_MANIFEST_BYTES_MAX, &bytes, &document, err) < 0)
+                return -(int)err->code;
+        cas_cleanup_manifest struct cas_manifest manifest = {0};
+        if (cas_manifest_parse(bytes.data, bytes.len_bytes, info.media_type, &manifest, err) < 0)
+                return -(int)err->code;
+        op_cleanup_json json_t *out = op_manifest_json(ref.repo, ref.tag, &info);
+        json_object_set(out, "manifest", document);
+        if (manifest.kind == CAS_MANIFEST_IMAGE) {
+                cas_cleanup_buf struct cas_buf config_bytes = CAS_BUF_INIT;
+                json_t *config = NULL;
+                struct cas_err ignored = CAS_ERR_INIT;
+                /* Artifacts carry configs that are anything at all: shown where they are JSON. */
+                if (blob_json(s, &manifest.config.digest, CAS_CONFIG_BYTES_MAX, &config_bytes,
+                              &config, &ignored) == 0)
+                        json_object_set_new(out, "config", config);
+        }
+        *result = cas_steal(&out);
+        return 0;
+}
+
+/* ---- tag ---- */
+
+/* Links a manifest with all that it names to a repository. Children of an index that are
+ * not here stay away. */
+static int link_all(struct cas_store *s, struct cas_publish *p, const char *repo,
+                    const struct cas_digest *digest, const char *media_type, unsigned depth,
+                    struct cas_err *err)
+{
+        if (depth > CAS_INDEX_DEPTH_MAX)
+                return cas_fail(err, CAS_E_LIMIT, "indexes nested deeper than %d",
+                                CAS_INDEX_DEPTH_MAX);
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        cas_cleanup_manifest struct cas_manifest m = {0};
+        if (cas_blob_read(s, digest, CAS_MANIFEST_BYTES_MAX, &bytes, err) < 0 ||
+            cas_manifest_parse(bytes.data, bytes.len_bytes, media_type, &m, err) < 0)
+                return -(int)err->code;
+        for (size_t i = 0; i < m.child_count; i++) {
+                const struct cas_descriptor *child = &m.children[i];
+                uint64_t size;
+                struct cas_err absent = CAS_ERR_INIT;
+                int rc = cas_blob_stat(s, &child->digest, &size, &absent);
+                if (rc == -CAS_E_NOTFOUND && (m.kind == CAS_MANIFEST_INDEX || child->foreign))
+                        continue;
+                if (rc < 0) {
+                        *err = absent;
+                        return rc;
+                }
+                rc = m.kind == CAS_MANIFEST_INDEX
+                             ? link_all(s, p, repo, &child->digest, child->media_type, depth + 1,
+                                        err)
+                             : cas_publish_blob_link(p, repo, &child->digest, err);
+                if (rc < 0)
+                        return rc;
+        }
+        if (m.kind == CAS_MANIFEST_IMAGE &&
+            cas_publish_blob_link(p, repo, &m.config.digest, err) < 0)
+                return -(int)err->code;
+        if (m.has_subject && cas_publish_referrer(p, repo, &m.subject.digest, digest, err) < 0)
+                return -(int)err->code;
+        return cas_publish_manifest_link(p, repo, digest, m.media_type, bytes.len_bytes, err);
+}
+
+int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+           json_t **result, struct cas_err *err)
+{
+        (void)ctx;
+        struct cas_ref from, to;
+        struct cas_manifest_info info;
+        if (op_arg_ref(args, "from", &from, err) < 0 || op_arg_ref(args, "to", &to, err) < 0)
+                return -(int)err->code;
+        if (to.digest.alg != CAS_DIGEST_NONE)
+                return cas_fail(err, CAS_E_INVALID, "a new name cannot have a digest");
+        if (cas_ref_resolve(s, &from, &info, err) < 0)
+                return -(int)err->code;
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        if (cas_publish_begin(s, &p, err) < 0)
+                return -(int)err->code;
+        if (strcmp(from.repo, to.repo) != 0 &&
+            link_all(s, p, to.repo, &info.digest, info.media_type, 0, err) < 0)
+                return -(int)err->code;
+        if (cas_publish_tag(p, to.repo, to.tag, &info.digest, err) < 0 ||
+            cas_publish_commit(p, err) < 0)
+                return -(int)err->code;
+        *result = op_manifest_json(to.repo, to.tag, &info);
+        return 0;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The owner: the one process that has a store open, with the control API, the
+ * resolver of the object file system and, where it is wanted, the registry. */
+#ifndef TOOLS_OWNER_H
+#define TOOLS_OWNER_H
+
+#include "cas/store.h"
+
+struct owner_config {
+        const char *store_path; /* absolute */
+        unsigned store_threads; /* 0: one per CPU */
+        const char *listen;     /* of the registry; NULL: none */
+        unsigned registry_threads;
+        unsigned lock_wait_ms;
+        unsigned idle_s; /* ends by itself after as long without requests and mounts; 0: never */
+        int ready_fd;    /* told when all answers, then closed, and output goes to RUN_DIR/owner.log;
+                          * -1: none, output stays where it is */
+};
+
+/* Runs until SIGTERM or SIGINT, or until it is idle. Mounts stay as they are when it ends;
+ * where there are none, the processes of the object file system end with it. */
+int owner_run(const struct owner_config *config, struct cas_err *err) CAS_MUST_CHECK;
+
+#endif
