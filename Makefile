@@ -54,7 +54,7 @@ LIB_FOLDERS := cas tiering fusefs registry
 LIB_SRC := $(sort $(foreach d,$(LIB_FOLDERS),$(wildcard $(d)/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
-TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
+TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o) $(B)/tools/enter_blob.o
 TEST_SUPPORT_SRC := $(sort $(filter-out %/replay.c,$(wildcard tests/support/*.c)))
 TEST_SUPPORT_OBJ := $(TEST_SUPPORT_SRC:%.c=$(B)/%.o)
 UNIT_SRC := $(sort $(wildcard tests/unit/*_test.c tests/prop/*_test.c))
@@ -87,6 +87,16 @@ $(B)/%.o: %.c $(B)/flags
 $(LIB): $(LIB_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
+
+# The first process of a sandbox: static, so that it runs over any image; carried in the program.
+$(B)/enter: tools/enter/enter.c
+	@mkdir -p $(@D)
+	@$(if $(filter 1,$(V)),,echo "LD $@")
+	$(Q)gcc -std=gnu17 -Os -static -s -D_GNU_SOURCE $(WARN) $(WERROR) -o $@ $<
+
+$(B)/tools/enter_blob.o: tools/enter_blob.S $(B)/enter
+	@mkdir -p $(@D)
+	$(Q)gcc -c -DENTER_PROGRAM='"$(B)/enter"' -o $@ $<
 
 $(B)/lamina: $(TOOL_OBJ) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")

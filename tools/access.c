@@ -97,7 +97,8 @@ static void owner_exec(const char *program, const char *store_path, int ready_fd
         sigset_t none;
         sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
-        (void)chdir("/");
+        if (chdir("/") != 0)
+                _exit(127);
         char *argv[] = {(char[]){"lamina"},      (char[]){"serve"},
                         (char[]){"--store"},     (char *)(uintptr_t)store_path,
                         (char[]){"--no-registry"}, (char[]){"--ready-fd"},

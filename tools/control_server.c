@@ -156,7 +156,9 @@ static void request_begin(void *arg, struct reg_http_req *req)
                 reply_error(req, 405, CAS_E_INVALID, "operations are called by POST");
                 return;
         }
-        reg_http_accept_whole(req, CONTROL_ARGS_BYTES_MAX, op_end, server);
+        static const struct reg_http_whole_ops ops = {.bytes_max = CONTROL_ARGS_BYTES_MAX,
+                                                      .end = op_end};
+        reg_http_accept_whole(req, &ops, server);
 }
 
 int control_server_start(struct cas_store *s, json_t *info, struct control_server **out,

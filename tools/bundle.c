@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/bundle.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <sys/wait.h>
+
+extern char **environ;
+
+static const char *const capabilities[] = {
+        "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID", "CAP_KILL",
+        "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
+};
+static const char *const masked_paths[] = {
+        "/proc/acpi",   "/proc/asound",      "/proc/kcore",       "/proc/keys",
+        "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+        "/proc/scsi",   "/sys/firmware",
+};
+static const char *const read_only_paths[] = {
+        "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+};
+
+static json_t *texts(const char *const *list, size_t count)
+{
+        json_t *out = json_array();
+        for (size_t i = 0; i < count; i++)
+                json_array_append_new(out, json_string(list[i]));
+        return out;
+}
+
+static json_t *strings(char *const *list)
+{
+        json_t *out = json_array();
+        for (; list && *list; list++)
+                json_array_append_new(out, json_string(*list));
+        return out;
+}
+
+static json_t *mount(const char *to, const char *type, const char *from, const char *options)
+{
+        json_t *list = json_array();
+        cas_cleanup_free char *copy = cas_xstrdup(options);
+        char *at = copy;
+        for (char *one; (one = strsep(&at, ","));)
+                json_array_append_new(list, json_string(one));
+        return json_pack("{s:s, s:s, s:s, s:o}", "destination", to, "type", type, "source", from,
+                         "options", list);
+}
+
+static json_t *mounts_json(const struct run_spec *s)
+{
+        json_t *m = json_array();
+        json_array_append_new(m, mount("/proc", "proc", "proc", "nosuid,noexec,nodev"));
+        json_array_append_new(m, mount("/dev", "tmpfs", "tmpfs",
+                                       "nosuid,strictatime,mode=755,size=65536k"));
+        json_array_append_new(m, mount("/dev/pts", "devpts", "devpts",
+                                       "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620"));
+        json_array_append_new(m, mount("/dev/shm", "tmpfs", "shm",
+                                       "nosuid,noexec,nodev,mode=1777,size=65536k"));
+        json_array_append_new(m, mount("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"));
+        json_array_append_new(m, mount("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"));
+        if (s->read_only)
+                json_array_append_new(m, mount("/tmp", "tmpfs", "tmpfs", "nosuid,nodev,mode=1777"));
+        for (size_t i = 0; i < s->bind_count; i++)
+                json_array_append_new(m, mount(s->binds[i].to, "none", s->binds[i].from,
+                                               s->binds[i].read_only ? "rbind,ro" : "rbind,rw"));
+        return m;
+}
+
+static json_t *process_json(const struct run_spec *s)
+{
+        json_t *user = json_pack("{s:I, s:I}", "uid", (json_int_t)s->uid, "gid",
+                                 (json_int_t)s->gid);
+        json_t *groups = json_array();
+        for (size_t i = 0; i < s->group_count; i++)
+                json_array_append_new(groups, json_integer(s->groups[i]));
+        json_object_set_new(user, "additionalGids", groups);
+        json_t *caps = json_object();
+        static const char *const sets[] = {"bounding", "effective", "permitted"};
+        for (size_t i = 0; i < CAS_COUNT(sets); i++)
+                json_object_set_new(caps, sets[i], texts(capabilities, CAS_COUNT(capabilities)));
+        return json_pack("{s:b, s:o, s:o, s:o, s:s, s:o, s:b}", "terminal", s->terminal, "user",
+                         user, "args", strings(s->argv), "env", strings(s->env), "cwd", s->workdir,
+                         "capabilities", caps, "noNewPrivileges", 1);
+}
+
+static json_t *linux_json(const struct run_spec *s)
+{
+        json_t *namespaces = json_array();
+        static const char *const kinds[] = {"pid", "mount", "ipc", "uts"};
+        for (size_t i = 0; i < CAS_COUNT(kinds); i++)
+                json_array_append_new(namespaces, json_pack("{s:s}", "type", kinds[i]));
+        if (!s->network)
+                json_array_append_new(namespaces, json_pack("{s:s}", "type", "network"));
+        return json_pack("{s:o, s:o, s:o}", "namespaces", namespaces, "maskedPaths",
+                         texts(masked_paths, CAS_COUNT(masked_paths)), "readonlyPaths",
+                         texts(read_only_paths, CAS_COUNT(read_only_paths)));
+}
+
+int bundle_write(const struct run_spec *spec, const char *dir, struct cas_err *err)
+{
+        json_t *config = json_pack("{s:s, s:o, s:{s:s, s:b}, s:o, s:o}", "ociVersion", "1.0.2",
+                                   "process", process_json(spec), "root", "path", spec->root,
+                                   "readonly", spec->read_only, "mounts", mounts_json(spec),
+                                   "linux", linux_json(spec));
+        if (!config)
+                return cas_fail(err, CAS_E_INVALID,
+                                "command, environment or paths are not UTF-8 text");
+        cas_cleanup_free char *path = cas_xasprintf("%s/config.json", dir);
+        int rc = json_dump_file(config, path, JSON_INDENT(2));
+        json_decref(config);
+        return rc != 0 ? cas_fail_sys(err, errno ? errno : EIO, "%s", path) : 0;
+}
+
+static int crun_spawn(const char *state_dir, const char *const *words, bool quiet, pid_t *out)
+{
+        const char *argv[12] = {"crun", "--root", state_dir, "--cgroup-manager=disabled"};
+        size_t count = 4;
+        for (; *words; words++) {
+                cas_assert(count + 1 < CAS_COUNT(argv));
+                argv[count++] = *words;
+        }
+        argv[count] = NULL;
+        posix_spawnattr_t attr;
+        posix_spawn_file_actions_t actions;
+        posix_spawnattr_init(&attr);
+        posix_spawn_file_actions_init(&actions);
+        sigset_t none;
+        sigemptyset(&none);
+        posix_spawnattr_setsigmask(&attr, &none);
+        posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+        if (quiet)
+                posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+        int rc = posix_spawnp(out, "crun", &actions, &attr, (char *const *)(uintptr_t)argv,
+                              environ);
+        posix_spawn_file_actions_destroy(&actions);
+        posix_spawnattr_destroy(&attr);
+        return rc;
+}
+
+int bundle_start(const char *dir, const char *state_dir, const char *id, pid_t *out_pid,
+                 struct cas_err *err)
+{
+        const char *words[] = {"run", "--bundle", dir, id, NULL};
+        int rc = crun_spawn(state_dir, words, false, out_pid);
+        if (rc == ENOENT)
+                return cas_fail(err, CAS_E_UNSUPPORTED,
+                                "crun is not installed: install it, or use --runtime bwrap");
+        return rc ? cas_fail_sys(err, rc, "start crun") : 0;
+}
+
+void bundle_delete(const char *state_dir, const char *id)
+{
+        const char *words[] = {"delete", "--force", id, NULL};
+        pid_t pid;
+        if (crun_spawn(state_dir, words, true, &pid) == 0)
+                (void)waitpid(pid, NULL, 0);
+}

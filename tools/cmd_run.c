@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* lamina run: mounts an image, runs a program in it, and leaves nothing behind.
+ *
+ * What is to be undone is undone by `sandbox_undo`, in this process at the end,
+ * or by a watcher when this process is killed: the watcher waits on a pipe that
+ * only this process holds open, and is told when all is done already. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "tools/bundle.h"
+#include "tools/mounting.h"
+#include "tools/ops_json.h"
+#include "tools/paths.h"
+#include "tools/run_spec.h"
+#include "tools/sandbox.h"
+
+struct run_args {
+        const char *driver;
+        const char *platform;
+        const char *upper;
+        const char *runtime;
+        const char *user;
+        const char *workdir;
+        const char *entrypoint;
+        const char *network;
+        struct cli_list binds;
+        struct cli_list env;
+        bool read_only;
+        bool keep;
+};
+
+#define FIELD(name) offsetof(struct run_args, name)
+static const struct cli_option options[] = {
+        {"runtime", 0, CLI_STRING, FIELD(runtime), "bwrap|crun",
+         "what makes the sandbox; default: bwrap"},
+        {"driver", 0, CLI_STRING, FIELD(driver), "auto|overlay|fuse",
+         "how the image is mounted; default: auto"},
+        {"platform", 0, CLI_STRING, FIELD(platform), "OS/ARCH[/VARIANT]",
+         "which image of an index; default: this host's"},
+        {"upper", 0, CLI_STRING, FIELD(upper), "DIR",
+         "keep changes in DIR, and begin with those that are there"},
+        {"keep", 0, CLI_FLAG, FIELD(keep), NULL,
+         "keep changes in the store, and say on stderr where"},
+        {"read-only", 0, CLI_FLAG, FIELD(read_only), NULL,
+         "the root file system cannot be written; /tmp can"},
+        {"bind", 'v', CLI_LIST, FIELD(binds), "SRC:DST[:ro]",
+         "show a file or directory of the host at DST; again for more"},
+        {"env", 'e', CLI_LIST, FIELD(env), "KEY[=VALUE]",
+         "set a variable, or take it from here; again for more"},
+        {"user", 'u', CLI_STRING, FIELD(user), "USER[:GROUP]", "instead of the image's user"},
+        {"workdir", 'w', CLI_STRING, FIELD(workdir), "DIR", "instead of the image's"},
+        {"entrypoint", 0, CLI_STRING, FIELD(entrypoint), "PROGRAM",
+         "instead of the image's; empty: none"},
+        {"network", 0, CLI_STRING, FIELD(network), "host|none", "default: host"},
+        {0},
+};
+
+/* One sandbox: its directory RUN_DIR/run/ID, and what has been made so far. */
+struct sandbox {
+        struct mounting m;
+        char id[33];
+        char *dir;   /* owned, as the other paths */
+        char *root;  /* DIR/root: the mount point */
+        char *state; /* DIR/crun */
+        char *upper;
+        bool upper_is_ours;
+        bool keep;
+};
+
+/* Takes everything back; what was never made is no error. */
+static int sandbox_undo(struct sandbox *s, struct cas_err *err)
+{
+        int rc = 0;
+        if (access(s->state, F_OK) == 0)
+                bundle_delete(s->state, s->id);
+        struct cas_err one = CAS_ERR_INIT;
+        struct ffs_mount_info gone;
+        int umounted = mounting_umount(&s->m, s->root, &gone, &one);
+        if (umounted < 0 && umounted != -CAS_E_NOTFOUND) {
+                *err = one;
+                return umounted; /* nothing below a live mount is removed */
+        }
+        if (s->upper_is_ours && !s->keep)
+                rc = path_remove_tree(s->upper, err);
+        one = (struct cas_err)CAS_ERR_INIT;
+        if (path_remove_tree(s->dir, &one) < 0 && rc == 0) {
+                *err = one;
+                rc = -(int)one.code;
+        }
+        return rc;
+}
+
+static void sandbox_release(struct sandbox *s)
+{
+        mounting_close(&s->m);
+        free(s->dir);
+        free(s->root);
+        free(s->state);
+        free(s->upper);
+}
+
+/* ---- the watcher ---- */
+
+struct watcher {
+        pid_t pid;
+        int fd; /* closed, or this process's end: undo; a byte: all is done */
+};
+
+static CAS_NORETURN void watcher_main(struct sandbox *s, int from)
+{
+        (void)setsid();
+        sigset_t all;
+        sigfillset(&all);
+        (void)sigprocmask(SIG_SETMASK, &all, NULL);
+        char done;
+        ssize_t n;
+        do
+                n = read(from, &done, 1);
+        while (n < 0 && errno == EINTR);
+        if (n == 0) {
+                struct cas_err err = CAS_ERR_INIT;
+                if (sandbox_undo(s, &err) < 0)
+                        _exit(CLI_FAILED);
+        }
+        _exit(CLI_OK);
+}
+
+static int watcher_start(struct watcher *w, struct sandbox *s, struct cas_err *err)
+{
+        int ends[2];
+        if (pipe2(ends, O_CLOEXEC) != 0)
+                return cas_fail_sys(err, errno, "pipe");
+        w->pid = fork();
+        if (w->pid < 0) {
+                (void)close(ends[0]);
+                (void)close(ends[1]);
+                return cas_fail_sys(err, errno, "fork");
+        }
+        if (w->pid == 0) {
+                (void)close(ends[1]);
+                /* Nobody waits for the output of a watcher. */
+                int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+                for (int fd = 0; fd <= 2; fd++)
+                        (void)dup2(null_fd, fd);
+                watcher_main(s, ends[0]);
+        }
+        (void)close(ends[0]);
+        w->fd = ends[1];
+        return 0;
+}
+
+static void watcher_dismiss(struct watcher *w)
+{
+        if (w->pid <= 0)
+                return;
+        (void)!write(w->fd, "", 1);
+        (void)close(w->fd);
+        (void)waitpid(w->pid, NULL, 0);
+}
+
+/* ---- the sandbox ---- */
+
+static int sandbox_make(struct sandbox *s, const struct run_args *a, struct cas_err *err)
+{
+        uint8_t random[16];
+        cas_assert(getrandom(random, sizeof(random), 0) == (ssize_t)sizeof(random));
+        for (size_t i = 0; i < sizeof(random); i++)
+                snprintf(s->id + 2 * i, 3, "%02x", random[i]);
+        cas_cleanup_free char *run_dir = NULL;
+        if (path_real(s->m.host.run_dir, &run_dir, err) < 0)
+                return -(int)err->code;
+        s->dir = cas_xasprintf("%s/run/%s", run_dir, s->id);
+        s->root = cas_xasprintf("%s/root", s->dir);
+        s->state = cas_xasprintf("%s/crun", s->dir);
+        s->keep = a->keep;
+        s->upper_is_ours = a->upper == NULL;
+        if (!a->upper)
+                s->upper = cas_xasprintf("%s/sandboxes/run-%s", s->m.host.store_path, s->id);
+        else if (path_real(a->upper, &s->upper, err) < 0)
+                return -(int)err->code;
+        if (path_make_dirs(s->root, 0700, err) < 0 || path_make_dirs(s->upper, 0700, err) < 0)
+                return -(int)err->code;
+        return 0;
+}
+
+static int sandbox_mount(struct sandbox *s, const struct run_args *a, const char *name,
+                         json_t **prepared, struct cas_err *err)
+{
+        struct ffs_mount_options mount = {.dir = s->root, .rw = true, .upper = s->upper};
+        cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
+        cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
+        if (mounting_driver(a->driver, &mount.driver, err) < 0 ||
+            mounting_prepare(&s->m, name, a->platform, image, prepared, err) < 0)
+                return -(int)err->code;
+        return mounting_mount(&s->m, image, *prepared, &mount, info, err);
+}
+
+static int sandbox_spec(const struct sandbox *s, const struct run_args *a, const struct cli *cli,
+                        const json_t *prepared, struct run_spec *out, struct cas_err *err)
+{
+        bool behind = cli->rest_count > 0;
+        struct run_request request = {
+                .root = s->root,
+                .config = json_object_get(prepared, "config"),
+                .user = a->user,
+                .workdir = a->workdir,
+                .entrypoint = a->entrypoint,
+                .env = a->env.items,
+                .env_count = a->env.count,
+                .binds = a->binds.items,
+                .bind_count = a->binds.count,
+                .words = behind ? cli->rest : cli->operands + 1,
+                .word_count = behind ? cli->rest_count : cli->operand_count - 1,
+                .read_only = a->read_only,
+                .network = !a->network || strcmp(a->network, "host") == 0,
+        };
+        return run_spec_make(&request, out, err);
+}
+
+static int runtime_start(const struct sandbox *s, const struct run_args *a,
+                         const struct run_spec *spec, pid_t *pid, pid_t *signal_pid,
+                         struct cas_err *err)
+{
+        if (!a->runtime || strcmp(a->runtime, "bwrap") == 0)
+                return sandbox_start(spec, pid, signal_pid, err);
+        if (path_make_dirs(s->state, 0700, err) < 0 || bundle_write(spec, s->dir, err) < 0 ||
+            bundle_start(s->dir, s->state, s->id, pid, err) < 0)
+                return -(int)err->code;
+        *signal_pid = *pid;
+        return 0;
+}
+
+/* ---- signals ---- */
+
+static void signals_block(sigset_t *out)
+{
+        static const int passed_on[] = {SIGTERM, SIGINT,  SIGHUP,  SIGQUIT,
+                                        SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH};
+        sigemptyset(out);
+        for (size_t i = 0; i < CAS_COUNT(passed_on); i++)
+                sigaddset(out, passed_on[i]);
+        sigaddset(out, SIGCHLD);
+        (void)sigprocmask(SIG_BLOCK, out, NULL);
+}
+
+/* Waits for the runtime and passes signals on. Returns the exit status. */
+static int runtime_wait(pid_t pid, pid_t signal_pid, const sigset_t *signals)
+{
+        for (;;) {
+                int status;
+                if (waitpid(pid, &status, WNOHANG) == pid)
+                        return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+                siginfo_t info;
+                int sig = sigwaitinfo(signals, &info);
+                if (sig <= 0 || sig == SIGCHLD || info.si_code == SI_KERNEL || signal_pid <= 0)
+                        continue; /* the terminal's own go to the whole group anyway */
+                (void)kill(signal_pid, sig);
+        }
+}
+
+static int sandbox_run(struct sandbox *s, const struct run_args *a, const struct cli *cli,
+                       const sigset_t *signals, int *status, struct cas_err *err)
+{
+        op_cleanup_json json_t *prepared = NULL;
+        run_cleanup_spec struct run_spec spec = {0};
+        pid_t pid, signal_pid;
+        if (sandbox_mount(s, a, cli->operands[0], &prepared, err) < 0 ||
+            sandbox_spec(s, a, cli, prepared, &spec, err) < 0 ||
+            runtime_start(s, a, &spec, &pid, &signal_pid, err) < 0)
+                return -(int)err->code;
+        *status = runtime_wait(pid, signal_pid, signals);
+        return 0;
+}
+
+static const char *choice_wrong(const struct run_args *a)
+{
+        if (a->runtime && strcmp(a->runtime, "bwrap") != 0 && strcmp(a->runtime, "crun") != 0)
+                return "--runtime: bwrap or crun";
+        if (a->network && strcmp(a->network, "host") != 0 && strcmp(a->network, "none") != 0)
+                return "--network: host or none";
+        return NULL;
+}
+
+static int run(const struct cli *cli, void *args)
+{
+        struct run_args *a = args;
+        const char *wrong = choice_wrong(a);
+        if (wrong)
+                return cli_usage_error(cli, "%s", wrong);
+        sigset_t signals;
+        signals_block(&signals);
+        struct cas_err err = CAS_ERR_INIT;
+        struct sandbox s = {0};
+        struct watcher watcher = {0};
+        int status = CLI_FAILED;
+        int rc = mounting_open(cli, &s.m, &err);
+        if (rc == 0)
+                rc = sandbox_make(&s, a, &err);
+        if (rc == 0)
+                rc = watcher_start(&watcher, &s, &err);
+        if (rc == 0)
+                rc = sandbox_run(&s, a, cli, &signals, &status, &err);
+        if (rc < 0)
+                status = cli_report(cli->command->name, &err);
+        struct cas_err undone = CAS_ERR_INIT;
+        if (watcher.pid > 0 && sandbox_undo(&s, &undone) < 0)
+                status = cli_report(cli->command->name, &undone);
+        else if (watcher.pid > 0 && s.keep && s.upper_is_ours)
+                fprintf(stderr, "changes are kept in %s\n", s.upper);
+        watcher_dismiss(&watcher);
+        sandbox_release(&s);
+        cli_list_release(&a->binds);
+        cli_list_release(&a->env);
+        return status;
+}
+
+const struct cli_command cmd_run = {
+        .name = "run",
+        .synopsis = "NAME:TAG [-- ARGUMENT …]",
+        .summary = "run a program in a sandbox over an image",
+        .description =
+                "Mounts the image with a writable upper directory, runs its entrypoint and command "
+                "in a sandbox, and takes everything away at the end, however it ends. User, Env, "
+                "Entrypoint, Cmd and WorkingDir of the image are honoured; what follows -- takes "
+                "the place of Cmd. The host's resolv.conf is shown when the network is the "
+                "host's.\n\n"
+                "SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on. The exit "
+                "status is the program's, 128 and the number of the signal when one ended it, 127 "
+                "when it is not in the image.\n\n"
+                "The sandbox has PID, IPC, UTS and mount namespaces of its own, few capabilities "
+                "and no way to gain privileges. It is no border against hostile programs that run "
+                "as root: use a user (--user) for those.",
+        .examples = "lamina run web:1.0\n"
+                    "lamina run --env PORT=8080 --bind /srv/data:/data web:1.0\n"
+                    "lamina run --network none debian:12 -- sh -c 'id; ls /'",
+        .options = options,
+        .args_bytes = sizeof(struct run_args),
+        .operands_min = 1,
+        .operands_max = 1000,
+        .takes_rest = true,
+        .run = run,
+};

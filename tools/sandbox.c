@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "cas/buf.h"
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010U
+#endif
+#define INFO_BYTES_MAX 4096
+#define HELPER_FD 3 /* in the child */
+#define INFO_FD 4
+
+extern const char enter_blob_start[], enter_blob_end[];
+
+/* What a program that believes to be root needs within its own tree; nothing that reaches
+ * the host: no mounting, no devices, no modules, no other namespaces. */
+static const char *const capabilities[] = {
+        "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID", "CAP_KILL",
+        "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
+};
+
+struct words {
+        char **list; /* owned, NULL-terminated */
+        size_t count;
+};
+
+static void words_release(struct words *w)
+{
+        for (size_t i = 0; i < w->count; i++)
+                free(w->list[i]);
+        free(w->list);
+}
+
+static void word_take(struct words *w, char *text)
+{
+        w->list = cas_xrealloc(w->list, (w->count + 2) * sizeof(char *));
+        w->list[w->count++] = text;
+        w->list[w->count] = NULL;
+}
+
+static void word(struct words *w, const char *text)
+{
+        word_take(w, cas_xstrdup(text));
+}
+
+static void words3(struct words *w, const char *a, const char *b, const char *c)
+{
+        word(w, a);
+        if (b)
+                word(w, b);
+        if (c)
+                word(w, c);
+}
+
+static void words_namespaces(struct words *w, const struct run_spec *s)
+{
+        words3(w, "--unshare-pid", "--unshare-ipc", "--unshare-uts");
+        if (!s->network)
+                word(w, "--unshare-net");
+        words3(w, "--die-with-parent", "--as-pid-1", NULL);
+        if (!s->terminal)
+                word(w, "--new-session");
+        words3(w, "--cap-drop", "ALL", NULL);
+        for (size_t i = 0; i < CAS_COUNT(capabilities); i++)
+                words3(w, "--cap-add", capabilities[i], NULL);
+}
+
+static void words_mounts(struct words *w, const struct run_spec *s)
+{
+        words3(w, "--bind", s->root, "/");
+        words3(w, "--proc", "/proc", NULL);
+        words3(w, "--dev", "/dev", NULL);
+        words3(w, "--perms", "1777", NULL);
+        words3(w, "--tmpfs", "/dev/shm", NULL);
+        words3(w, "--ro-bind-try", "/sys", "/sys");
+        if (s->read_only) {
+                words3(w, "--perms", "1777", NULL);
+                words3(w, "--tmpfs", "/tmp", NULL);
+        }
+        for (size_t i = 0; i < s->bind_count; i++)
+                words3(w, s->binds[i].read_only ? "--ro-bind" : "--bind", s->binds[i].from,
+                       s->binds[i].to);
+        if (s->read_only)
+                words3(w, "--remount-ro", "/", NULL);
+}
+
+static void words_environment(struct words *w, const struct run_spec *s)
+{
+        word(w, "--clearenv");
+        for (char **e = s->env; *e; e++) {
+                size_t key = strcspn(*e, "=");
+                word(w, "--setenv");
+                word_take(w, cas_xstrndup(*e, key));
+                word(w, *e + key + 1);
+        }
+}
+
+static void words_program(struct words *w, const struct run_spec *s)
+{
+        word(w, "--info-fd");
+        word_take(w, cas_xasprintf("%d", INFO_FD));
+        word(w, "--");
+        word_take(w, cas_xasprintf("/proc/self/fd/%d", HELPER_FD));
+        word_take(w, cas_xasprintf("%u", s->uid));
+        word_take(w, cas_xasprintf("%u", s->gid));
+        cas_cleanup_buf struct cas_buf groups = CAS_BUF_INIT;
+        for (size_t i = 0; i < s->group_count; i++)
+                cas_buf_printf(&groups, "%s%u", i ? "," : "", s->groups[i]);
+        word(w, s->group_count ? cas_buf_str(&groups) : "-");
+        word(w, s->workdir);
+        for (char **a = s->argv; *a; a++)
+                word(w, *a);
+}
+
+/* The helper as an executable file that has no name. */
+static int helper_open(int *out, struct cas_err *err)
+{
+        cas_cleanup_fd int fd = memfd_create("lamina-enter", MFD_CLOEXEC | MFD_EXEC);
+        if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+                fd = memfd_create("lamina-enter", MFD_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "memfd_create");
+        size_t size = (size_t)(enter_blob_end - enter_blob_start);
+        for (size_t at = 0; at < size;) {
+                ssize_t n = write(fd, enter_blob_start + at, size - at);
+                if (n < 0)
+                        return cas_fail_sys(err, errno, "write the sandbox's first process");
+                at += (size_t)n;
+        }
+        /* A file that is open for writing cannot be run. */
+        cas_cleanup_free char *link = cas_xasprintf("/proc/self/fd/%d", fd);
+        *out = open(link, O_RDONLY | O_CLOEXEC);
+        return *out < 0 ? cas_fail_sys(err, errno, "the sandbox's first process") : 0;
+}
+
+static CAS_NORETURN void child_exec(char **argv, int helper, int info, int failed)
+{
+        /* Out of the way of the numbers that they are to get. */
+        int high_helper = fcntl(helper, F_DUPFD_CLOEXEC, 10);
+        int high_info = fcntl(info, F_DUPFD_CLOEXEC, 10);
+        int high_failed = fcntl(failed, F_DUPFD_CLOEXEC, 10);
+        if (high_failed >= 0 && dup2(high_helper, HELPER_FD) >= 0 &&
+            dup2(high_info, INFO_FD) >= 0) {
+                (void)fcntl(HELPER_FD, F_SETFD, 0);
+                (void)fcntl(INFO_FD, F_SETFD, 0);
+                (void)execvp(argv[0], argv);
+        }
+        int code = errno;
+        (void)!write(high_failed, &code, sizeof(code));
+        _exit(127);
+}
+
+/* bwrap writes {"child-pid": N, …} when the sandbox stands. */
+static pid_t info_read(int fd)
+{
+        char text[INFO_BYTES_MAX];
+        size_t len = 0;
+        while (len < sizeof(text)) {
+                ssize_t n = read(fd, text + len, sizeof(text) - len);
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n <= 0)
+                        break;
+                len += (size_t)n;
+        }
+        json_t *info = json_loadb(text, len, 0, NULL);
+        pid_t pid = (pid_t)json_integer_value(json_object_get(info, "child-pid"));
+        json_decref(info);
+        return pid;
+}
+
+int sandbox_start(const struct run_spec *spec, pid_t *out_pid, pid_t *out_signal_pid,
+                  struct cas_err *err)
+{
+        struct words w __attribute__((cleanup(words_release))) = {0};
+        word(&w, "bwrap");
+        words_namespaces(&w, spec);
+        words_mounts(&w, spec);
+        words_environment(&w, spec);
+        words_program(&w, spec);
+        cas_cleanup_fd int helper = -1;
+        if (helper_open(&helper, err) < 0)
+                return -(int)err->code;
+        int info[2], failed[2];
+        if (pipe2(info, O_CLOEXEC) != 0)
+                return cas_fail_sys(err, errno, "pipe");
+        cas_cleanup_fd int info_from = info[0];
+        cas_cleanup_fd int info_to = info[1];
+        if (pipe2(failed, O_CLOEXEC) != 0)
+                return cas_fail_sys(err, errno, "pipe");
+        cas_cleanup_fd int failed_from = failed[0];
+        cas_cleanup_fd int failed_to = failed[1];
+        pid_t pid = fork();
+        if (pid < 0)
+                return cas_fail_sys(err, errno, "fork");
+        if (pid == 0)
+                child_exec(w.list, helper, info_to, failed_to);
+        (void)close(cas_steal_fd(&info_to));
+        (void)close(cas_steal_fd(&failed_to));
+        int code;
+        if (read(failed_from, &code, sizeof(code)) == (ssize_t)sizeof(code)) {
+                (void)waitpid(pid, NULL, 0);
+                if (code == ENOENT)
+                        return cas_fail(err, CAS_E_UNSUPPORTED,
+                                        "bwrap is not installed: install bubblewrap, or use "
+                                        "--runtime crun");
+                return cas_fail_sys(err, code, "start bwrap");
+        }
+        *out_pid = pid;
+        *out_signal_pid = info_read(info_from);
+        return 0;
+}
