@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 
+#include "fusefs/mount.h"
 #include "tools/cli.h"
 #include "tools/help.h"
 
@@ -32,7 +33,7 @@ const struct cli_command *const cli_commands[] = {
         &cmd_import, &cmd_export, &cmd_pack,   &cmd_unpack, &cmd_images, &cmd_inspect,
         &cmd_tag,    &cmd_rm,     &cmd_mount,  &cmd_umount, &cmd_mounts, &cmd_run,
         &cmd_serve,  &cmd_gc,     &cmd_fsck,   &cmd_stats,  &cmd_upgrade, &cmd_dump,
-        &cmd_fs,     &cmd_hold,   &cmd_man,    NULL,
+        &cmd_man,    NULL,
 };
 
 const struct cli_command *cli_command_find(const char *name)
@@ -129,6 +130,8 @@ int main(int argc, char **argv)
                 cli_help_all(global.help ? stdout : stderr);
                 return global.help ? cli_finish() : CLI_USAGE;
         }
+        if (strcmp(name, "hold") == 0 || strcmp(name, "fs") == 0) /* mounts start these */
+                return ffs_process_main(argc - first, argv + first);
         cli.command = cli_command_find(name);
         if (!cli.command)
                 return cli_usage_error(&cli, "%s: no such command", name);
