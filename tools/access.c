@@ -55,8 +55,9 @@ static json_t *with_client(const json_t *args)
         if (len > 0)
                 mounts[len] = '\0';
         json_t *copy = json_copy((json_t *)(uintptr_t)args);
-        json_object_set_new(copy, "client", json_pack("{s:i, s:s}", "pid", (int)getpid(),
-                                                      "mountNamespace", mounts));
+        json_object_set_new(
+                copy, "client",
+                json_pack("{s:i, s:s}", "pid", (int)getpid(), "mountNamespace", mounts));
         return copy;
 }
 
@@ -99,10 +100,14 @@ static void owner_exec(const char *program, const char *store_path, int ready_fd
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
         if (chdir("/") != 0)
                 _exit(127);
-        char *argv[] = {(char[]){"lamina"},      (char[]){"serve"},
-                        (char[]){"--store"},     (char *)(uintptr_t)store_path,
-                        (char[]){"--no-registry"}, (char[]){"--ready-fd"},
-                        (char[]){"3"},           NULL};
+        char *argv[] = {(char[]){"lamina"},
+                        (char[]){"serve"},
+                        (char[]){"--store"},
+                        (char *)(uintptr_t)store_path,
+                        (char[]){"--no-registry"},
+                        (char[]){"--ready-fd"},
+                        (char[]){"3"},
+                        NULL};
         (void)execv(program, argv);
         _exit(127);
 }

@@ -29,6 +29,7 @@ int access_nobody(const char *store_path, struct cas_err *err) CAS_MUST_CHECK;
 int access_command(const struct cli *cli, const char *op, json_t *args,
                    int (*show)(const struct cli *cli, const json_t *result));
 /* Adds a member; NULL is left out. Errors: INVALID (not UTF-8). */
-int access_arg(json_t *args, const char *key, const char *value, struct cas_err *err) CAS_MUST_CHECK;
+int access_arg(json_t *args, const char *key, const char *value,
+               struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

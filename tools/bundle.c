@@ -12,13 +12,13 @@
 extern char **environ;
 
 static const char *const capabilities[] = {
-        "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID", "CAP_KILL",
+        "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID",     "CAP_KILL",
         "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
 };
 static const char *const masked_paths[] = {
-        "/proc/acpi",   "/proc/asound",      "/proc/kcore",       "/proc/keys",
+        "/proc/acpi",          "/proc/asound",     "/proc/kcore",       "/proc/keys",
         "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
-        "/proc/scsi",   "/sys/firmware",
+        "/proc/scsi",          "/sys/firmware",
 };
 static const char *const read_only_paths[] = {
         "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
@@ -55,12 +55,12 @@ static json_t *mounts_json(const struct run_spec *s)
 {
         json_t *m = json_array();
         json_array_append_new(m, mount("/proc", "proc", "proc", "nosuid,noexec,nodev"));
-        json_array_append_new(m, mount("/dev", "tmpfs", "tmpfs",
-                                       "nosuid,strictatime,mode=755,size=65536k"));
+        json_array_append_new(
+                m, mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"));
         json_array_append_new(m, mount("/dev/pts", "devpts", "devpts",
                                        "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620"));
-        json_array_append_new(m, mount("/dev/shm", "tmpfs", "shm",
-                                       "nosuid,noexec,nodev,mode=1777,size=65536k"));
+        json_array_append_new(
+                m, mount("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=65536k"));
         json_array_append_new(m, mount("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"));
         json_array_append_new(m, mount("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"));
         if (s->read_only)
@@ -73,8 +73,8 @@ static json_t *mounts_json(const struct run_spec *s)
 
 static json_t *process_json(const struct run_spec *s)
 {
-        json_t *user = json_pack("{s:I, s:I}", "uid", (json_int_t)s->uid, "gid",
-                                 (json_int_t)s->gid);
+        json_t *user =
+                json_pack("{s:I, s:I}", "uid", (json_int_t)s->uid, "gid", (json_int_t)s->gid);
         json_t *groups = json_array();
         for (size_t i = 0; i < s->group_count; i++)
                 json_array_append_new(groups, json_integer(s->groups[i]));
@@ -103,10 +103,10 @@ static json_t *linux_json(const struct run_spec *s)
 
 int bundle_write(const struct run_spec *spec, const char *dir, struct cas_err *err)
 {
-        json_t *config = json_pack("{s:s, s:o, s:{s:s, s:b}, s:o, s:o}", "ociVersion", "1.0.2",
-                                   "process", process_json(spec), "root", "path", spec->root,
-                                   "readonly", spec->read_only, "mounts", mounts_json(spec),
-                                   "linux", linux_json(spec));
+        json_t *config =
+                json_pack("{s:s, s:o, s:{s:s, s:b}, s:o, s:o}", "ociVersion", "1.0.2", "process",
+                          process_json(spec), "root", "path", spec->root, "readonly",
+                          spec->read_only, "mounts", mounts_json(spec), "linux", linux_json(spec));
         if (!config)
                 return cas_fail(err, CAS_E_INVALID,
                                 "command, environment or paths are not UTF-8 text");
@@ -135,8 +135,8 @@ static int crun_spawn(const char *state_dir, const char *const *words, bool quie
         posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
         if (quiet)
                 posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-        int rc = posix_spawnp(out, "crun", &actions, &attr, (char *const *)(uintptr_t)argv,
-                              environ);
+        int rc =
+                posix_spawnp(out, "crun", &actions, &attr, (char *const *)(uintptr_t)argv, environ);
         posix_spawn_file_actions_destroy(&actions);
         posix_spawnattr_destroy(&attr);
         return rc;

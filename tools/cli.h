@@ -28,10 +28,10 @@ struct cli {
 
 struct cli_command {
         const char *name;
-        const char *synopsis;    /* operands only */
-        const char *summary;     /* one line */
-        const char *description; /* paragraphs, separated by an empty line */
-        const char *examples;    /* lines, or NULL */
+        const char *synopsis;             /* operands only */
+        const char *summary;              /* one line */
+        const char *description;          /* paragraphs, separated by an empty line */
+        const char *examples;             /* lines, or NULL */
         const struct cli_option *options; /* ends with a NULL name; or NULL */
         size_t args_bytes;                /* size of what the options fill */
         size_t operands_min, operands_max;

@@ -124,9 +124,10 @@ const struct cli_command cmd_dump = {
         .name = "dump",
         .synopsis = "STORE/trees/HEX.erofs",
         .summary = "print a tree of the store as text",
-        .description = "Prints an entry a line: path, mode, owner, links, size, time, and the name of "
-                       "the file object that holds the content. Bytes that are not plain are escaped "
-                       "as \\xNN.",
+        .description =
+                "Prints an entry a line: path, mode, owner, links, size, time, and the name of "
+                "the file object that holds the content. Bytes that are not plain are escaped "
+                "as \\xNN.",
         .operands_min = 1,
         .operands_max = 1,
         .run = run,

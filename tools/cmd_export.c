@@ -32,8 +32,9 @@ const struct cli_command cmd_export = {
         .name = "export",
         .synopsis = "NAME:TAG oci:DIR[:TAG]|oci-archive:FILE[:TAG]|docker-archive:FILE[:NAME:TAG]",
         .summary = "write an image into a layout or an archive",
-        .description = "Writes an image with exactly the bytes that came in. A layout that is there "
-                       "is added to; an archive is written as a whole or not at all.",
+        .description =
+                "Writes an image with exactly the bytes that came in. A layout that is there "
+                "is added to; an archive is written as a whole or not at all.",
         .examples = "lamina export web:1.0 oci:/srv/layout:web\n"
                     "lamina export web:1.0 oci-archive:web.tar",
         .options = options,

@@ -95,9 +95,10 @@ const struct cli_command cmd_fsck = {
         .name = "fsck",
         .synopsis = "",
         .summary = "check the whole store",
-        .description = "Reads every pack, blob, file, layer, tree and name, compares digests and looks "
-                       "for what does not fit together. Prints what it finds; exit status 1 when there "
-                       "is an error among it.",
+        .description =
+                "Reads every pack, blob, file, layer, tree and name, compares digests and looks "
+                "for what does not fit together. Prints what it finds; exit status 1 when there "
+                "is an error among it.",
         .options = options,
         .args_bytes = sizeof(struct fsck_args),
         .run = run,

@@ -65,8 +65,9 @@ const struct cli_command cmd_gc = {
         .name = "gc",
         .synopsis = "",
         .summary = "free what nothing needs",
-        .description = "Removes what no name and no mount leads to, and rewrites packs of which little "
-                       "is in use. Safe at any time; pushes and imports wait while it works.",
+        .description =
+                "Removes what no name and no mount leads to, and rewrites packs of which little "
+                "is in use. Safe at any time; pushes and imports wait while it works.",
         .options = options,
         .args_bytes = sizeof(struct gc_args),
         .run = run,

@@ -27,7 +27,8 @@ const struct cli_command cmd_images = {
         .name = "images",
         .synopsis = "",
         .summary = "list images",
-        .description = "Lists every tagged image: NAME:TAG, a tab, and the digest of its manifest, in "
-                       "byte order of the names.",
+        .description =
+                "Lists every tagged image: NAME:TAG, a tab, and the digest of its manifest, in "
+                "byte order of the names.",
         .run = run,
 };

@@ -35,7 +35,8 @@ static int run(const struct cli *cli, void *args)
 
 const struct cli_command cmd_import = {
         .name = "import",
-        .synopsis = "oci:DIR[:TAG]|oci-archive:FILE[:TAG]|docker-archive:FILE[:NAME:TAG] [NAME:TAG]",
+        .synopsis =
+                "oci:DIR[:TAG]|oci-archive:FILE[:TAG]|docker-archive:FILE[:NAME:TAG] [NAME:TAG]",
         .summary = "bring images in from a layout or an archive",
         .description =
                 "Brings one image in, or every tagged one when the source names none, and prints "

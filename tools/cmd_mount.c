@@ -67,7 +67,8 @@ const struct cli_command cmd_mount = {
                 "Mounts the root file system of an image on DIR, which must be there, and prints "
                 "the path. Nothing is copied: content comes out of the store when it is read, and "
                 "equal files are one set of pages in memory, whatever image they are in.\n\n"
-                "Read-only unless --rw or --upper is given. An upper directory belongs to the exact "
+                "Read-only unless --rw or --upper is given. An upper directory belongs to the "
+                "exact "
                 "image that it was made over, and is refused over any other.\n\n"
                 "The mount goes on working while `lamina serve` is restarted.",
         .examples = "lamina mount web:1.0 /mnt\n"

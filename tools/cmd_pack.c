@@ -26,8 +26,7 @@ static const struct cli_option options[] = {
          "a word of the default command or its arguments; again for more words"},
         {"user", 'u', CLI_STRING, offsetof(struct pack_args, user), "USER[:GROUP]",
          "whom it runs as"},
-        {"workdir", 'w', CLI_STRING, offsetof(struct pack_args, workdir), "DIR",
-         "where it runs"},
+        {"workdir", 'w', CLI_STRING, offsetof(struct pack_args, workdir), "DIR", "where it runs"},
         {0},
 };
 
@@ -100,9 +99,10 @@ const struct cli_command cmd_pack = {
         .name = "pack",
         .synopsis = "DIR NAME:TAG",
         .summary = "make an image of a directory",
-        .description = "Makes an image of one layer out of a directory: names, owners, times, links, "
-                       "devices and extended attributes as they are. The same directory gives the "
-                       "same layer, byte for byte.",
+        .description =
+                "Makes an image of one layer out of a directory: names, owners, times, links, "
+                "devices and extended attributes as they are. The same directory gives the "
+                "same layer, byte for byte.",
         .examples = "lamina pack ./rootfs app:1.0 --cmd /bin/app --env MODE=production",
         .options = options,
         .args_bytes = sizeof(struct pack_args),

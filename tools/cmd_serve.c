@@ -42,13 +42,15 @@ static int run(const struct cli *cli, void *args)
                 rc = path_store(cli->store_option ? cli->store_option : config.store_path, &store,
                                 &err);
         if (rc == 0) {
-                const char *listen = config.registry_listen ? config.registry_listen
-                                                            : LISTEN_DEFAULT;
+                const char *listen =
+                        config.registry_listen ? config.registry_listen : LISTEN_DEFAULT;
                 bool background = a->ready_fd != 0;
                 struct owner_config owner = {
                         .store_path = store,
                         .store_threads = config.store_threads,
-                        .listen = a->no_registry ? NULL : a->listen ? a->listen : listen,
+                        .listen = a->no_registry ? NULL
+                                  : a->listen    ? a->listen
+                                                 : listen,
                         .registry_threads = config.registry_threads,
                         .lock_wait_ms = background ? 0 : config.lock_wait_s * 1000,
                         .idle_s = background ? BACKGROUND_IDLE_S : 0,

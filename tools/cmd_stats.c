@@ -36,7 +36,8 @@ const struct cli_command cmd_stats = {
         .name = "stats",
         .synopsis = "",
         .summary = "show what the store holds, in numbers",
-        .description = "Counts names, manifests, layers, files, chunks, packs, trees and leases, with "
-                       "their sizes. Walks the index: takes time on a large store.",
+        .description =
+                "Counts names, manifests, layers, files, chunks, packs, trees and leases, with "
+                "their sizes. Walks the index: takes time on a large store.",
         .run = run,
 };

@@ -44,9 +44,10 @@ const struct cli_command cmd_unpack = {
         .name = "unpack",
         .synopsis = "NAME:TAG DIR",
         .summary = "write the files of an image into a directory",
-        .description = "Writes the merged tree of an image with owners, times, links, devices and "
-                       "extended attributes. DIR is made, or must be empty. What the caller may not "
-                       "set (owners and devices, when not root) is left out and counted.",
+        .description =
+                "Writes the merged tree of an image with owners, times, links, devices and "
+                "extended attributes. DIR is made, or must be empty. What the caller may not "
+                "set (owners and devices, when not root) is left out and counted.",
         .options = options,
         .args_bytes = sizeof(struct unpack_args),
         .operands_min = 2,

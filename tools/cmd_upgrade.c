@@ -35,8 +35,9 @@ const struct cli_command cmd_upgrade = {
         .name = "upgrade",
         .synopsis = "",
         .summary = "bring the store to the format of this version",
-        .description = "Changes a store that an older version made into the format of this one. Nothing "
-                       "may have it open. A format that is newer, or not known, is refused and left "
-                       "as it is.",
+        .description =
+                "Changes a store that an older version made into the format of this one. Nothing "
+                "may have it open. A format that is newer, or not known, is refused and left "
+                "as it is.",
         .run = run,
 };

@@ -40,8 +40,8 @@ static void answer_line(struct answer *a)
         }
         const char *what = NULL;
         json_int_t done = 0, total = 0;
-        if (json_unpack(v, "{s:{s:s, s:I, s:I}}", "progress", "what", &what, "done", &done,
-                        "total", &total) == 0) {
+        if (json_unpack(v, "{s:{s:s, s:I, s:I}}", "progress", "what", &what, "done", &done, "total",
+                        &total) == 0) {
                 cas_progress_update(a->progress, what, (uint64_t)done, (uint64_t)total);
                 json_decref(v);
                 return;
@@ -132,9 +132,8 @@ static int request_perform(CURL *c, const char *store_path, struct answer *a, bo
         if (error)
                 return fail_remote(error, err);
         if (rc != CURLE_OK || !a->last)
-                return cas_fail(err, CAS_E_IO,
-                                "the owner of %s ended before it had answered%s%s", store_path,
-                                rc == CURLE_OK ? "" : ": ",
+                return cas_fail(err, CAS_E_IO, "the owner of %s ended before it had answered%s%s",
+                                store_path, rc == CURLE_OK ? "" : ": ",
                                 rc == CURLE_OK ? "" : curl_easy_strerror(rc));
         return 0;
 }

@@ -89,9 +89,9 @@ static void progress_send(void *arg, const char *what, uint64_t done, uint64_t t
         if (now - call->told_at_ns < PROGRESS_INTERVAL_NS)
                 return;
         call->told_at_ns = now;
-        stream_json(call->stream, json_pack("{s:{s:o, s:I, s:I}}", "progress", "what",
-                                            op_text_json(what), "done", (json_int_t)done, "total",
-                                            (json_int_t)total));
+        stream_json(call->stream,
+                    json_pack("{s:{s:o, s:I, s:I}}", "progress", "what", op_text_json(what), "done",
+                              (json_int_t)done, "total", (json_int_t)total));
 }
 
 static void call_run(struct call *call, const json_t *args)
@@ -102,11 +102,11 @@ static void call_run(struct call *call, const json_t *args)
         json_t *result = NULL;
         uint64_t start_ns = monotonic_ns();
         int rc = call->op->run(call->server->store, args, &ctx, &result, &err);
-        cas_log(rc < 0 ? CAS_LOG_WARN : CAS_LOG_DEBUG, "op", "name=%s ms=%llu error=%s message=\"%s\"",
-                call->op->name, (unsigned long long)((monotonic_ns() - start_ns) / 1000000),
+        cas_log(rc < 0 ? CAS_LOG_WARN : CAS_LOG_DEBUG, "op",
+                "name=%s ms=%llu error=%s message=\"%s\"", call->op->name,
+                (unsigned long long)((monotonic_ns() - start_ns) / 1000000),
                 rc < 0 ? cas_code_name(err.code) : "", rc < 0 ? err.msg : "");
-        stream_json(call->stream,
-                    rc < 0 ? error_json(&err) : json_pack("{s:o}", "result", result));
+        stream_json(call->stream, rc < 0 ? error_json(&err) : json_pack("{s:o}", "result", result));
 }
 
 static void op_end(struct reg_http_req *req, void *state, const struct cas_buf *body)
@@ -168,8 +168,7 @@ int control_server_start(struct cas_store *s, json_t *info, struct control_serve
         c->store = s;
         c->info = json_incref(info);
         atomic_init(&c->used_s, monotonic_ns() / 1000000000);
-        cas_cleanup_free char *path =
-                cas_xasprintf("%s/" CONTROL_SOCKET_NAME, cas_store_path(s));
+        cas_cleanup_free char *path = cas_xasprintf("%s/" CONTROL_SOCKET_NAME, cas_store_path(s));
         if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path)) {
                 free(path);
                 path = cas_xasprintf("/proc/self/fd/%d/" CONTROL_SOCKET_NAME, cas_store_dirfd(s));

@@ -19,8 +19,7 @@ const struct cli_option cli_global_options[] = {
         {"store", 0, CLI_STRING, offsetof(struct global_args, store), "DIR",
          "the store; default: $LAMINA_STORE, else /var/lib/lamina for root and "
          "$XDG_DATA_HOME/lamina for others"},
-        {"json", 0, CLI_FLAG, offsetof(struct global_args, json), NULL,
-         "print the result as JSON"},
+        {"json", 0, CLI_FLAG, offsetof(struct global_args, json), NULL, "print the result as JSON"},
         {"help", 'h', CLI_FLAG, offsetof(struct global_args, help), NULL, "print help"},
         {0},
 };
@@ -30,10 +29,9 @@ static const struct cli_option version_option[] = {
 };
 
 const struct cli_command *const cli_commands[] = {
-        &cmd_import, &cmd_export, &cmd_pack,   &cmd_unpack, &cmd_images, &cmd_inspect,
-        &cmd_tag,    &cmd_rm,     &cmd_mount,  &cmd_umount, &cmd_mounts, &cmd_run,
-        &cmd_serve,  &cmd_gc,     &cmd_fsck,   &cmd_stats,  &cmd_upgrade, &cmd_dump,
-        &cmd_man,    NULL,
+        &cmd_import, &cmd_export, &cmd_pack,    &cmd_unpack, &cmd_images, &cmd_inspect, &cmd_tag,
+        &cmd_rm,     &cmd_mount,  &cmd_umount,  &cmd_mounts, &cmd_run,    &cmd_serve,   &cmd_gc,
+        &cmd_fsck,   &cmd_stats,  &cmd_upgrade, &cmd_dump,   &cmd_man,    NULL,
 };
 
 const struct cli_command *cli_command_find(const char *name)

@@ -18,8 +18,7 @@ int mounting_open(const struct cli *cli, struct mounting *out, struct cas_err *e
 {
         *out = (struct mounting){0};
         if (path_store(cli->store_option, &out->store, err) < 0 ||
-            path_program(&out->program, err) < 0 ||
-            access_owner(out->store, &out->info, err) < 0)
+            path_program(&out->program, err) < 0 || access_owner(out->store, &out->info, err) < 0)
                 return -(int)err->code;
         out->host = (struct ffs_host){.run_dir = member(out->info, "runDir"),
                                       .store_path = member(out->info, "store"),

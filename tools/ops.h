@@ -37,8 +37,8 @@ int op_import(struct cas_store *s, const json_t *args, const struct op_context *
               json_t **result, struct cas_err *err);
 int op_export(struct cas_store *s, const json_t *args, const struct op_context *ctx,
               json_t **result, struct cas_err *err);
-int op_pack(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-            json_t **result, struct cas_err *err);
+int op_pack(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+            struct cas_err *err);
 int op_unpack(struct cas_store *s, const json_t *args, const struct op_context *ctx,
               json_t **result, struct cas_err *err);
 /* ops_names.c */
@@ -46,10 +46,10 @@ int op_images(struct cas_store *s, const json_t *args, const struct op_context *
               json_t **result, struct cas_err *err);
 int op_inspect(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                json_t **result, struct cas_err *err);
-int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-           json_t **result, struct cas_err *err);
-int op_rm(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-          json_t **result, struct cas_err *err);
+int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+           struct cas_err *err);
+int op_rm(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+          struct cas_err *err);
 /* ops_mount.c */
 int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                      json_t **result, struct cas_err *err);
@@ -60,9 +60,9 @@ int op_lease_drop(struct cas_store *s, const json_t *args, const struct op_conte
 /* ops_maintain.c */
 int op_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
           struct cas_err *err);
-int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-            json_t **result, struct cas_err *err);
-int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-             json_t **result, struct cas_err *err);
+int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+            struct cas_err *err);
+int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+             struct cas_err *err);
 
 #endif

@@ -41,8 +41,8 @@ int op_export(struct cas_store *s, const json_t *args, const struct op_context *
         return 0;
 }
 
-int op_pack(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-            json_t **result, struct cas_err *err)
+int op_pack(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+            struct cas_err *err)
 {
         struct cas_ref ref;
         struct cas_platform platform;

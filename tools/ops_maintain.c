@@ -44,14 +44,14 @@ int op_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx,
 static void finding_seen(void *arg, enum cas_fsck_severity severity, const char *id,
                          const char *subject, const char *message)
 {
-        json_array_append_new(
-                arg, json_pack("{s:s, s:s, s:o, s:o}", "severity",
-                               severity == CAS_FSCK_ERROR ? "error" : "warning", "id", id,
-                               "subject", op_text_json(subject), "message", op_text_json(message)));
+        json_array_append_new(arg, json_pack("{s:s, s:s, s:o, s:o}", "severity",
+                                             severity == CAS_FSCK_ERROR ? "error" : "warning", "id",
+                                             id, "subject", op_text_json(subject), "message",
+                                             op_text_json(message)));
 }
 
-int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-            json_t **result, struct cas_err *err)
+int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+            struct cas_err *err)
 {
         (void)args;
         op_cleanup_json json_t *findings = json_array();
@@ -68,8 +68,8 @@ int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ct
         return 0;
 }
 
-int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-             json_t **result, struct cas_err *err)
+int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+             struct cas_err *err)
 {
         (void)args;
         (void)ctx;
@@ -80,13 +80,13 @@ int op_stats(struct cas_store *s, const json_t *args, const struct op_context *c
                 const char *key;
                 uint64_t value;
         } rows[] = {
-                {"blobs", t.blob_count},          {"blobBytes", t.blob_bytes},
-                {"objects", t.object_count},      {"objectBytes", t.object_bytes},
-                {"chunks", t.chunk_count},        {"packs", t.pack_count},
-                {"packBytes", t.pack_bytes},      {"layers", t.layer_count},
-                {"manifests", t.manifest_count},  {"repositories", t.repo_count},
-                {"tags", t.tag_count},            {"leases", t.lease_count},
-                {"trees", t.tree_count},          {"treeBytes", t.tree_bytes},
+                {"blobs", t.blob_count},         {"blobBytes", t.blob_bytes},
+                {"objects", t.object_count},     {"objectBytes", t.object_bytes},
+                {"chunks", t.chunk_count},       {"packs", t.pack_count},
+                {"packBytes", t.pack_bytes},     {"layers", t.layer_count},
+                {"manifests", t.manifest_count}, {"repositories", t.repo_count},
+                {"tags", t.tag_count},           {"leases", t.lease_count},
+                {"trees", t.tree_count},         {"treeBytes", t.tree_bytes},
         };
         json_t *out = json_pack("{s:s, s:s}", "store", cas_store_path(s), "id", cas_store_id(s));
         for (size_t i = 0; i < CAS_COUNT(rows); i++)

@@ -48,9 +48,9 @@ static int trees_json(struct cas_store *s, const struct cas_image *image, json_t
         for (size_t i = 0; i < count; i++) {
                 char digest[CAS_DIGEST_TEXT_BYTES], path[4096];
                 cas_tree_path(s, &trees[i].digest, path, sizeof(path));
-                json_array_append_new(
-                        list, json_pack("{s:s, s:s}", "digest",
-                                        cas_digest_text(&trees[i].digest, digest), "path", path));
+                json_array_append_new(list, json_pack("{s:s, s:s}", "digest",
+                                                      cas_digest_text(&trees[i].digest, digest),
+                                                      "path", path));
         }
         *out = cas_steal(&list);
         return 0;

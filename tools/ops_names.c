@@ -147,8 +147,8 @@ static int link_all(struct cas_store *s, struct cas_publish *p, const char *repo
         return cas_publish_manifest_link(p, repo, digest, m.media_type, bytes.len_bytes, err);
 }
 
-int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-           json_t **result, struct cas_err *err)
+int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+           struct cas_err *err)
 {
         (void)ctx;
         struct cas_ref from, to;

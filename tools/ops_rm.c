@@ -206,9 +206,9 @@ int op_rm(struct cas_store *s, const json_t *args, const struct op_context *ctx,
         if (rc == 0)
                 rc = removal_do(&r, err);
         if (rc == 0)
-                *result = json_pack("{s:i, s:I, s:I}", "tags", (int)r.tag_count, "manifests",
-                                    (json_int_t)r.manifest_count, "blobs",
-                                    (json_int_t)r.blob_count);
+                *result =
+                        json_pack("{s:i, s:I, s:I}", "tags", (int)r.tag_count, "manifests",
+                                  (json_int_t)r.manifest_count, "blobs", (json_int_t)r.blob_count);
         removal_release(&r);
         return rc;
 }

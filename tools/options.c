@@ -30,8 +30,8 @@ static void parser_add(struct parser *p, const struct cli_option *o, void *into)
         int has_arg = o->kind == CLI_FLAG ? no_argument : required_argument;
         p->all[p->count] = o;
         p->into[p->count] = into;
-        p->longs[p->count] = (struct option){
-                .name = o->name, .has_arg = has_arg, .val = LONG_BASE + p->count};
+        p->longs[p->count] =
+                (struct option){.name = o->name, .has_arg = has_arg, .val = LONG_BASE + p->count};
         if (o->letter)
                 cas_buf_printf(&p->letters, "%c%s", o->letter, has_arg ? ":" : "");
         p->count++;

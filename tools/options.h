@@ -41,7 +41,6 @@ struct cli_option_set {
  * Operands are moved to the end; *first_operand is the index of the first.
  * Errors: INVALID (unknown option, missing or bad value). */
 int cli_options_parse(const struct cli_option_set *sets, size_t set_count, int argc, char **argv,
-                      bool stop_at_operand, int *first_operand,
-                      struct cas_err *err) CAS_MUST_CHECK;
+                      bool stop_at_operand, int *first_operand, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

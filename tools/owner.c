@@ -106,11 +106,11 @@ static json_t *info_json(const struct owner *o)
         ssize_t len = readlink("/proc/self/ns/mnt", mounts, sizeof(mounts) - 1);
         if (len > 0)
                 mounts[len] = '\0';
-        json_t *info = json_pack("{s:i, s:s, s:i, s:s, s:s, s:s, s:s, s:s}", "api",
-                                 CONTROL_API_VERSION, "version", LAMINA_VERSION, "pid",
-                                 (int)getpid(), "id", cas_store_id(o->store), "store",
-                                 cas_store_path(o->store), "runDir", o->run_dir, "resolve",
-                                 o->resolve_path, "mountNamespace", mounts);
+        json_t *info =
+                json_pack("{s:i, s:s, s:i, s:s, s:s, s:s, s:s, s:s}", "api", CONTROL_API_VERSION,
+                          "version", LAMINA_VERSION, "pid", (int)getpid(), "id",
+                          cas_store_id(o->store), "store", cas_store_path(o->store), "runDir",
+                          o->run_dir, "resolve", o->resolve_path, "mountNamespace", mounts);
         if (info && o->registry)
                 json_object_set_new(info, "registryPort",
                                     json_integer((json_int_t)reg_port(o->registry)));

@@ -13,8 +13,8 @@ struct owner_config {
         unsigned registry_threads;
         unsigned lock_wait_ms;
         unsigned idle_s; /* ends by itself after as long without requests and mounts; 0: never */
-        int ready_fd;    /* told when all answers, then closed, and output goes to RUN_DIR/owner.log;
-                          * -1: none, output stays where it is */
+        int ready_fd; /* told when all answers, then closed, and output goes to RUN_DIR/owner.log;
+                       * -1: none, output stays where it is */
 };
 
 /* Runs until SIGTERM or SIGINT, or until it is idle. Mounts stay as they are when it ends;

@@ -79,8 +79,7 @@ int run_path_resolve(const char *root, const char *path, char **out, struct cas_
         size_t len = strlen(normal);
         for (;;) {
                 cas_cleanup_free char *head = cas_xstrndup(normal, len ? len : 1);
-                cas_cleanup_fd int fd =
-                        (int)syscall(SYS_openat2, root_fd, head, &how, sizeof(how));
+                cas_cleanup_fd int fd = (int)syscall(SYS_openat2, root_fd, head, &how, sizeof(how));
                 if (fd >= 0) {
                         char link[32], real[PATH_MAX];
                         snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
@@ -127,8 +126,7 @@ static int bind_parse(struct run_spec *s, const char *text, struct cas_err *err)
         char *at = copy;
         const char *from = strsep(&at, ":"), *to = strsep(&at, ":");
         bool read_only = at && strcmp(at, "ro") == 0;
-        if (!to || from[0] == '\0' || to[0] != '/' ||
-            (at && !read_only && strcmp(at, "rw") != 0))
+        if (!to || from[0] == '\0' || to[0] != '/' || (at && !read_only && strcmp(at, "rw") != 0))
                 return cas_fail(err, CAS_E_INVALID, "--bind %s: not SRC:/DST[:ro]", text);
         if (access(from, F_OK) != 0)
                 return cas_fail_sys(err, errno, "--bind %s", from);

@@ -34,7 +34,8 @@ static int account_read(const char *root, const char *path, struct cas_buf *out,
         if (fd < 0 || fstat(fd, &st) != 0)
                 return cas_fail_sys(err, errno, "%s of the image", path);
         if (!S_ISREG(st.st_mode) || st.st_size > ACCOUNT_BYTES_MAX)
-                return cas_fail(err, CAS_E_LIMIT, "%s of the image: not a file, or too large", path);
+                return cas_fail(err, CAS_E_LIMIT, "%s of the image: not a file, or too large",
+                                path);
         size_t size = (size_t)st.st_size;
         cas_buf_reserve(out, size);
         while (out->len_bytes < size) {
@@ -126,8 +127,8 @@ static bool group_find(struct cas_buf *group, const char *wanted, const char *na
                         return true;
                 }
                 if (!wanted && out->group_count < ACCOUNT_GROUPS_MAX && member_of(f[3], name)) {
-                        out->groups = cas_xrealloc(out->groups, (out->group_count + 1) *
-                                                                        sizeof(*out->groups));
+                        out->groups = cas_xrealloc(out->groups,
+                                                   (out->group_count + 1) * sizeof(*out->groups));
                         out->groups[out->group_count++] = gid;
                 }
         }
@@ -148,7 +149,8 @@ int run_user_find(const char *root, const char *text, struct run_user *out, stru
         if (rc == 0)
                 rc = account_read(root, "etc/group", &group, err);
         if (rc == 0 && !passwd_find(&passwd, user, out, &name))
-                rc = cas_fail(err, CAS_E_INVALID, "user %s is not in the image's /etc/passwd", user);
+                rc = cas_fail(err, CAS_E_INVALID, "user %s is not in the image's /etc/passwd",
+                              user);
         if (rc == 0 && wanted_group && wanted_group[0] &&
             !group_find(&group, wanted_group, NULL, out))
                 rc = cas_fail(err, CAS_E_INVALID, "group %s is not in the image's /etc/group",

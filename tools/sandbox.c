@@ -22,7 +22,7 @@ extern const char enter_blob_start[], enter_blob_end[];
 /* What a program that believes to be root needs within its own tree; nothing that reaches
  * the host: no mounting, no devices, no modules, no other namespaces. */
 static const char *const capabilities[] = {
-        "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID", "CAP_KILL",
+        "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID",     "CAP_KILL",
         "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
 };
 
