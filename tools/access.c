@@ -12,7 +12,7 @@
 #include "tools/ops.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
-#include "tools/progress.h"
+#include "tools/progressline.h"
 
 #define RETRY_MS 50
 #define LOCK_SLICE_MS 200 /* then an owner may have come up: look again */

@@ -6,7 +6,7 @@
 #include "tools/access.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
-#include "tools/progress.h"
+#include "tools/progressline.h"
 
 struct fsck_args {
         bool rebuild;

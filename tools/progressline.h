@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A progress line on the terminal: drawn over itself on stderr, nothing at all
  * when stderr is no terminal. Any thread may update. */
-#ifndef TOOLS_PROGRESS_H
-#define TOOLS_PROGRESS_H
+#ifndef TOOLS_PROGRESSLINE_H
+#define TOOLS_PROGRESSLINE_H
 
 #include "cas/store.h"
 
