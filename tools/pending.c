@@ -32,12 +32,3 @@ PENDING(ffs_mount_each(const struct ffs_host *host,
                        bool (*fn)(void *arg, const struct ffs_mount_info *info), void *arg,
                        struct cas_err *err))
 PENDING(ffs_host_shutdown(const struct ffs_host *host, struct cas_err *err))
-struct cas_export;
-int cas_export_oci_archive(struct cas_export *ex, const struct cas_transfer_address *to,
-                           struct cas_err *err);
-int cas_export_docker_archive(struct cas_export *ex, const struct cas_image *image,
-                              const struct cas_transfer_address *to, struct cas_err *err);
-PENDING(cas_export_oci_archive(struct cas_export *ex, const struct cas_transfer_address *to,
-                               struct cas_err *err))
-PENDING(cas_export_docker_archive(struct cas_export *ex, const struct cas_image *image,
-                                  const struct cas_transfer_address *to, struct cas_err *err))
