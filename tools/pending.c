@@ -5,7 +5,7 @@
 #include "fusefs/mount.h"
 
 #define PENDING(...)                                                                               \
-        int __VA_ARGS__                                                                            \
+        __attribute__((weak)) int __VA_ARGS__                                                      \
         {                                                                                          \
                 return cas_fail(err, CAS_E_UNSUPPORTED, "%s: not in this build", __func__);        \
         }
