@@ -5,7 +5,8 @@
  * nothing else, so that there is nothing in it to fail: one thread, one loop.
  *
  * States: starting (fs runs, not ready) -> serving -> (fs died) backing off ->
- * starting. It ends when the file system was unmounted, or on `stop`. */
+ * starting. `stop` unmounts; it ends when the last user of the file system has
+ * gone, or when its connection was aborted. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -42,7 +43,8 @@ struct hold {
         uint64_t started_ms; /* of the fs that runs */
         uint64_t restart_at_ms;
         unsigned backoff_ms;
-        bool stopping;
+        bool leaving; /* unmounted here; the socket is another's */
+        bool ended;
 };
 
 static uint64_t now_ms(void)
@@ -149,8 +151,8 @@ static void fs_ended(struct hold *h)
                      info.si_code == CLD_EXITED && info.si_status == 0;
         (void)close(cas_steal_fd(&h->fs_pidfd));
         (void)close(cas_steal_fd(&h->fs_socket));
-        if (ended || h->stopping) {
-                h->stopping = true;
+        if (ended) {
+                h->ended = true;
                 return;
         }
         uint64_t now = now_ms();
@@ -184,12 +186,14 @@ static void fs_says(struct hold *h)
 
 /* ---- commands ---- */
 
-/* Unmounting ends fs by itself; one that hangs is killed. */
+/* The file system goes with its last user, which may be an overlay in another namespace: until
+ * then fs is kept alive as before. From now on another hold may take the place of this one. */
 static int stop(struct hold *h, struct cas_err *err)
 {
         if (ffs_kmount_detach(h->objects_dir, false, err) < 0)
                 return -(int)err->code;
-        h->stopping = true;
+        (void)unlink(h->socket_path);
+        h->leaving = true;
         return 0;
 }
 
@@ -247,8 +251,8 @@ static int wait_ms(const struct hold *h)
 
 static void loop(struct hold *h)
 {
-        while (!h->stopping) {
-                struct pollfd fds[3] = {{.fd = h->listen_fd, .events = POLLIN},
+        while (!h->ended) {
+                struct pollfd fds[3] = {{.fd = h->leaving ? -1 : h->listen_fd, .events = POLLIN},
                                         {.fd = h->fs_pidfd, .events = POLLIN},
                                         {.fd = h->ready ? -1 : h->fs_socket, .events = POLLIN}};
                 if (poll(fds, CAS_COUNT(fds), wait_ms(h)) < 0)
@@ -288,9 +292,8 @@ static int run(struct hold *h)
         cas_log(CAS_LOG_INFO, "hold.serving", "device=%u:%u objects=%s", h->serving.dev_major,
                 h->serving.dev_minor, h->objects_dir);
         loop(h);
-        (void)unlink(h->socket_path);
-        if (h->fs_pidfd >= 0)
-                (void)syscall(SYS_pidfd_send_signal, h->fs_pidfd, SIGKILL, NULL, 0);
+        if (!h->leaving)
+                (void)unlink(h->socket_path);
         cas_log(CAS_LOG_INFO, "hold.ended", "restarts=%u", h->serving.restarts);
         return 0;
 }

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fusefs/mount.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "cas/log.h"
+#include "fusefs/kmount_int.h"
+#include "fusefs/overlay_int.h"
+#include "fusefs/process_int.h"
+#include "fusefs/records_int.h"
+#include "fusefs/sandbox_int.h"
+
+/* A hold that died is started again by fs within about a second. */
+#define REVIVE_WAIT_MS 3000
+#define REVIVE_TICK_MS 50
+
+/* ---- the object file system ---- */
+
+static int objects_identify(const struct ffs_host *host, struct ffs_mount_id *out,
+                            struct cas_err *err)
+{
+        cas_cleanup_free char *dir = cas_xasprintf("%s/objects", host->run_dir);
+        if (ffs_kmount_identify(dir, out, err) == 0)
+                return 0;
+        if (err->code != CAS_E_NOTFOUND)
+                return -(int)err->code;
+        *out = (struct ffs_mount_id){0};
+        return 0;
+}
+
+static int ask_status(const struct ffs_host *host, struct ffs_serving *out, struct cas_err *err)
+{
+        return ffs_hold_ask(host->run_dir, "status", out, err);
+}
+
+/* The object file system runs, and is seen from this mount namespace. */
+static int ensure_serving(const struct ffs_host *host, struct ffs_serving *out, struct cas_err *err)
+{
+        struct ffs_mount_id id;
+        struct cas_err why = CAS_ERR_INIT;
+        int rc = ask_status(host, out, &why);
+        if (objects_identify(host, &id, err) < 0)
+                return -(int)err->code;
+        for (int waited = 0; rc < 0 && id.is_mount_root && waited < REVIVE_WAIT_MS;
+             waited += REVIVE_TICK_MS) {
+                struct timespec tick = {.tv_nsec = REVIVE_TICK_MS * 1000000};
+                (void)nanosleep(&tick, NULL);
+                rc = ask_status(host, out, &why);
+        }
+        if (rc < 0 && ffs_hold_start(host, out, err) < 0)
+                return -(int)err->code;
+        if (objects_identify(host, &id, err) < 0)
+                return -(int)err->code;
+        if (!id.is_mount_root || id.dev_major != out->dev_major || id.dev_minor != out->dev_minor)
+                return cas_fail(err, CAS_E_UNSUPPORTED,
+                                "%s/objects is mounted in another mount namespace: mount from "
+                                "there, or with another run directory",
+                                host->run_dir);
+        return 0;
+}
+
+/* ---- mounting ---- */
+
+static int check_options(const struct ffs_image *image, const struct ffs_mount_options *options,
+                         struct cas_err *err)
+{
+        if (options->driver == FFS_DRIVER_FUSE)
+                return cas_fail(err, CAS_E_UNSUPPORTED,
+                                "this version has no fuse driver: use --driver overlay");
+        if (image->tree_count < 1 || image->tree_count > FFS_TREES_MAX)
+                return cas_fail(err, CAS_E_INVALID, "an image of %zu trees", image->tree_count);
+        return ffs_overlay_probe(err);
+}
+
+static int refuse_mounted(const struct ffs_host *host, const struct ffs_record *record,
+                          struct cas_err *err)
+{
+        cas_cleanup_free struct ffs_record *old = cas_xmalloc(sizeof(*old));
+        struct cas_err why = CAS_ERR_INIT;
+        struct ffs_mount_id id;
+        if (ffs_record_load(host->run_dir, record->info.id, old, &why) < 0)
+                return 0;
+        if (strcmp(old->boot, record->boot) != 0)
+                return 0; /* of an earlier boot: overwritten */
+        if (ffs_kmount_identify(record->info.dir, &id, err) < 0)
+                return -(int)err->code;
+        if (id.is_mount_root)
+                return cas_fail(err, CAS_E_BUSY, "%s is mounted already (%s): lamina umount %s",
+                                record->info.dir, old->info.name, record->info.dir);
+        return 0;
+}
+
+static void random_hex(char out[33])
+{
+        struct cas_hash bytes;
+        char hex[CAS_HASH_HEX_BYTES];
+        ssize_t n = getrandom(&bytes, sizeof(bytes), 0);
+        cas_assert(n == (ssize_t)sizeof(bytes));
+        (void)snprintf(out, 33, "%.32s", cas_hash_hex(&bytes, hex));
+}
+
+/* Where the upper goes: the caller's directory, or a new one of the store's. */
+static int choose_upper(const struct ffs_host *host, const struct ffs_mount_options *options,
+                        struct ffs_record *record, struct cas_err *err)
+{
+        char id[33];
+        if (options->upper) {
+                char full[PATH_MAX];
+                if (mkdir(options->upper, 0755) < 0 && errno != EEXIST)
+                        return cas_fail_sys(err, errno, "make %s", options->upper);
+                if (!realpath(options->upper, full))
+                        return cas_fail_sys(err, errno, "upper directory %s", options->upper);
+                (void)snprintf(record->info.upper, sizeof(record->info.upper), "%s", full);
+                return 0;
+        }
+        cas_cleanup_free char *sandboxes = cas_xasprintf("%s/sandboxes", host->store_path);
+        if (mkdir(sandboxes, 0700) < 0 && errno != EEXIST)
+                return cas_fail_sys(err, errno, "make %s", sandboxes);
+        random_hex(id);
+        int n = snprintf(record->info.upper, sizeof(record->info.upper), "%s/%s", sandboxes, id);
+        if (n < 0 || (size_t)n >= sizeof(record->info.upper))
+                return cas_fail(err, CAS_E_INVALID, "the store's path is too long");
+        record->upper_is_ours = true;
+        return 0;
+}
+
+static int make_record(const struct ffs_host *host, const struct ffs_image *image,
+                       const struct ffs_mount_options *options, const char *lease,
+                       struct ffs_record *r, struct cas_err *err)
+{
+        char full[PATH_MAX];
+        struct stat st;
+        if (!realpath(options->dir, full))
+                return cas_fail_sys(err, errno, "mount point %s", options->dir);
+        if (stat(full, &st) < 0 || !S_ISDIR(st.st_mode))
+                return cas_fail(err, CAS_E_INVALID, "mount point %s is no directory", full);
+        *r = (struct ffs_record){.tree_count = image->tree_count};
+        (void)snprintf(r->info.dir, sizeof(r->info.dir), "%s", full);
+        ffs_record_id(full, r->info.id);
+        (void)snprintf(r->info.name, sizeof(r->info.name), "%s", image->name);
+        (void)snprintf(r->info.driver, sizeof(r->info.driver), "overlay");
+        (void)snprintf(r->info.lease, sizeof(r->info.lease), "%s", lease);
+        r->info.manifest = image->manifest;
+        r->info.rw = options->rw || options->upper;
+        memcpy(r->trees, image->trees, image->tree_count * sizeof(image->trees[0]));
+        if (ffs_boot_id(r->boot, err) < 0 || refuse_mounted(host, r, err) < 0)
+                return -(int)err->code;
+        return r->info.rw ? choose_upper(host, options, r, err) : 0;
+}
+
+static int attach(const struct ffs_host *host, const struct ffs_image *image,
+                  const struct ffs_record *r, struct cas_err *err)
+{
+        if (r->info.rw) {
+                cas_cleanup_free struct ffs_sandbox *box = cas_xmalloc(sizeof(*box));
+                if (ffs_sandbox_prepare(r->info.upper, r->trees, r->tree_count,
+                                        FFS_OVERLAY_OPTIONS_RW, box, err) < 0)
+                        return -(int)err->code;
+                return ffs_overlay_writable(host, image, box->upper, box->work, r->info.dir, err);
+        }
+        cas_cleanup_free char *from = cas_xasprintf("%s/images/%s", host->run_dir, r->image);
+        return ffs_kmount_bind(from, r->info.dir, MOUNT_ATTR_RDONLY, err);
+}
+
+/* A failed mount leaves nothing: what was begun for it is taken back. */
+static void undo(const struct ffs_host *host, const struct ffs_record *r)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        if (ffs_record_remove(host->run_dir, r->info.id, &ignored) < 0 ||
+            (r->upper_is_ours && ffs_sandbox_remove(r->info.upper, &ignored) < 0) ||
+            ffs_overlay_sweep(host, &ignored) < 0)
+                cas_log(CAS_LOG_WARN, "mount.undo", "why=\"%s\"", ignored.msg);
+}
+
+int ffs_mount(const struct ffs_host *host, const struct ffs_image *image,
+              const struct ffs_mount_options *options, const char *lease,
+              struct ffs_mount_info *out, struct cas_err *err)
+{
+        cas_cleanup_fd int lock = -1;
+        struct ffs_serving serving;
+        cas_cleanup_free struct ffs_record *r = cas_xmalloc(sizeof(*r));
+        if (check_options(image, options, err) < 0 || ffs_run_lock(host->run_dir, &lock, err) < 0 ||
+            make_record(host, image, options, lease, r, err) < 0 ||
+            ensure_serving(host, &serving, err) < 0)
+                return -(int)err->code;
+        /* The record comes first: a mount without one would be lost, one without a mount is
+         * removed by umount. */
+        if (ffs_overlay_trees(host, image, err) < 0 ||
+            (!r->info.rw && ffs_overlay_image(host, image, &serving, r->image, err) < 0) ||
+            ffs_record_save(host->run_dir, r, err) < 0 || attach(host, image, r, err) < 0) {
+                undo(host, r);
+                return -(int)err->code;
+        }
+        *out = r->info;
+        return 0;
+}
+
+/* ---- unmounting ---- */
+
+static int unmount_record(const struct ffs_host *host, const struct ffs_record *r,
+                          struct cas_err *err)
+{
+        if (ffs_kmount_detach(r->info.dir, false, err) < 0) {
+                if (err->code != CAS_E_BUSY)
+                        return -(int)err->code;
+                return cas_fail(err, CAS_E_BUSY,
+                                "%s is in use: end what runs or stands in it (fuser -vm %s) and "
+                                "try again",
+                                r->info.dir, r->info.dir);
+        }
+        if (ffs_record_remove(host->run_dir, r->info.id, err) < 0)
+                return -(int)err->code;
+        return r->upper_is_ours ? ffs_sandbox_remove(r->info.upper, err) : 0;
+}
+
+int ffs_umount(const struct ffs_host *host, const char *dir, struct ffs_mount_info *out,
+               struct cas_err *err)
+{
+        char full[PATH_MAX], id[40];
+        /* A dead mount may not be looked up; its own absolute path is as good. */
+        if (!realpath(dir, full)) {
+                if (dir[0] != '/' || strlen(dir) >= sizeof(full))
+                        return cas_fail_sys(err, errno, "mount point %s", dir);
+                memcpy(full, dir, strlen(dir) + 1);
+        }
+        cas_cleanup_fd int lock = -1;
+        cas_cleanup_free struct ffs_record *r = cas_xmalloc(sizeof(*r));
+        ffs_record_id(full, id);
+        if (ffs_run_lock(host->run_dir, &lock, err) < 0)
+                return -(int)err->code;
+        if (ffs_record_load(host->run_dir, id, r, err) < 0) {
+                if (err->code == CAS_E_NOTFOUND)
+                        return cas_fail(err, CAS_E_NOTFOUND, "nothing of lamina is mounted at %s",
+                                        full);
+                return -(int)err->code;
+        }
+        if (unmount_record(host, r, err) < 0 || ffs_overlay_sweep(host, err) < 0)
+                return -(int)err->code;
+        *out = r->info;
+        return 0;
+}
+
+struct each {
+        bool (*fn)(void *arg, const struct ffs_mount_info *info);
+        void *arg;
+};
+
+static bool each_info(void *arg, const struct ffs_record *record)
+{
+        const struct each *each = arg;
+        return each->fn(each->arg, &record->info);
+}
+
+int ffs_mount_each(const struct ffs_host *host,
+                   bool (*fn)(void *arg, const struct ffs_mount_info *info), void *arg,
+                   struct cas_err *err)
+{
+        struct each each = {.fn = fn, .arg = arg};
+        return ffs_record_each(host->run_dir, each_info, &each, err);
+}
+
+struct shutdown {
+        const struct ffs_host *host;
+        struct cas_err *err;
+        int rc;
+};
+
+static bool shutdown_one(void *arg, const struct ffs_record *record)
+{
+        struct shutdown *s = arg;
+        s->rc = unmount_record(s->host, record, s->err);
+        return s->rc == 0;
+}
+
+int ffs_host_shutdown(const struct ffs_host *host, struct cas_err *err)
+{
+        cas_cleanup_fd int lock = -1;
+        struct shutdown s = {.host = host, .err = err};
+        if (ffs_run_lock(host->run_dir, &lock, err) < 0 ||
+            ffs_record_each(host->run_dir, shutdown_one, &s, err) < 0)
+                return -(int)err->code;
+        if (s.rc < 0)
+                return s.rc;
+        if (ffs_overlay_sweep(host, err) < 0)
+                return -(int)err->code;
+        struct ffs_serving serving;
+        struct cas_err why = CAS_ERR_INIT;
+        if (ffs_hold_ask(host->run_dir, "stop", &serving, &why) < 0 && why.code != CAS_E_NOTFOUND &&
+            why.code != CAS_E_BUSY) {
+                *err = why;
+                return -(int)err->code;
+        }
+        return 0;
+}

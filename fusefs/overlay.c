@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fusefs/overlay_int.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include "cas/map.h"
+#include "fusefs/kmount_int.h"
+
+#define LOOP_TRIES 16
+
+int ffs_overlay_probe(struct cas_err *err)
+{
+        if (geteuid() != 0)
+                return cas_fail(err, CAS_E_DENIED, "mounting images by overlayfs needs root");
+        if (access("/dev/fuse", R_OK | W_OK) < 0)
+                return cas_fail(err, CAS_E_UNSUPPORTED,
+                                "there is no usable /dev/fuse (modprobe fuse?)");
+        static const char *const types[] = {"erofs", "overlay"};
+        for (size_t i = 0; i < CAS_COUNT(types); i++) {
+                ffs_cleanup_kmount struct ffs_kmount m = {0};
+                if (ffs_kmount_open(types[i], &m, err) < 0)
+                        return -(int)err->code;
+        }
+        return 0;
+}
+
+/* ---- trees ---- */
+
+static void tree_dir(const struct ffs_host *host, const struct cas_digest *tree, char *out,
+                     size_t out_bytes)
+{
+        char hex[CAS_DIGEST_TEXT_BYTES];
+        (void)snprintf(out, out_bytes, "%s/trees/%s", host->run_dir, cas_digest_hex(tree, hex));
+}
+
+static int make_dir(const char *dir, struct cas_err *err)
+{
+        if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+                return cas_fail_sys(err, errno, "make %s", dir);
+        return 0;
+}
+
+static int mount_erofs(const char *source, const char *dir, struct cas_err *err)
+{
+        ffs_cleanup_kmount struct ffs_kmount m = {0};
+        if (ffs_kmount_open("erofs", &m, err) < 0 ||
+            ffs_kmount_set(&m, "source", source, err) < 0 || ffs_kmount_flag(&m, "ro", err) < 0 ||
+            ffs_kmount_finish(&m, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME, dir, err) < 0)
+                return -(int)err->code;
+        return 0;
+}
+
+/* Gives a loop device over fd that goes with its last user; name has 32 bytes. */
+static int loop_attach(int fd, char *name, int *out_loop_fd, struct cas_err *err)
+{
+        cas_cleanup_fd int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+        if (control < 0)
+                return cas_fail(err, CAS_E_UNSUPPORTED,
+                                "this kernel mounts no EROFS from a file (Linux 6.12) and there is "
+                                "no loop device");
+        for (int i = 0; i < LOOP_TRIES; i++) {
+                int number = ioctl(control, LOOP_CTL_GET_FREE);
+                if (number < 0)
+                        return cas_fail_sys(err, errno, "find a free loop device");
+                (void)snprintf(name, 32, "/dev/loop%d", number);
+                cas_cleanup_fd int loop_fd = open(name, O_RDWR | O_CLOEXEC);
+                if (loop_fd < 0)
+                        return cas_fail_sys(err, errno, "open %s", name);
+                struct loop_config config = {
+                        .fd = (uint32_t)fd,
+                        .block_size = 4096,
+                        .info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+                };
+                if (ioctl(loop_fd, LOOP_CONFIGURE, &config) == 0) {
+                        *out_loop_fd = cas_steal_fd(&loop_fd);
+                        return 0;
+                }
+                if (errno != EBUSY) /* else another process was quicker */
+                        return cas_fail_sys(err, errno, "configure %s", name);
+        }
+        return cas_fail(err, CAS_E_BUSY, "no free loop device");
+}
+
+static int mount_tree(const char *path, const char *dir, struct cas_err *err)
+{
+        /* By its descriptor: the kernel takes no source of more than 255 bytes. */
+        cas_cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "open tree %s", path);
+        char source[64];
+        (void)snprintf(source, sizeof(source), "/proc/self/fd/%d", fd);
+        struct cas_err why = CAS_ERR_INIT;
+        if (mount_erofs(strlen(path) <= 255 ? path : source, dir, &why) == 0)
+                return 0;
+        if (why.sys_errno != ENOTBLK) {
+                *err = why;
+                return cas_err_wrap(err, "tree %s", path);
+        }
+        char name[32];
+        cas_cleanup_fd int loop_fd = -1;
+        if (loop_attach(fd, name, &loop_fd, err) < 0 || mount_erofs(name, dir, err) < 0)
+                return cas_err_wrap(err, "tree %s", path);
+        return 0;
+}
+
+int ffs_overlay_trees(const struct ffs_host *host, const struct ffs_image *image,
+                      struct cas_err *err)
+{
+        for (size_t i = 0; i < image->tree_count; i++) {
+                char dir[4352];
+                struct ffs_mount_id id;
+                tree_dir(host, &image->trees[i], dir, sizeof(dir));
+                if (make_dir(dir, err) < 0 || ffs_kmount_identify(dir, &id, err) < 0 ||
+                    (!id.is_mount_root && mount_tree(image->tree_paths[i], dir, err) < 0))
+                        return -(int)err->code;
+        }
+        return 0;
+}
+
+/* ---- overlays ---- */
+
+static int set_options(struct ffs_kmount *m, const char *options, struct cas_err *err)
+{
+        cas_cleanup_free char *copy = cas_xstrdup(options);
+        char *rest = copy;
+        for (char *key; (key = strsep(&rest, ","));) {
+                char *value = strchr(key, '=');
+                cas_assert(value != NULL);
+                *value++ = '\0';
+                if (ffs_kmount_set(m, key, value, err) < 0)
+                        return -(int)err->code;
+        }
+        return 0;
+}
+
+static int set_layers(struct ffs_kmount *m, const struct ffs_host *host,
+                      const struct ffs_image *image, struct cas_err *err)
+{
+        char dir[4352];
+        for (size_t i = 0; i < image->tree_count; i++) {
+                tree_dir(host, &image->trees[i], dir, sizeof(dir));
+                if (ffs_kmount_set_path(m, "lowerdir+", dir, err) < 0)
+                        return -(int)err->code;
+        }
+        (void)snprintf(dir, sizeof(dir), "%s/objects", host->run_dir);
+        return ffs_kmount_set_path(m, "datadir+", dir, err);
+}
+
+/* One overlay per image and instance of the object file system: one that stands on an instance
+ * whose connection is gone is never used again. */
+static void image_key(const struct ffs_image *image, const struct ffs_serving *serving,
+                      char key[FFS_IMAGE_KEY_BYTES])
+{
+        cas_cleanup_hasher struct cas_hasher *h = cas_hasher_new(CAS_DIGEST_SHA256);
+        for (size_t i = 0; i < image->tree_count; i++)
+                cas_hasher_update(h, &image->trees[i], sizeof(image->trees[i]));
+        cas_hasher_update(h, FFS_OVERLAY_OPTIONS, sizeof(FFS_OVERLAY_OPTIONS));
+        struct cas_digest digest;
+        char hex[CAS_DIGEST_TEXT_BYTES];
+        cas_hasher_final(h, &digest);
+        (void)snprintf(key, FFS_IMAGE_KEY_BYTES, "%.32s-%.16s", cas_digest_hex(&digest, hex),
+                       serving->instance);
+}
+
+int ffs_overlay_image(const struct ffs_host *host, const struct ffs_image *image,
+                      const struct ffs_serving *serving, char key[FFS_IMAGE_KEY_BYTES],
+                      struct cas_err *err)
+{
+        image_key(image, serving, key);
+        cas_cleanup_free char *dir = cas_xasprintf("%s/images/%s", host->run_dir, key);
+        struct ffs_mount_id id;
+        if (make_dir(dir, err) < 0 || ffs_kmount_identify(dir, &id, err) < 0)
+                return -(int)err->code;
+        if (id.is_mount_root)
+                return 0;
+        ffs_cleanup_kmount struct ffs_kmount m = {0};
+        if (ffs_kmount_open("overlay", &m, err) < 0 ||
+            ffs_kmount_set(&m, "source", "lamina", err) < 0 || ffs_kmount_flag(&m, "ro", err) < 0 ||
+            set_layers(&m, host, image, err) < 0 || set_options(&m, FFS_OVERLAY_OPTIONS, err) < 0 ||
+            ffs_kmount_finish(&m, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME, dir, err) < 0)
+                return -(int)err->code;
+        return 0;
+}
+
+int ffs_overlay_writable(const struct ffs_host *host, const struct ffs_image *image,
+                         const char *upper, const char *work, const char *dir, struct cas_err *err)
+{
+        ffs_cleanup_kmount struct ffs_kmount m = {0};
+        if (ffs_kmount_open("overlay", &m, err) < 0 ||
+            ffs_kmount_set(&m, "source", "lamina", err) < 0 ||
+            set_layers(&m, host, image, err) < 0 ||
+            ffs_kmount_set_path(&m, "upperdir", upper, err) < 0 ||
+            ffs_kmount_set_path(&m, "workdir", work, err) < 0 ||
+            set_options(&m, FFS_OVERLAY_OPTIONS_RW, err) < 0 ||
+            ffs_kmount_finish(&m, 0, dir, err) < 0)
+                return -(int)err->code;
+        return 0;
+}
+
+/* ---- what nobody needs ---- */
+
+static bool note_used(void *arg, const struct ffs_record *record)
+{
+        struct cas_map *used = arg;
+        char hex[CAS_DIGEST_TEXT_BYTES];
+        for (size_t i = 0; i < record->tree_count; i++) {
+                (void)cas_digest_hex(&record->trees[i], hex);
+                (void)cas_map_put(used, hex, strlen(hex), NULL);
+        }
+        (void)cas_map_put(used, record->image, strlen(record->image), NULL);
+        return true;
+}
+
+static int sweep_dir(const char *path, const struct cas_map *used, struct cas_err *err)
+{
+        DIR *d = opendir(path);
+        if (!d)
+                return cas_fail_sys(err, errno, "open %s", path);
+        int rc = 0;
+        for (struct dirent *e; rc == 0 && (e = readdir(d));) {
+                if (e->d_name[0] == '.' || cas_map_get_str(used, e->d_name))
+                        continue;
+                cas_cleanup_free char *dir = cas_xasprintf("%s/%s", path, e->d_name);
+                /* Lazily: binds and overlays hold what they stand on by themselves. */
+                rc = ffs_kmount_detach(dir, true, err);
+                if (rc == 0)
+                        (void)rmdir(dir);
+        }
+        (void)closedir(d);
+        return rc;
+}
+
+int ffs_overlay_sweep(const struct ffs_host *host, struct cas_err *err)
+{
+        cas_cleanup_map struct cas_map *used = cas_map_new();
+        cas_cleanup_free char *images = cas_xasprintf("%s/images", host->run_dir);
+        cas_cleanup_free char *trees = cas_xasprintf("%s/trees", host->run_dir);
+        if (ffs_record_each(host->run_dir, note_used, used, err) < 0 ||
+            sweep_dir(images, used, err) < 0 || sweep_dir(trees, used, err) < 0)
+                return -(int)err->code;
+        return 0;
+}
