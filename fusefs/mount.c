@@ -14,7 +14,7 @@
 #include "fusefs/overlay_int.h"
 #include "fusefs/process_int.h"
 #include "fusefs/records_int.h"
-#include "fusefs/sandbox_int.h"
+#include "fusefs/upper_int.h"
 
 /* A hold that died is started again by fs within about a second. */
 #define REVIVE_WAIT_MS 3000
@@ -158,11 +158,11 @@ static int attach(const struct ffs_host *host, const struct ffs_image *image,
                   const struct ffs_record *r, struct cas_err *err)
 {
         if (r->info.rw) {
-                cas_cleanup_free struct ffs_sandbox *box = cas_xmalloc(sizeof(*box));
-                if (ffs_sandbox_prepare(r->info.upper, r->trees, r->tree_count,
-                                        FFS_OVERLAY_OPTIONS_RW, box, err) < 0)
+                cas_cleanup_free struct ffs_upper *made = cas_xmalloc(sizeof(*made));
+                if (ffs_upper_prepare(r->info.upper, r->trees, r->tree_count,
+                                      FFS_OVERLAY_OPTIONS_RW, made, err) < 0)
                         return -(int)err->code;
-                return ffs_overlay_writable(host, image, box->upper, box->work, r->info.dir, err);
+                return ffs_overlay_writable(host, image, made->upper, made->work, r->info.dir, err);
         }
         cas_cleanup_free char *from = cas_xasprintf("%s/images/%s", host->run_dir, r->image);
         return ffs_kmount_bind(from, r->info.dir, MOUNT_ATTR_RDONLY, err);
@@ -173,7 +173,7 @@ static void undo(const struct ffs_host *host, const struct ffs_record *r)
 {
         struct cas_err ignored = CAS_ERR_INIT;
         if (ffs_record_remove(host->run_dir, r->info.id, &ignored) < 0 ||
-            (r->upper_is_ours && ffs_sandbox_remove(r->info.upper, &ignored) < 0) ||
+            (r->upper_is_ours && ffs_upper_remove(r->info.upper, &ignored) < 0) ||
             ffs_overlay_sweep(host, &ignored) < 0)
                 cas_log(CAS_LOG_WARN, "mount.undo", "why=\"%s\"", ignored.msg);
 }
@@ -216,7 +216,7 @@ static int unmount_record(const struct ffs_host *host, const struct ffs_record *
         }
         if (ffs_record_remove(host->run_dir, r->info.id, err) < 0)
                 return -(int)err->code;
-        return r->upper_is_ours ? ffs_sandbox_remove(r->info.upper, err) : 0;
+        return r->upper_is_ours ? ffs_upper_remove(r->info.upper, err) : 0;
 }
 
 int ffs_umount(const struct ffs_host *host, const char *dir, struct ffs_mount_info *out,

@@ -2,22 +2,22 @@
 /* Upper directories of writable mounts. overlayfs stores file handles into the
  * trees in them, so one belongs to the exact trees and options that it was made
  * over: DIR/lamina.json records them, and nothing else is mounted with it. */
-#ifndef FFS_SANDBOX_INT_H
-#define FFS_SANDBOX_INT_H
+#ifndef FFS_UPPER_INT_H
+#define FFS_UPPER_INT_H
 
 #include "cas/digest.h"
 
-struct ffs_sandbox {
+struct ffs_upper {
         char upper[4096];
         char work[4096];
 };
 
 /* Makes DIR/upper and DIR/work where they are not, binds DIR to the trees, or checks that it is
  * bound to them. Durable. Errors: INVALID (bound to others, or not made by us). */
-int ffs_sandbox_prepare(const char *dir, const struct cas_digest *trees, size_t tree_count,
-                        const char *options, struct ffs_sandbox *out,
-                        struct cas_err *err) CAS_MUST_CHECK;
+int ffs_upper_prepare(const char *dir, const struct cas_digest *trees, size_t tree_count,
+                      const char *options, struct ffs_upper *out,
+                      struct cas_err *err) CAS_MUST_CHECK;
 /* Removes a sandbox of ours with all that was written to it. */
-int ffs_sandbox_remove(const char *dir, struct cas_err *err) CAS_MUST_CHECK;
+int ffs_upper_remove(const char *dir, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

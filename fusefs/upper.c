@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "fusefs/sandbox_int.h"
+#include "fusefs/upper_int.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -64,8 +64,8 @@ static int refuse_foreign(const char *upper, struct cas_err *err)
         return 0;
 }
 
-int ffs_sandbox_prepare(const char *dir, const struct cas_digest *trees, size_t tree_count,
-                        const char *options, struct ffs_sandbox *out, struct cas_err *err)
+int ffs_upper_prepare(const char *dir, const struct cas_digest *trees, size_t tree_count,
+                      const char *options, struct ffs_upper *out, struct cas_err *err)
 {
         int n = snprintf(out->upper, sizeof(out->upper), "%s/upper", dir);
         if (n < 0 || (size_t)n >= sizeof(out->upper))
@@ -103,7 +103,7 @@ static int remove_one(const char *path, const struct stat *st CAS_UNUSED, int ty
         return remove(path);
 }
 
-int ffs_sandbox_remove(const char *dir, struct cas_err *err)
+int ffs_upper_remove(const char *dir, struct cas_err *err)
 {
         if (nftw(dir, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0 && errno != ENOENT)
                 return cas_fail_sys(err, errno, "remove %s", dir);
