@@ -61,7 +61,7 @@ static void apply(struct cas_merge *m, const char *text)
         fill_listing(&l);
         if (cas_merge_apply(m, &l, &err) < 0)
                 fail_msg("%s", err.msg);
-        listing_free(&l);
+        cas_listing_release(&l);
 }
 
 static void add_tree(struct ffs_image *image, const struct cas_merge *m, bool is_stacked)
