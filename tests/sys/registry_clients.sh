@@ -1,0 +1,179 @@
+#!/bin/bash
+# Real clients push to and pull from the registry: skopeo, podman, containerd (ctr) and docker,
+# those of them that are installed. Digests must stay what they are. The image is made here;
+# with $LAMINA_CORPUS (an OCI layout) skopeo copies every image of it, too.
+# $REGISTRY=HOST:PORT tests a registry that runs already.
+set -u
+here=$(cd "$(dirname "$0")/../.." && pwd)
+lamina=${LAMINA:-$here/build/release/lamina}
+[ "$(id -u)" -eq 0 ] || { echo "skipped: needs root: engines mount"; exit 77; }
+for tool in skopeo jq python3 unshare curl; do
+    command -v "$tool" >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
+done
+if [ -z "${LAMINA_ISOLATED-}" ]; then # as process 1 of its own namespaces: all of it ends with it
+    export LAMINA_ISOLATED=1
+    exec timeout -k 10 "${LAMINA_TEST_SECONDS:-280}" unshare --mount --pid --fork --kill-child --mount-proc \
+        --propagation private "$0" "$@"
+fi
+unset LAMINA_ISOLATED
+dir=$(mktemp -d /tmp/lamina-clients-XXXXXX)
+pids=()
+cleanup() {
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null; done
+    for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null; done
+    # engines leave mounts below their directories; the namespace is private
+    grep -o " $dir[^ ]*" /proc/mounts | sort -r | xargs -r -n1 umount -l 2>/dev/null
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+trap 'exit 1' INT TERM
+passed=0 failed=0
+check() { # what, command…
+    local what=$1; shift
+    if "$@" >"$dir/log" 2>&1; then passed=$((passed + 1)); else
+        failed=$((failed + 1)); echo "FAIL $what: $*"; tail -n 15 "$dir/log"
+    fi
+}
+equal() { [ -n "$1" ] && [ "$1" = "$2" ] || { echo "\"$1\" is not \"$2\""; return 1; }; }
+wait_until() { # seconds, command…
+    local end=$((SECONDS + $1)); shift
+    until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.1; done
+}
+
+# An image of three gzip layers, one of them of some megabytes, with the host's architecture.
+make_image() { # layout
+    python3 - "$1" <<'PY'
+import gzip, hashlib, io, json, os, platform, sys, tarfile
+layout = sys.argv[1]
+os.makedirs(layout + "/blobs/sha256")
+def put(data):
+    digest = hashlib.sha256(data).hexdigest()
+    with open(f"{layout}/blobs/sha256/{digest}", "wb") as f:
+        f.write(data)
+    return {"digest": "sha256:" + digest, "size": len(data)}
+def layer(files):
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.mode = len(data), 1700000000, 0o644
+            tar.addfile(info, io.BytesIO(data))
+    return raw.getvalue()
+noise = b"".join(hashlib.sha256(b"%d" % i).digest() for i in range(150000))
+layers = [layer([("etc/motd", b"hello\n")]), layer([("data/noise", noise)]), layer([("etc/motd", b"again\n"), ("empty", b"")])]
+arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+config = put(json.dumps({"architecture": arch, "os": "linux", "config": {"Cmd": ["/none"]}, "history": [
+    {"created_by": "layer %d" % i} for i in range(3)], "rootfs": {"type": "layers", "diff_ids": [
+    "sha256:" + hashlib.sha256(l).hexdigest() for l in layers]}}).encode())
+image = "application/vnd.oci.image."
+manifest = put(json.dumps({"schemaVersion": 2, "mediaType": image + "manifest.v1+json",
+    "config": dict(config, mediaType=image + "config.v1+json"),
+    "layers": [dict(put(gzip.compress(l, 6, mtime=0)), mediaType=image + "layer.v1.tar+gzip") for l in layers]}).encode())
+manifest.update(mediaType=image + "manifest.v1+json", annotations={"org.opencontainers.image.ref.name": "tiny"})
+with open(layout + "/index.json", "w") as f:
+    json.dump({"schemaVersion": 2, "manifests": [manifest]}, f)
+with open(layout + "/oci-layout", "w") as f:
+    f.write('{"imageLayoutVersion":"1.0.0"}')
+PY
+}
+layout_digest() { # layout tag
+    jq -r --arg t "$2" '.manifests[]|select(.annotations["org.opencontainers.image.ref.name"]==$t).digest' "$1/index.json"
+}
+pushed_digest() { # name:tag
+    skopeo inspect --tls-verify=false --raw "docker://$registry/$1" | sha256sum | sed 's/^/sha256:/;s/ .*//'
+}
+
+try_skopeo() { # layout tag
+    local layout=$1 tag=$2 out digest
+    digest=$(layout_digest "$layout" "$tag"); out=$(mktemp -d "$dir/out-XXXXXX")
+    check "skopeo pushes $tag" skopeo copy -q --preserve-digests --dest-tls-verify=false \
+        "oci:$layout:$tag" "docker://$registry/skopeo/$tag:v1"
+    check "skopeo: digest of $tag in the registry" equal "$(pushed_digest "skopeo/$tag:v1")" "$digest"
+    check "skopeo pushes $tag again" skopeo copy -q --preserve-digests --dest-tls-verify=false \
+        "oci:$layout:$tag" "docker://$registry/skopeo/again/$tag:v1"
+    check "skopeo pulls $tag" skopeo copy -q --preserve-digests --src-tls-verify=false \
+        "docker://$registry/skopeo/$tag@$digest" "oci:$out:$tag"
+    check "skopeo: digest of $tag pulled" equal "$(layout_digest "$out" "$tag")" "$digest"
+    for blob in "$out"/blobs/sha256/*; do
+        cmp -s "$blob" "$layout/blobs/sha256/${blob##*/}" || check "skopeo: blob ${blob##*/} of $tag" false
+    done
+    rm -rf "$out"
+}
+
+try_podman() { # digest
+    local p=(podman --root "$dir/podman" --runroot "$dir/podman-run" --storage-driver vfs --cgroup-manager cgroupfs)
+    check "podman pulls" "${p[@]}" pull -q --tls-verify=false "$registry/skopeo/tiny:v1"
+    check "podman: digest pulled" equal "$("${p[@]}" image inspect -f '{{.Digest}}' "$registry/skopeo/tiny:v1")" "$1"
+    local id; id=$("${p[@]}" image inspect -f '{{.Id}}' "$registry/skopeo/tiny:v1")
+    check "podman pushes" "${p[@]}" push -q --tls-verify=false --digestfile "$dir/podman-digest" \
+        "$registry/skopeo/tiny:v1" "$registry/podman/tiny:v1"
+    check "podman: digest in the registry" equal "$(pushed_digest podman/tiny:v1)" "$(cat "$dir/podman-digest")"
+    check "podman removes" "${p[@]}" rmi -a -f
+    check "podman pulls what it pushed" "${p[@]}" pull -q --tls-verify=false "$registry/podman/tiny:v1"
+    check "podman: the same image" equal "$("${p[@]}" image inspect -f '{{.Id}}' "$registry/podman/tiny:v1")" "$id"
+    check "podman pushes zstd layers" "${p[@]}" push -q --tls-verify=false --format oci --compression-format zstd \
+        --digestfile "$dir/podman-digest" "$registry/podman/tiny:v1" "$registry/podman/zstd:v1"
+    check "podman: digest of zstd layers" equal "$(pushed_digest podman/zstd:v1)" "$(cat "$dir/podman-digest")"
+    check "podman removes again" "${p[@]}" rmi -a -f
+    check "podman pulls zstd layers" "${p[@]}" pull -q --tls-verify=false "$registry/podman/zstd:v1"
+    check "podman: the same image from zstd" equal "$("${p[@]}" image inspect -f '{{.Id}}' "$registry/podman/zstd:v1")" "$id"
+}
+
+try_containerd() { # digest
+    containerd --root "$dir/containerd" --state "$dir/containerd-run" --address "$dir/containerd.sock" \
+        >"$dir/containerd.log" 2>&1 &
+    pids+=($!)
+    local c=(ctr -a "$dir/containerd.sock" images)
+    wait_until 30 "${c[@]}" ls || { check "containerd starts" false; tail -n 5 "$dir/containerd.log"; return; }
+    check "containerd pulls" "${c[@]}" pull --plain-http --snapshotter native "$registry/skopeo/tiny:v1"
+    check "containerd: digest pulled" equal \
+        "$("${c[@]}" ls | awk -v n="$registry/skopeo/tiny:v1" '$1 == n {print $3}')" "$1"
+    check "containerd tags" "${c[@]}" tag "$registry/skopeo/tiny:v1" "$registry/containerd/tiny:v1"
+    check "containerd pushes" "${c[@]}" push --plain-http "$registry/containerd/tiny:v1"
+    check "containerd: digest in the registry" equal "$(pushed_digest containerd/tiny:v1)" "$1"
+    check "containerd pushes again" "${c[@]}" push --plain-http "$registry/containerd/tiny:v1"
+}
+
+try_docker() { # digest
+    dockerd --data-root "$dir/docker" --exec-root "$dir/docker-run" --pidfile "$dir/docker.pid" \
+        -H "unix://$dir/docker.sock" --iptables=false --ip6tables=false --bridge=none --storage-driver vfs \
+        --insecure-registry "$registry" >"$dir/dockerd.log" 2>&1 &
+    pids+=($!)
+    local d=(docker -H "unix://$dir/docker.sock")
+    wait_until 40 "${d[@]}" version || { check "dockerd starts" false; tail -n 5 "$dir/dockerd.log"; return; }
+    check "docker pulls" "${d[@]}" pull -q "$registry/skopeo/tiny:v1"
+    check "docker: digest pulled" equal \
+        "$("${d[@]}" image inspect -f '{{index .RepoDigests 0}}' "$registry/skopeo/tiny:v1")" "$registry/skopeo/tiny@$1"
+    local id; id=$("${d[@]}" image inspect -f '{{.Id}}' "$registry/skopeo/tiny:v1")
+    check "docker tags" "${d[@]}" tag "$registry/skopeo/tiny:v1" "$registry/docker/tiny:v1"
+    check "docker pushes" "${d[@]}" push -q "$registry/docker/tiny:v1"
+    check "docker: digest in the registry" equal "$registry/docker/tiny@$(pushed_digest docker/tiny:v1)" \
+        "$("${d[@]}" image inspect -f '{{range .RepoDigests}}{{println .}}{{end}}' "$id" | grep "^$registry/docker/")"
+    check "docker removes" "${d[@]}" rmi -f "$id"
+    check "docker pulls what it pushed" "${d[@]}" pull -q "$registry/docker/tiny:v1"
+    check "docker: the same image" equal "$("${d[@]}" image inspect -f '{{.Id}}' "$registry/docker/tiny:v1")" "$id"
+}
+
+if [ -n "${REGISTRY-}" ]; then registry=$REGISTRY; else
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    registry=127.0.0.1:$port
+    LAMINA_RUN="$dir/run" "$lamina" --store "$dir/store" serve --listen "$registry" >"$dir/serve.log" 2>&1 &
+    pids+=($!)
+fi
+if ! wait_until 20 curl -sf "http://$registry/v2/"; then
+    echo "FAIL the registry does not answer"; cat "$dir/serve.log"; echo "0 passed, 1 failed"; exit 1
+fi
+make_image "$dir/tiny"
+tiny=$(layout_digest "$dir/tiny" tiny)
+try_skopeo "$dir/tiny" tiny
+if [ -n "${LAMINA_CORPUS-}" ] && [ -f "$LAMINA_CORPUS/index.json" ]; then
+    for tag in $(jq -r '.manifests[].annotations["org.opencontainers.image.ref.name"]' "$LAMINA_CORPUS/index.json"); do
+        try_skopeo "$LAMINA_CORPUS" "$tag"
+    done
+fi
+for client in podman containerd docker; do
+    program=$client; [ $client = docker ] && program=dockerd
+    if command -v $program >/dev/null; then try_$client "$tiny"; else echo "skipped: $program is not installed"; fi
+done
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
