@@ -119,7 +119,37 @@ endif
 
 .PHONY: unit
 unit: $(UNIT) ## Build and run the unit and property tests of this CONFIG
-	@tests/run-unit.sh $(UNIT)
+	@tests/run.sh unit 300 $(UNIT)
+
+# Everything that tests/run-all.sh runs of one CONFIG.
+.PHONY: programs
+programs: $(if $(filter release,$(CONFIG)),$(B)/lamina $(CRASH)) $(UNIT) $(if $(filter asan,$(CONFIG)),$(FUZZ))
+
+.PHONY: test
+test: check-layers check-headers ## Build, and run all tests that fit in 15 minutes
+	@$(MAKE) --no-print-directory CONFIG=release programs
+	@$(MAKE) --no-print-directory CONFIG=asan programs
+	@tests/run-all.sh
+
+.PHONY: check-long
+check-long: $(B)/lamina ## Tests that take longer (LAMINA_CORPUS=LAYOUT: with real images)
+	@tests/run.sh long 3600 $(sort $(shell find tests/long -maxdepth 1 -type f -executable))
+
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZ_SECONDS, from its corpus
+	@$(MAKE) --no-print-directory CONFIG=fuzz fuzz-programs
+	@tests/run-fuzz.sh $(FUZZ_SECONDS) $(FUZZ_SRC:%.c=build/fuzz/%)
+.PHONY: fuzz-programs
+fuzz-programs: $(FUZZ)
+
+.PHONY: bench
+bench: $(B)/lamina ## Benchmarks beside the peers (CORPUS=LAYOUT)
+	@bench/run.sh $(CORPUS)
+
+.PHONY: run
+run: $(B)/lamina ## A store in ./demo: registry, image, mount and sandbox, until Ctrl-C
+	@tools/demo.sh $(B)/lamina
 
 .PHONY: check-headers
 check-headers: ## Every header compiles alone
@@ -129,6 +159,26 @@ check-headers: ## Every header compiles alone
 .PHONY: check-layers
 check-layers: ## Nobody includes what is above or beside it (spec/README.md)
 	@tests/check-layers.sh
+
+C_FILES := $(sort $(foreach d,$(FOLDERS) tools/enter tests/unit tests/prop tests/crash tests/fuzz tests/support bench,\
+             $(wildcard $(d)/*.c $(d)/*.h)))
+.PHONY: tidy
+tidy: ## Formatting and static analysis (.clang-format, .clang-tidy)
+	clang-format --dry-run -Werror $(C_FILES)
+	clang-tidy --quiet $(LIB_SRC) $(TOOL_SRC) -- -std=gnu17 $(CPPFLAGS) $(PKG_CFLAGS)
+
+MAN_NAMES := import export pack unpack images inspect tag rm mount umount mounts run serve gc fsck stats \
+             upgrade dump
+MAN := $(MAN_NAMES:%=$(B)/man/lamina-%.1)
+$(MAN): $(B)/man/lamina-%.1: $(B)/lamina
+	@mkdir -p $(@D)
+	$(Q)$(B)/lamina man $* >$@
+
+.PHONY: install
+install: $(B)/lamina $(MAN) ## Install into DESTDIR and PREFIX (/usr/local)
+	install -D -m 755 $(B)/lamina $(DESTDIR)$(PREFIX)/bin/lamina
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 tools/man/lamina.1 $(MAN) $(DESTDIR)$(PREFIX)/share/man/man1
 
 .PHONY: help
 help: ## This list
