@@ -15,7 +15,12 @@ int cas_lease_put(struct cas_store *s, const struct cas_lease *lease, struct cas
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         cas_lease_encode(lease, &value);
         cas_batch_put(batch, CAS_FAMILY_LEASES, lease->id, id_len, value.data, value.len_bytes);
-        return cas_index_write(s->index, batch, err);
+        /* Before a collection or after it: who takes a lease first and looks then finds what
+         * stays. */
+        cas_store_shared_begin(s);
+        int rc = cas_index_write(s->index, batch, err);
+        cas_store_shared_end(s);
+        return rc;
 }
 
 int cas_lease_drop(struct cas_store *s, const char *id, struct cas_err *err)

@@ -11,8 +11,12 @@ struct cas_gc_result {
         uint64_t packs_removed, packs_rewritten;
         uint64_t bytes_freed; /* of files removed, less what was written */
 };
-/* Mark and sweep; publications wait while it runs. Roots: manifests and blobs of repositories
- * and leases. dry_run counts only. live_percent_min: packs below it are rewritten (e.g. 50). */
+/* Mark and sweep; publications wait while it runs. What stays: manifests of repositories, with
+ * all they name; blobs linked to a repository that one of its manifests names; what leases keep;
+ * what is younger than the grace. Links of blobs that no manifest of their repository names and
+ * that are older than the grace are dropped, as are leases that have expired. dry_run counts only.
+ * live_percent_min: packs below it are rewritten (e.g. 50). Nothing is removed when marking meets
+ * damage (CORRUPT). */
 struct cas_gc_options {
         bool dry_run;
         unsigned live_percent_min;

@@ -80,6 +80,7 @@ int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *laye
 int cas_publish_manifest_link(struct cas_publish *p, const char *repo,
                               const struct cas_digest *manifest, const char *media_type,
                               uint64_t size_bytes, struct cas_err *err) CAS_MUST_CHECK;
+/* Takes the manifest's tags in the repository and its entries as a referrer along. */
 int cas_publish_manifest_unlink(struct cas_publish *p, const char *repo,
                                 const struct cas_digest *manifest,
                                 struct cas_err *err) CAS_MUST_CHECK;

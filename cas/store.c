@@ -2,7 +2,6 @@
 /* Making, opening and closing a store. */
 #include "cas/store.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -11,6 +10,7 @@
 
 #include "cas/blockcache.h"
 #include "cas/commit_int.h"
+#include "cas/dirwalk_int.h"
 #include "cas/format_int.h"
 #include "cas/map.h"
 #include "cas/packset_int.h"
@@ -173,28 +173,11 @@ static const char *const store_dirs[] = {CAS_DIR_INDEX,    CAS_DIR_BLOBS, CAS_DI
                                          CAS_DIR_TREES,    CAS_DIR_PACKS, CAS_DIR_UPLOADS,
                                          CAS_DIR_SANDBOXES};
 
-/* Calls fn for each entry of a directory but "." and "..". */
-static int each_entry(struct cas_store *s, const char *path,
-                      int (*fn)(struct cas_store *s, const char *name, struct cas_err *err),
-                      struct cas_err *err)
-{
-        int fd = openat(s->dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-                return cas_fail_sys(err, errno, "open %s/%s", s->path, path);
-        DIR *dir = fdopendir(fd);
-        cas_assert(dir != NULL);
-        int rc = 0;
-        for (struct dirent *e = readdir(dir); e && rc == 0; e = readdir(dir)) {
-                if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-                        rc = fn(s, e->d_name, err);
-        }
-        (void)closedir(dir);
-        return rc;
-}
-
 /* A store is made in an empty directory, or where making one was interrupted. */
-static int refuse_foreign(struct cas_store *s, const char *name, struct cas_err *err)
+static int refuse_foreign(void *arg, const char *path CAS_UNUSED, const char *name,
+                          struct cas_err *err)
 {
+        const struct cas_store *s = arg;
         for (size_t i = 0; i < CAS_COUNT(store_dirs); i++) {
                 if (strcmp(name, store_dirs[i]) == 0)
                         return 0;
@@ -205,8 +188,10 @@ static int refuse_foreign(struct cas_store *s, const char *name, struct cas_err 
                         s->path, name);
 }
 
-static int refuse_content(struct cas_store *s, const char *name, struct cas_err *err)
+static int refuse_content(void *arg, const char *path CAS_UNUSED, const char *name,
+                          struct cas_err *err)
 {
+        const struct cas_store *s = arg;
         return cas_fail(err, CAS_E_CORRUPT,
                         "%s holds packs (%s) but no `%s` file: restore that file", s->path, name,
                         CAS_FORMAT_PATH);
@@ -215,11 +200,11 @@ static int refuse_content(struct cas_store *s, const char *name, struct cas_err 
 static int make_store(struct cas_store *s, struct cas_err *err)
 {
         struct cas_format format = {.version = CAS_FORMAT_VERSION};
-        int rc = each_entry(s, ".", refuse_foreign, err);
+        int rc = cas_dir_each(s, ".", refuse_foreign, s, err);
         for (size_t i = 0; rc == 0 && i < CAS_COUNT(store_dirs); i++)
                 rc = cas_store_mkdir(s, store_dirs[i], err);
         if (rc == 0)
-                rc = each_entry(s, CAS_DIR_PACKS, refuse_content, err);
+                rc = cas_dir_each(s, CAS_DIR_PACKS, refuse_content, s, err);
         if (rc == 0)
                 rc = cas_blob_dirs_make(s, CAS_DIGEST_SHA256, err);
         if (rc == 0)
@@ -240,12 +225,11 @@ static int make_store(struct cas_store *s, struct cas_err *err)
 
 /* ---- opening ---- */
 
-static int remove_temporary(struct cas_store *s, const char *name, struct cas_err *err)
+static int remove_temporary(void *arg, const char *path, const char *name, struct cas_err *err)
 {
+        const struct cas_store *s = arg;
         if (strncmp(name, CAS_TEMPORARY_PREFIX, strlen(CAS_TEMPORARY_PREFIX)) != 0)
                 return 0;
-        char path[sizeof(CAS_DIR_UPLOADS) + NAME_MAX + 2];
-        (void)snprintf(path, sizeof(path), CAS_DIR_UPLOADS "/%s", name);
         return cas_io_unlink(s->io, s->dirfd, path, err);
 }
 
@@ -342,7 +326,7 @@ int cas_store_open(const struct cas_store_config *config, struct cas_store **out
         if (rc == 0)
                 rc = read_format(s, config, err);
         if (rc == 0)
-                rc = each_entry(s, CAS_DIR_UPLOADS, remove_temporary, err);
+                rc = cas_dir_each(s, CAS_DIR_UPLOADS, remove_temporary, s, err);
         if (rc == 0)
                 rc = open_index(s, err);
         if (rc == 0)

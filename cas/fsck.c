@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fsck: blobs, layers and trees, and what all parts share. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "cas/blob.h"
+#include "cas/dirwalk_int.h"
+#include "cas/fsck_int.h"
+#include "cas/layer.h"
+#include "cas/record_int.h"
+
+#define READ_BYTES (256 * CAS_KIB)
+
+static const struct {
+        enum cas_fsck_severity severity;
+        const char *id;
+        const char *meaning;
+} messages[] = {
+#define X(name, level, text_id, text)                                                              \
+        [CAS_FSCK_##name] = {.severity = CAS_FSCK_##level, .id = (text_id), .meaning = (text)},
+        CAS_FSCK_TABLE(X)
+#undef X
+};
+
+void cas_fsck_say(struct cas_fsck_run *run, enum cas_fsck_message message, const char *subject,
+                  const char *fmt, ...)
+{
+        char detail[CAS_ERR_MSG_MAX], text[CAS_ERR_MSG_MAX + 128];
+        va_list ap;
+        va_start(ap, fmt);
+        (void)vsnprintf(detail, sizeof(detail), fmt, ap);
+        va_end(ap);
+        (void)snprintf(text, sizeof(text), "%s%s%s", messages[message].meaning,
+                       detail[0] ? ": " : "", detail);
+        cas_mutex_lock(&run->mutex);
+        if (messages[message].severity == CAS_FSCK_ERROR)
+                run->out->errors++;
+        else
+                run->out->warnings++;
+        if (run->fn)
+                run->fn(run->arg, messages[message].severity, messages[message].id, subject, text);
+        cas_mutex_unlock(&run->mutex);
+}
+
+void cas_fsck_fail(struct cas_fsck_run *run, const struct cas_err *err)
+{
+        cas_mutex_lock(&run->mutex);
+        if (run->rc == 0) {
+                run->rc = -(int)err->code;
+                run->err = *err;
+        }
+        cas_mutex_unlock(&run->mutex);
+}
+
+void cas_fsck_progress(struct cas_fsck_run *run, const char *what, uint64_t bytes)
+{
+        cas_mutex_lock(&run->mutex);
+        run->done_bytes += bytes;
+        cas_progress_update(run->progress, what, run->done_bytes, run->total_bytes);
+        cas_mutex_unlock(&run->mutex);
+}
+
+void cas_fsck_count(struct cas_fsck_run *run, uint64_t *counter)
+{
+        cas_mutex_lock(&run->mutex);
+        (*counter)++;
+        cas_mutex_unlock(&run->mutex);
+}
+
+/* ---- files named by their digest ---- */
+
+/* Hashes a whole file. */
+static int hash_file(struct cas_fsck_run *run, const char *path, enum cas_digest_alg alg,
+                     const char *what, struct cas_digest *out, uint64_t *out_bytes,
+                     struct cas_err *err)
+{
+        const struct cas_io *io = run->s->io;
+        cas_cleanup_fd int fd = -1;
+        cas_cleanup_free uint8_t *buf = cas_xmalloc(READ_BYTES);
+        cas_cleanup_hasher struct cas_hasher *hasher = cas_hasher_new(alg);
+        int rc = cas_io_open(io, run->s->dirfd, path, O_RDONLY | O_NOFOLLOW, 0, &fd, err);
+        size_t got = READ_BYTES;
+        *out_bytes = 0;
+        while (rc == 0 && got == READ_BYTES) {
+                rc = cas_io_pread(io, fd, buf, READ_BYTES, *out_bytes, &got, path, err);
+                if (rc < 0)
+                        return rc;
+                cas_hasher_update(hasher, buf, got);
+                *out_bytes += got;
+                cas_fsck_progress(run, what, got);
+        }
+        if (rc == 0)
+                cas_hasher_final(hasher, out);
+        return rc;
+}
+
+/* ---- blobs ---- */
+
+struct blob_task {
+        struct cas_fsck_run *run;
+        struct cas_digest digest;
+        struct cas_blob_record rec;
+};
+
+static void check_blob(void *arg)
+{
+        cas_cleanup_free struct blob_task *task = arg;
+        struct cas_fsck_run *run = task->run;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest got;
+        uint64_t bytes = 0;
+        char path[CAS_BLOB_PATH_BYTES], text[CAS_DIGEST_TEXT_BYTES];
+        cas_digest_text(&task->digest, text);
+        cas_blob_path(&task->digest, path);
+        int rc = hash_file(run, path, task->digest.alg, "blobs", &got, &bytes, &err);
+        if (rc == -CAS_E_NOTFOUND)
+                cas_fsck_say(run, CAS_FSCK_BLOB_MISSING, text, "%s", path);
+        else if (rc < 0)
+                cas_fsck_say(run, CAS_FSCK_BLOB_DIGEST, text, "%s", err.msg);
+        else if (bytes != task->rec.size_bytes)
+                cas_fsck_say(run, CAS_FSCK_BLOB_SIZE, text, "%llu bytes, the index says %llu",
+                             (unsigned long long)bytes, (unsigned long long)task->rec.size_bytes);
+        else if (!cas_digest_equal(&got, &task->digest))
+                cas_fsck_say(run, CAS_FSCK_BLOB_DIGEST, text, "%s", cas_digest_text(&got, path));
+        cas_fsck_count(run, &run->out->blobs);
+}
+
+static int submit_blob(void *arg, const void *key, size_t key_len, const void *value,
+                       size_t value_len, struct cas_err *err CAS_UNUSED)
+{
+        struct cas_fsck_run *run = arg;
+        struct cas_err malformed = CAS_ERR_INIT;
+        cas_cleanup_free struct blob_task *task = cas_xcalloc(1, sizeof(*task));
+        task->run = run;
+        if (cas_digest_value_decode(key, key_len, &task->digest, &malformed) < 0 ||
+            cas_blob_record_decode(value, value_len, &task->rec, &malformed) < 0)
+                cas_fsck_say(run, CAS_FSCK_RECORD_MALFORMED, "blobs", "%s", malformed.msg);
+        else
+                cas_pool_submit(run->s->pool, &run->group, check_blob, cas_steal(&task));
+        return 0;
+}
+
+static int check_blob_file(void *arg, const char *path, const struct cas_digest *digest,
+                           struct cas_err *err)
+{
+        struct cas_fsck_run *run = arg;
+        struct cas_record_key key;
+        bool known;
+        cas_key_digest(digest, &key);
+        int rc = cas_index_has(run->s->index, CAS_FAMILY_BLOBS, key.bytes, key.len, &known, err);
+        if (rc == 0 && !known)
+                cas_fsck_say(run, CAS_FSCK_BLOB_UNKNOWN, path, "%s", "");
+        return rc;
+}
+
+static int tell_stray(void *arg, const char *path, const char *name CAS_UNUSED,
+                      struct cas_err *err CAS_UNUSED)
+{
+        cas_fsck_say(arg, CAS_FSCK_BLOB_STRAY, path, "%s", "");
+        return 0;
+}
+
+static int check_blobs(struct cas_fsck_run *run, struct cas_err *err)
+{
+        int rc = cas_index_scan(run->s->index, &(struct cas_scan){.family = CAS_FAMILY_BLOBS},
+                                submit_blob, run, err);
+        cas_pool_wait(run->s->pool, &run->group);
+        return rc < 0 ? rc : cas_blob_files_each(run->s, check_blob_file, tell_stray, run, err);
+}
+
+/* ---- layers ---- */
+
+/* The object is there and has the size that the layer says. */
+static int check_file(struct cas_fsck_run *run, const char *layer, const char *path,
+                      const struct cas_hash *id, uint64_t size_bytes, struct cas_err *err)
+{
+        struct cas_object_record rec;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_index_get_object(run->s->index, id, &rec, &miss);
+        if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT) {
+                cas_fsck_say(run, CAS_FSCK_OBJECT_MISSING, layer, "%.200s: %s", path, miss.msg);
+                return 0;
+        }
+        if (rc < 0)
+                *err = miss;
+        else if (rec.size_bytes != size_bytes)
+                cas_fsck_say(run, CAS_FSCK_OBJECT_SIZE, layer,
+                             "%.200s: %llu bytes, the layer says %llu", path,
+                             (unsigned long long)rec.size_bytes, (unsigned long long)size_bytes);
+        return rc;
+}
+
+static int check_listing(struct cas_fsck_run *run, const char *layer,
+                         const struct cas_layer_record *rec, struct cas_err *err)
+{
+        cas_cleanup_listing struct cas_listing listing = {0};
+        struct cas_err bad = CAS_ERR_INIT;
+        int rc = cas_layer_listing(run->s, rec, &listing, &bad);
+        if (rc < 0) {
+                cas_fsck_say(run, CAS_FSCK_LAYER_LISTING, layer, "%s", bad.msg);
+                return 0;
+        }
+        for (size_t i = 0; i < listing.count && rc == 0; i++) {
+                const struct cas_entry *e = &listing.entries[i];
+                if (e->type == CAS_ENTRY_FILE && e->size_bytes > CAS_INLINE_BYTES_MAX)
+                        rc = check_file(run, layer, e->path, &e->object, e->size_bytes, err);
+        }
+        return rc;
+}
+
+static int check_layer(void *arg, const void *key, size_t key_len, const void *value,
+                       size_t value_len, struct cas_err *err)
+{
+        struct cas_fsck_run *run = arg;
+        struct cas_layer_record rec;
+        struct cas_digest blob;
+        struct cas_err malformed = CAS_ERR_INIT;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        bool here;
+        run->out->layers++;
+        if (cas_digest_value_decode(key, key_len, &blob, &malformed) < 0 ||
+            cas_layer_record_decode(&blob, value, value_len, &rec, &malformed) < 0) {
+                cas_fsck_say(run, CAS_FSCK_RECORD_MALFORMED, "layers", "%s", malformed.msg);
+                return 0;
+        }
+        cas_digest_text(&blob, text);
+        int rc = cas_index_has(run->s->index, CAS_FAMILY_BLOBS, key, key_len, &here, err);
+        if (rc < 0)
+                return rc;
+        if (!here)
+                cas_fsck_say(run, CAS_FSCK_LAYER_BLOB, text, "%s", "");
+        return check_listing(run, text, &rec, err);
+}
+
+/* ---- trees ---- */
+
+struct trees {
+        struct cas_fsck_run *run;
+        struct cas_hashset known;
+};
+
+static int check_tree(void *arg, const void *key CAS_UNUSED, size_t key_len CAS_UNUSED,
+                      const void *value, size_t value_len, struct cas_err *err CAS_UNUSED)
+{
+        struct trees *trees = arg;
+        struct cas_fsck_run *run = trees->run;
+        struct cas_tree_record rec;
+        struct cas_err bad = CAS_ERR_INIT;
+        if (cas_tree_record_decode(value, value_len, &rec, &bad) < 0) {
+                cas_fsck_say(run, CAS_FSCK_RECORD_MALFORMED, "trees", "%s", bad.msg);
+                return 0;
+        }
+        free(rec.layers);
+        run->out->trees++;
+        char path[CAS_DIGEST_TEXT_BYTES + 16], hex[CAS_DIGEST_TEXT_BYTES];
+        struct cas_digest got;
+        uint64_t bytes;
+        (void)cas_hashset_add(&trees->known, rec.tree.bytes);
+        (void)snprintf(path, sizeof(path), CAS_DIR_TREES "/%s.erofs",
+                       cas_digest_hex(&rec.tree, hex));
+        int rc = hash_file(run, path, CAS_DIGEST_SHA256, "trees", &got, &bytes, &bad);
+        if (rc == -CAS_E_NOTFOUND)
+                cas_fsck_say(run, CAS_FSCK_TREE_MISSING, path, "%s", "");
+        else if (rc < 0)
+                cas_fsck_say(run, CAS_FSCK_TREE_DIGEST, path, "%s", bad.msg);
+        else if (bytes != rec.size_bytes || !cas_digest_equal(&got, &rec.tree))
+                cas_fsck_say(run, CAS_FSCK_TREE_DIGEST, path, "%llu bytes, SHA-256 %s",
+                             (unsigned long long)bytes, cas_digest_hex(&got, hex));
+        return 0;
+}
+
+static int check_tree_file(void *arg, const char *path, const char *name,
+                           struct cas_err *err CAS_UNUSED)
+{
+        struct trees *trees = arg;
+        struct cas_hash hash;
+        if (strlen(name) < 64 || !cas_hash_from_hex(name, 64, &hash) ||
+            strcmp(name + 64, ".erofs") != 0 || !cas_hashset_has(&trees->known, hash.bytes))
+                cas_fsck_say(trees->run, CAS_FSCK_TREE_UNKNOWN, path, "%s", "");
+        return 0;
+}
+
+static int check_trees(struct cas_fsck_run *run, struct cas_err *err)
+{
+        struct trees trees = {.run = run};
+        int rc = cas_index_scan(run->s->index, &(struct cas_scan){.family = CAS_FAMILY_TREES},
+                                check_tree, &trees, err);
+        if (rc == 0)
+                rc = cas_dir_each(run->s, CAS_DIR_TREES, check_tree_file, &trees, err);
+        cas_hashset_release(&trees.known);
+        return rc;
+}
+
+/* ---- all ---- */
+
+static int check_all(struct cas_fsck_run *run, struct cas_err *err)
+{
+        struct cas_store_stats stats;
+        int rc = cas_store_stats(run->s, &stats, err);
+        if (rc == -CAS_E_CORRUPT) { /* a record that will be told of; the total is not known */
+                rc = 0;
+                stats = (struct cas_store_stats){0};
+        }
+        run->total_bytes = stats.pack_bytes + stats.blob_bytes + stats.tree_bytes;
+        if (rc == 0)
+                rc = cas_fsck_packs(run, err);
+        if (rc == 0)
+                rc = cas_fsck_objects(run, err);
+        if (rc == 0)
+                rc = check_blobs(run, err);
+        if (rc == 0)
+                rc = cas_index_scan(run->s->index, &(struct cas_scan){.family = CAS_FAMILY_LAYERS},
+                                    check_layer, run, err);
+        if (rc == 0)
+                rc = check_trees(run, err);
+        if (rc == 0)
+                rc = cas_fsck_names(run, err);
+        if (rc == 0 && run->rc < 0) {
+                *err = run->err;
+                rc = run->rc;
+        }
+        return rc;
+}
+
+int cas_fsck(struct cas_store *s, const struct cas_progress *progress, cas_fsck_fn fn, void *arg,
+             struct cas_fsck_result *out, struct cas_err *err)
+{
+        struct cas_fsck_run run = {.s = s, .progress = progress, .fn = fn, .arg = arg, .out = out};
+        *out = (struct cas_fsck_result){0};
+        cas_mutex_init(&run.mutex, "fsck");
+        cas_store_exclusive_begin(s);
+        int rc = check_all(&run, err);
+        cas_store_exclusive_end(s);
+        cas_hashset_release(&run.chunks);
+        cas_mutex_release(&run.mutex);
+        return rc;
+}

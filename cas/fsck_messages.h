@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What `lamina fsck` can say. X(NAME, severity, id, meaning). Ids are stable;
+ * spec/store.md lists them in this order. */
+#ifndef CAS_FSCK_MESSAGES_H
+#define CAS_FSCK_MESSAGES_H
+
+#define CAS_FSCK_TABLE(X)                                                                          \
+        X(RECORD_MALFORMED, ERROR, "record-malformed", "an index record cannot be read")           \
+        X(PACK_MISSING, ERROR, "pack-missing", "a pack of the index has no file")                  \
+        X(PACK_SHORT, ERROR, "pack-short", "a pack is shorter than the index says")                \
+        X(PACK_DAMAGED, ERROR, "pack-damaged", "a record of a pack cannot be read")                \
+        X(PACK_SHA256, ERROR, "pack-sha256", "a sealed pack has another digest")                   \
+        X(PACK_GARBAGE, WARNING, "pack-garbage", "a pack holds what the index does not know")      \
+        X(BLOCK_DAMAGED, ERROR, "block-damaged", "a block does not decode to what it should")      \
+        X(CHUNK_DIGEST, ERROR, "chunk-digest", "the bytes of a chunk have another digest")         \
+        X(CHUNK_LOCATION, ERROR, "chunk-location", "a chunk is not where the index says")          \
+        X(CHUNK_MISSING, ERROR, "chunk-missing", "an object needs a chunk that is not there")      \
+        X(CHUNK_UNUSED, WARNING, "chunk-unused", "chunks that no object needs")                    \
+        X(OBJECT_SIZE, ERROR, "object-size", "the chunks of an object do not add up to it")        \
+        X(OBJECT_DIGEST, ERROR, "object-digest", "an object has another fs-verity digest")         \
+        X(OBJECT_MISSING, ERROR, "object-missing", "a layer needs an object that is not there")    \
+        X(LAYER_BLOB, ERROR, "layer-blob", "the blob of a decoded layer is not there")             \
+        X(LAYER_LISTING, ERROR, "layer-listing", "the listing of a layer cannot be read")          \
+        X(BLOB_MISSING, ERROR, "blob-missing", "a blob of the index has no file")                  \
+        X(BLOB_SIZE, ERROR, "blob-size", "the file of a blob has another size")                    \
+        X(BLOB_DIGEST, ERROR, "blob-digest", "the file of a blob has another digest")              \
+        X(BLOB_UNKNOWN, WARNING, "blob-unknown", "a file of a blob that the index does not know")  \
+        X(BLOB_STRAY, WARNING, "blob-stray", "a file among the blobs that is none")                \
+        X(TREE_MISSING, WARNING, "tree-missing", "a tree's file is gone; it is made again")        \
+        X(TREE_DIGEST, ERROR, "tree-digest", "the file of a tree has another size or digest")      \
+        X(TREE_UNKNOWN, WARNING, "tree-unknown", "a file among the trees that is none")            \
+        X(MANIFEST_BLOB, ERROR, "manifest-blob", "a linked manifest is not there")                 \
+        X(MANIFEST_MALFORMED, ERROR, "manifest-malformed", "a linked manifest cannot be read")     \
+        X(MANIFEST_REFERENCE, ERROR, "manifest-reference", "a manifest names what is not there")   \
+        X(BLOB_LINK, ERROR, "blob-link", "a repository links a blob that is not there")            \
+        X(TAG_MANIFEST, ERROR, "tag-manifest", "a tag names a manifest that is not linked")        \
+        X(REFERRER_MANIFEST, ERROR, "referrer-manifest", "a referrer is not linked")               \
+        X(JOURNAL_DAMAGED, ERROR, "journal-damaged", "the journal cannot be read")                 \
+        X(JOURNAL_DIFFERS, ERROR, "journal-differs", "journal and index disagree on a name")
+
+enum cas_fsck_message {
+#define X(name, severity, id, meaning) CAS_FSCK_##name,
+        CAS_FSCK_TABLE(X)
+#undef X
+};
+
+#endif

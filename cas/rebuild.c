@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making the index anew: chunks, objects and layers from packs, blobs from
+ * their files, names from the journal; leases and trees, which nothing else
+ * holds, from the old index where it can be read. The new index grows as
+ * index.new and takes the old one's place when it is whole, so that a crash, or
+ * a failure, leaves what there was. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "cas/commit_int.h"
+#include "cas/dirwalk_int.h"
+#include "cas/format_int.h"
+#include "cas/maintain.h"
+#include "cas/pack_int.h"
+#include "cas/packset_int.h"
+
+#define NEW_DIR "index.new"
+#define OLD_DIR "index.old"
+#define BATCH_BYTES (1 * CAS_MIB)
+
+struct rebuild {
+        struct cas_store *s; /* bare: locked, s->index is the new one */
+        const struct cas_progress *progress;
+        struct cas_index *old; /* NULL: there is none that can be read */
+        struct cas_batch *batch;
+        uint64_t done_bytes;
+};
+
+static int flush(struct rebuild *rb, size_t above, struct cas_err *err)
+{
+        if (cas_batch_bytes(rb->batch) <= above)
+                return 0;
+        return cas_index_write(rb->s->index, rb->batch, err);
+}
+
+/* ---- packs ---- */
+
+static void take_block(struct rebuild *rb, const struct cas_pack_item *item)
+{
+        for (uint32_t i = 0; i < item->chunk_count; i++) {
+                const struct cas_pack_chunk *chunk = &item->chunks[i];
+                const struct cas_chunk_record rec = {
+                        .pack_id = item->block.pack_id,
+                        .block_offset = item->block.block_offset,
+                        .block_stored_bytes = item->block.block_stored_bytes,
+                        .block_raw_bytes = item->block.block_raw_bytes,
+                        .block_checksum = item->block.block_checksum,
+                        .chunk_offset = chunk->chunk_offset,
+                        .length_bytes = chunk->length_bytes,
+                        .codec = item->block.codec,
+                };
+                cas_batch_put_chunk(rb->batch, &chunk->chunk, &rec);
+                if (chunk->is_object)
+                        cas_batch_put_object(rb->batch, &chunk->chunk, chunk->length_bytes, NULL,
+                                             1);
+        }
+}
+
+static int take_layer(struct rebuild *rb, const struct cas_layer_record *layer, struct cas_err *err)
+{
+        struct cas_record_key key;
+        bool here;
+        cas_key_digest(&layer->blob, &key);
+        int rc = cas_index_has(rb->s->index, CAS_FAMILY_BLOBS, key.bytes, key.len, &here, err);
+        if (rc == 0 && here) /* else a layer that was collected, in a pack that was not */
+                cas_batch_put_layer(rb->batch, layer);
+        return rc;
+}
+
+static int take_item(void *arg, const struct cas_pack_item *item, struct cas_err *err)
+{
+        struct rebuild *rb = arg;
+        int rc = 0;
+        switch (item->kind) {
+        case CAS_PACK_BLOCK:
+                take_block(rb, item);
+                break;
+        case CAS_PACK_OBJECT:
+                cas_batch_put_object(rb->batch, &item->object, item->object_bytes, item->refs,
+                                     item->ref_count);
+                break;
+        case CAS_PACK_LAYER:
+                rc = take_layer(rb, &item->layer, err);
+                break;
+        }
+        rb->done_bytes += item->record_bytes;
+        cas_progress_update(rb->progress, "packs", rb->done_bytes, 0);
+        return rc < 0 ? rc : flush(rb, BATCH_BYTES, err);
+}
+
+static int take_pack(struct rebuild *rb, int dirfd, const char *name, uint64_t pack_id,
+                     struct cas_err *err)
+{
+        const struct cas_io *io = rb->s->io;
+        struct cas_err bad = CAS_ERR_INIT;
+        uint64_t end;
+        bool sealed;
+        int fd;
+        int rc = cas_io_open(io, dirfd, name, O_RDONLY, 0, &fd, err);
+        if (rc < 0)
+                return rc;
+        rc = cas_pack_walk(io, fd, pack_id, take_item, rb, &end, &sealed, &bad);
+        (void)io->ops->close(io->ctx, fd);
+        /* What comes before the damage is good; fsck tells of what is missing. */
+        if (rc == -CAS_E_CORRUPT || rc == -CAS_E_UNSUPPORTED)
+                return 0;
+        if (rc < 0)
+                *err = bad;
+        return rc;
+}
+
+static void close_dir(DIR **dir)
+{
+        if (*dir)
+                (void)closedir(*dir);
+}
+
+static int take_tier(void *arg, uint32_t tier CAS_UNUSED, int dirfd, struct cas_err *err)
+{
+        struct rebuild *rb = arg;
+        int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "list packs");
+        __attribute__((cleanup(close_dir))) DIR *dir = fdopendir(fd);
+        cas_assert(dir != NULL);
+        for (;;) {
+                uint64_t pack_id;
+                errno = 0;
+                const struct dirent *e = readdir(dir);
+                if (!e && errno != 0)
+                        return cas_fail_sys(err, errno, "list packs");
+                if (!e)
+                        return 0;
+                if (!cas_pack_name_parse(e->d_name, &pack_id))
+                        continue;
+                int rc = take_pack(rb, dirfd, e->d_name, pack_id, err);
+                if (rc < 0)
+                        return rc;
+        }
+}
+
+static int take_packs(struct rebuild *rb, const struct cas_store_config *config,
+                      struct cas_err *err)
+{
+        struct cas_store *s = rb->s;
+        int rc = cas_io_open(s->io, s->dirfd, CAS_DIR_PACKS, O_RDONLY | O_DIRECTORY, 0,
+                             &s->packs_fd, err);
+        if (rc < 0)
+                return rc;
+        s->own_backend = config->backend == NULL;
+        s->backend = s->own_backend ? cas_backend_local_new(s->packs_fd) : config->backend;
+        rc = s->backend->ops->tier_each(s->backend, take_tier, rb, err);
+        if (rc == 0)
+                rc = flush(rb, 0, err);
+        /* Opening them makes the packs themselves known. */
+        return rc < 0 ? rc : cas_packset_open(s->io, s->backend, s->index, &s->packset, err);
+}
+
+/* ---- blobs ---- */
+
+static int take_blob(void *arg, const char *path, const struct cas_digest *digest,
+                     struct cas_err *err)
+{
+        struct rebuild *rb = arg;
+        struct stat st;
+        if (rb->s->io->ops->fstatat(rb->s->io->ctx, rb->s->dirfd, path, &st, AT_SYMLINK_NOFOLLOW) !=
+            0)
+                return cas_fail_sys(err, errno, "stat %s", path);
+        if (!S_ISREG(st.st_mode))
+                return 0;
+        const struct cas_blob_record rec = {
+                .size_bytes = (uint64_t)st.st_size,
+                .added_unix_s = st.st_mtime > 0 ? (uint64_t)st.st_mtime : 0,
+        };
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_record_key key;
+        cas_key_digest(digest, &key);
+        cas_blob_record_encode(&rec, &value);
+        cas_batch_put(rb->batch, CAS_FAMILY_BLOBS, key.bytes, key.len, value.data, value.len_bytes);
+        return flush(rb, BATCH_BYTES, err);
+}
+
+/* ---- names ---- */
+
+static int take_name(void *arg, const struct cas_name_record *rec, struct cas_err *err)
+{
+        struct rebuild *rb = arg;
+        cas_name_record_apply(rec, rb->batch);
+        return flush(rb, BATCH_BYTES, err);
+}
+
+struct copy {
+        struct rebuild *rb;
+        enum cas_family family;
+};
+
+static int copy_entry(void *arg, const void *key, size_t key_len, const void *value,
+                      size_t value_len, struct cas_err *err)
+{
+        const struct copy *copy = arg;
+        cas_batch_put(copy->rb->batch, copy->family, key, key_len, value, value_len);
+        return flush(copy->rb, BATCH_BYTES, err);
+}
+
+/* What the old index holds of a family. */
+static int copy_family(struct rebuild *rb, enum cas_family family, struct cas_err *err)
+{
+        struct copy copy = {.rb = rb, .family = family};
+        return cas_index_scan(rb->old, &(struct cas_scan){.family = family}, copy_entry, &copy,
+                              err);
+}
+
+/* Names from the old index, because the journal lost some; then the journal from the new one. */
+static int names_from_old(struct rebuild *rb, struct cas_err *err)
+{
+        static const enum cas_family named[] = {CAS_FAMILY_MANIFESTS, CAS_FAMILY_BLOB_LINKS,
+                                                CAS_FAMILY_TAGS, CAS_FAMILY_REFERRERS};
+        struct cas_store *s = rb->s;
+        int rc = 0;
+        for (size_t i = 0; rc == 0 && i < CAS_COUNT(named); i++)
+                rc = copy_family(rb, named[i], err);
+        if (rc == 0)
+                rc = flush(rb, 0, err);
+        if (rc == 0 && !s->journal) {
+                rc = cas_journal_create(s->io, s->dirfd, s->id, err);
+                if (rc == 0)
+                        rc = cas_journal_open(s->io, s->dirfd, s->id, NULL, &s->journal, err);
+        }
+        return rc < 0 ? rc : cas_commit_compact(s, err);
+}
+
+static int take_names(struct rebuild *rb, struct cas_err *err)
+{
+        struct cas_store *s = rb->s;
+        struct cas_journal_position seen = {0}, have = {0};
+        struct cas_err bad = CAS_ERR_INIT;
+        if (rb->old && cas_commit_seen(rb->old, &seen, &bad) < 0)
+                seen = (struct cas_journal_position){0};
+        int rc = cas_journal_open(s->io, s->dirfd, s->id, NULL, &s->journal, &bad);
+        if (rc == 0)
+                have = cas_journal_position(s->journal);
+        else if (!rb->old) {
+                *err = bad;
+                return rc;
+        }
+        if (rc < 0 || have.sequence < seen.sequence || have.generation < seen.generation)
+                rc = names_from_old(rb, err);
+        else
+                rc = cas_journal_replay(s->journal, take_name, rb, NULL, err);
+        if (rc < 0)
+                return rc;
+        have = cas_journal_position(s->journal);
+        cas_commit_note_seen(rb->batch, &have);
+        return flush(rb, 0, err);
+}
+
+/* ---- what does not fit together ---- */
+
+/* Packs keep lists of objects that were collected: their chunks may be gone. */
+static int object_is_whole(struct rebuild *rb, const struct cas_hash *id, bool *out,
+                           struct cas_err *err)
+{
+        struct cas_chunk_ref refs[256];
+        uint32_t first = 0, count;
+        *out = true;
+        do {
+                int rc = cas_index_get_object_chunks(rb->s->index, id, first, refs, CAS_COUNT(refs),
+                                                     &count, err);
+                for (uint32_t i = 0; rc == 0 && *out && i < count; i++)
+                        rc = cas_index_has(rb->s->index, CAS_FAMILY_CHUNKS, refs[i].chunk.bytes,
+                                           CAS_HASH_BYTES, out, err);
+                if (rc < 0)
+                        return rc;
+                first += count;
+        } while (count > 0 && *out);
+        return 0;
+}
+
+static int prune_object(void *arg, const void *key, size_t key_len CAS_UNUSED, const void *value,
+                        size_t value_len, struct cas_err *err)
+{
+        struct rebuild *rb = arg;
+        struct cas_object_record rec;
+        struct cas_hash id;
+        bool whole = true;
+        memcpy(id.bytes, key, CAS_HASH_BYTES);
+        int rc = cas_object_record_decode(value, value_len, &rec, err);
+        if (rc == 0 && rec.chunk_count > 1)
+                rc = object_is_whole(rb, &id, &whole, err);
+        if (rc == 0 && !whole)
+                cas_batch_del_object(rb->batch, &id, rec.chunk_count);
+        return rc < 0 ? rc : flush(rb, BATCH_BYTES, err);
+}
+
+/* A layer without its listing is decoded again when it is wanted. */
+static int prune_layer(void *arg, const void *key, size_t key_len, const void *value,
+                       size_t value_len, struct cas_err *err)
+{
+        struct rebuild *rb = arg;
+        struct cas_layer_record rec;
+        struct cas_digest blob;
+        bool here = false;
+        int rc = cas_digest_value_decode(key, key_len, &blob, err);
+        if (rc == 0)
+                rc = cas_layer_record_decode(&blob, value, value_len, &rec, err);
+        if (rc == 0)
+                rc = cas_index_has(rb->s->index, CAS_FAMILY_OBJECTS, rec.listing.bytes,
+                                   CAS_HASH_BYTES, &here, err);
+        if (rc == 0 && !here)
+                cas_batch_del(rb->batch, CAS_FAMILY_LAYERS, key, key_len);
+        return rc < 0 ? rc : flush(rb, BATCH_BYTES, err);
+}
+
+static int prune(struct rebuild *rb, struct cas_err *err)
+{
+        int rc = cas_index_scan(rb->s->index, &(struct cas_scan){.family = CAS_FAMILY_OBJECTS},
+                                prune_object, rb, err);
+        if (rc == 0)
+                rc = flush(rb, 0, err);
+        if (rc == 0)
+                rc = cas_index_scan(rb->s->index, &(struct cas_scan){.family = CAS_FAMILY_LAYERS},
+                                    prune_layer, rb, err);
+        return rc < 0 ? rc : flush(rb, 0, err);
+}
+
+/* ---- all ---- */
+
+static int fill(struct rebuild *rb, const struct cas_store_config *config, struct cas_err *err)
+{
+        int rc = cas_blob_files_each(rb->s, take_blob, NULL, rb, err);
+        if (rc == 0)
+                rc = flush(rb, 0, err);
+        if (rc == 0)
+                rc = take_packs(rb, config, err);
+        if (rc == 0)
+                rc = prune(rb, err);
+        if (rc == 0)
+                rc = take_names(rb, err);
+        if (rc == 0 && rb->old) {
+                /* Damage there loses leases, not content. */
+                struct cas_err bad = CAS_ERR_INIT;
+                rc = copy_family(rb, CAS_FAMILY_LEASES, &bad);
+                rc = copy_family(rb, CAS_FAMILY_TREES, &bad);
+                rc = flush(rb, 0, err);
+        }
+        return rc;
+}
+
+/* Closes both, puts the new one in the old one's place and removes the old one. */
+static int swap(struct rebuild *rb, struct cas_err *err)
+{
+        struct cas_store *s = rb->s;
+        cas_packset_close(cas_steal(&s->packset));
+        cas_index_close(cas_steal(&s->index));
+        cas_index_close(cas_steal(&rb->old));
+        cas_cleanup_free char *old = cas_xasprintf("%s/" OLD_DIR, s->path);
+        int rc = cas_index_destroy(old, err);
+        if (rc < 0)
+                return rc;
+        struct cas_err absent = CAS_ERR_INIT;
+        rc = cas_io_rename(s->io, s->dirfd, CAS_DIR_INDEX, s->dirfd, OLD_DIR, &absent);
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
+                *err = absent;
+                return rc;
+        }
+        rc = cas_io_rename(s->io, s->dirfd, NEW_DIR, s->dirfd, CAS_DIR_INDEX, err);
+        if (rc == 0)
+                rc = cas_io_sync_dir(s->io, s->dirfd, ".", err);
+        if (rc == 0)
+                rc = cas_index_open(s->index_path, false, &s->index, err); /* it works */
+        return rc < 0 ? rc : cas_index_destroy(old, err);
+}
+
+static int run(struct rebuild *rb, const struct cas_store_config *config, struct cas_err *err)
+{
+        struct cas_store *s = rb->s;
+        struct cas_format format;
+        struct cas_err bad = CAS_ERR_INIT;
+        int rc = cas_format_read(s->io, s->dirfd, &format, err);
+        if (rc == 0)
+                rc = cas_format_check(&format, err);
+        if (rc < 0)
+                return rc;
+        memcpy(s->id, format.id, sizeof(s->id));
+        if (cas_index_open(s->index_path, false, &rb->old, &bad) < 0)
+                rb->old = NULL;
+        cas_cleanup_free char *path = cas_xasprintf("%s/" NEW_DIR, s->path);
+        rc = cas_index_destroy(path, err);
+        if (rc == 0)
+                rc = cas_index_open(path, true, &s->index, err);
+        if (rc == 0)
+                rc = fill(rb, config, err);
+        return rc < 0 ? rc : swap(rb, err);
+}
+
+int cas_rebuild(const struct cas_store_config *config, const struct cas_progress *progress,
+                struct cas_err *err)
+{
+        cas_cleanup_store struct cas_store *s = NULL;
+        struct cas_store_config existing = *config;
+        existing.must_exist = true;
+        int rc = cas_store_open_bare(&existing, &s, err);
+        if (rc < 0)
+                return rc;
+        struct rebuild rb = {.s = s, .progress = progress, .batch = cas_batch_new()};
+        rc = run(&rb, &existing, err);
+        cas_index_close(rb.old);
+        cas_batch_free(rb.batch);
+        return rc;
+}

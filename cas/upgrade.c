@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Bringing a store's format to this program's version, one version at a time. */
+#include "cas/format_int.h"
+#include "cas/maintain.h"
+#include "cas/store_int.h"
+
+/* A step finds a store of version `from`, locked and otherwise closed, and leaves everything of
+ * version from + 1 but the file `format`, so that it can be run again after a crash. */
+struct step {
+        unsigned from;
+        int (*run)(struct cas_store *s, struct cas_err *err);
+};
+/* Version 1 is the first: there is nothing older. */
+static const struct step steps[] = {{0, NULL}};
+
+static int run_step(struct cas_store *s, struct cas_format *format, struct cas_err *err)
+{
+        for (size_t i = 0; i < CAS_COUNT(steps); i++) {
+                if (steps[i].from != format->version || !steps[i].run)
+                        continue;
+                int rc = steps[i].run(s, err);
+                if (rc < 0)
+                        return cas_err_wrap(err, "upgrade from version %u", format->version);
+                format->version++;
+                return cas_format_write(s->io, s->dirfd, format, err);
+        }
+        return cas_fail(err, CAS_E_UNSUPPORTED, "no way from format version %u to %u",
+                        format->version, CAS_FORMAT_VERSION);
+}
+
+int cas_upgrade(const struct cas_store_config *config, unsigned *out_from, unsigned *out_to,
+                struct cas_err *err)
+{
+        cas_cleanup_store struct cas_store *s = NULL;
+        struct cas_store_config existing = *config;
+        struct cas_format format;
+        existing.must_exist = true;
+        int rc = cas_store_open_bare(&existing, &s, err);
+        if (rc == 0)
+                rc = cas_format_read(s->io, s->dirfd, &format, err);
+        if (rc < 0)
+                return rc;
+        *out_from = format.version;
+        while (rc == 0 && format.version < CAS_FORMAT_VERSION)
+                rc = run_step(s, &format, err);
+        *out_to = format.version;
+        return rc < 0 ? rc : cas_format_check(&format, err);
+}
