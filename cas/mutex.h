@@ -8,6 +8,8 @@
  *   store.exclusive (rwlock: publishers shared, gc exclusive)
  *   > store.names   (tags, manifests of repositories, journal)
  *   > publish       (one publication)
+ *   > openblock (chunks of one ingest that are not written yet; one at a time)
+ *   > packfile.sync (while a pack is synced)
  *   > packset       (open packs, pending chunks)
  *   > blockcache, pool, store.trees, log (leaves)
  *

@@ -35,7 +35,7 @@ struct cas_pending {
 };
 
 struct cas_openblock {
-        struct cas_mutex mutex; /* "publish" of cas/mutex.h's order; guards all but ref_count */
+        struct cas_mutex mutex; /* guards all but ref_count */
         unsigned ref_count;     /* guarded by the set's mutex */
         uint32_t raw_bytes;
         uint32_t chunk_count;
