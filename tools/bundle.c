@@ -5,11 +5,10 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
-#include <spawn.h>
+#include <sched.h>
 #include <stdio.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
-
-extern char **environ;
 
 static const char *const capabilities[] = {
         "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID",     "CAP_KILL",
@@ -40,7 +39,7 @@ static json_t *strings(char *const *list)
         return out;
 }
 
-static json_t *mount(const char *to, const char *type, const char *from, const char *options)
+static json_t *mount_json(const char *to, const char *type, const char *from, const char *options)
 {
         json_t *list = json_array();
         cas_cleanup_free char *copy = cas_xstrdup(options);
@@ -54,20 +53,24 @@ static json_t *mount(const char *to, const char *type, const char *from, const c
 static json_t *mounts_json(const struct run_spec *s)
 {
         json_t *m = json_array();
-        json_array_append_new(m, mount("/proc", "proc", "proc", "nosuid,noexec,nodev"));
+        json_array_append_new(m, mount_json("/proc", "proc", "proc", "nosuid,noexec,nodev"));
         json_array_append_new(
-                m, mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"));
-        json_array_append_new(m, mount("/dev/pts", "devpts", "devpts",
-                                       "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620"));
-        json_array_append_new(
-                m, mount("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=65536k"));
-        json_array_append_new(m, mount("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"));
-        json_array_append_new(m, mount("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"));
+                m, mount_json("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"));
+        json_array_append_new(m, mount_json("/dev/pts", "devpts", "devpts",
+                                            "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620"));
+        json_array_append_new(m, mount_json("/dev/shm", "tmpfs", "shm",
+                                            "nosuid,noexec,nodev,mode=1777,size=65536k"));
+        json_array_append_new(m,
+                              mount_json("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"));
+        json_array_append_new(m,
+                              mount_json("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"));
         if (s->read_only)
-                json_array_append_new(m, mount("/tmp", "tmpfs", "tmpfs", "nosuid,nodev,mode=1777"));
+                json_array_append_new(
+                        m, mount_json("/tmp", "tmpfs", "tmpfs", "nosuid,nodev,mode=1777"));
         for (size_t i = 0; i < s->bind_count; i++)
-                json_array_append_new(m, mount(s->binds[i].to, "none", s->binds[i].from,
-                                               s->binds[i].read_only ? "rbind,ro" : "rbind,rw"));
+                json_array_append_new(m,
+                                      mount_json(s->binds[i].to, "none", s->binds[i].from,
+                                                 s->binds[i].read_only ? "rbind,ro" : "rbind,rw"));
         return m;
 }
 
@@ -116,6 +119,32 @@ int bundle_write(const struct run_spec *spec, const char *dir, struct cas_err *e
         return rc != 0 ? cas_fail_sys(err, errno ? errno : EIO, "%s", path) : 0;
 }
 
+/* crun gives up where both cgroup hierarchies are mounted ("hybrid"), though it is told to leave
+ * cgroups alone: there it gets a mount namespace of its own, without the second one. */
+static void cgroups_hide(void)
+{
+        static const char unified[] = "/sys/fs/cgroup/unified";
+        if (access(unified, F_OK) == 0 && unshare(CLONE_NEWNS) == 0 &&
+            mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0)
+                (void)umount2(unified, MNT_DETACH);
+}
+
+static CAS_NORETURN void crun_exec(char **argv, bool quiet, int failed)
+{
+        sigset_t none;
+        sigemptyset(&none);
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+        cgroups_hide();
+        int null_fd = quiet ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
+        if (null_fd >= 0)
+                (void)dup2(null_fd, STDERR_FILENO);
+        (void)execvp(argv[0], argv);
+        int code = errno;
+        (void)!write(failed, &code, sizeof(code));
+        _exit(127);
+}
+
+/* Returns 0, or the errno of what failed. */
 static int crun_spawn(const char *state_dir, const char *const *words, bool quiet, pid_t *out)
 {
         const char *argv[12] = {"crun", "--root", state_dir, "--cgroup-manager=disabled"};
@@ -125,21 +154,22 @@ static int crun_spawn(const char *state_dir, const char *const *words, bool quie
                 argv[count++] = *words;
         }
         argv[count] = NULL;
-        posix_spawnattr_t attr;
-        posix_spawn_file_actions_t actions;
-        posix_spawnattr_init(&attr);
-        posix_spawn_file_actions_init(&actions);
-        sigset_t none;
-        sigemptyset(&none);
-        posix_spawnattr_setsigmask(&attr, &none);
-        posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-        if (quiet)
-                posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-        int rc =
-                posix_spawnp(out, "crun", &actions, &attr, (char *const *)(uintptr_t)argv, environ);
-        posix_spawn_file_actions_destroy(&actions);
-        posix_spawnattr_destroy(&attr);
-        return rc;
+        int failed[2];
+        if (pipe2(failed, O_CLOEXEC) != 0)
+                return errno;
+        cas_cleanup_fd int from = failed[0];
+        cas_cleanup_fd int to = failed[1];
+        *out = fork();
+        if (*out < 0)
+                return errno;
+        if (*out == 0)
+                crun_exec((char **)(uintptr_t)argv, quiet, to);
+        (void)close(cas_steal_fd(&to));
+        int code = 0;
+        if (read(from, &code, sizeof(code)) != (ssize_t)sizeof(code))
+                return 0;
+        (void)waitpid(*out, NULL, 0);
+        return code;
 }
 
 int bundle_start(const char *dir, const char *state_dir, const char *id, pid_t *out_pid,

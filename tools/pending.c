@@ -2,7 +2,6 @@
 /* Parts that are not here yet: each says so. This file goes when they have come. */
 #include "cas/maintain.h"
 #include "cas/transfer.h"
-#include "fusefs/mount.h"
 
 #define PENDING(...)                                                                               \
         __attribute__((weak)) int __VA_ARGS__                                                      \
@@ -23,12 +22,3 @@ PENDING(cas_rebuild(const struct cas_store_config *config, const struct cas_prog
                     struct cas_err *err))
 PENDING(cas_upgrade(const struct cas_store_config *config, unsigned *out_from, unsigned *out_to,
                     struct cas_err *err))
-PENDING(ffs_mount(const struct ffs_host *host, const struct ffs_image *image,
-                  const struct ffs_mount_options *options, const char *lease,
-                  struct ffs_mount_info *out, struct cas_err *err))
-PENDING(ffs_umount(const struct ffs_host *host, const char *dir, struct ffs_mount_info *out,
-                   struct cas_err *err))
-PENDING(ffs_mount_each(const struct ffs_host *host,
-                       bool (*fn)(void *arg, const struct ffs_mount_info *info), void *arg,
-                       struct cas_err *err))
-PENDING(ffs_host_shutdown(const struct ffs_host *host, struct cas_err *err))
