@@ -15,7 +15,7 @@
 #include "fusefs/process_int.h"
 #include "fusefs/unixsock_int.h"
 
-#define BLOCK_CACHE_BYTES (8 * CAS_MIB)
+#define BLOCK_CACHE_BYTES (4 * CAS_MIB)
 #define EXTENT_CACHE_BYTES (4 * CAS_MIB)
 #define PACKS_MAX 512
 #define READ_AHEAD_KIB 4096

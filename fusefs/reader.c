@@ -5,6 +5,7 @@
 
 #include "cas/limits.h"
 #include "fusefs/cache_int.h"
+#include "fusefs/readahead_int.h"
 #include "fusefs/resolve_client_int.h"
 
 /* Extents are asked for and kept in pages of this many chunks. */
@@ -33,6 +34,7 @@ struct ffs_reader {
         struct ffs_cache *pages;  /* of struct extent_page */
         struct ffs_cache *blocks; /* of struct block */
         struct ffs_cache *packs;  /* of struct held_pack */
+        struct ffs_readahead *readahead;
 };
 
 /* What one call works with. */
@@ -58,6 +60,7 @@ struct ffs_reader *ffs_reader_new(const struct ffs_reader_config *config)
         r->pages = ffs_cache_new("extents", config->extent_cache_bytes, free);
         r->blocks = ffs_cache_new("blocks", config->block_cache_bytes, free);
         r->packs = ffs_cache_new("packs", config->packs_max, held_pack_free);
+        r->readahead = ffs_readahead_new();
         return r;
 }
 
@@ -68,6 +71,7 @@ void ffs_reader_free(struct ffs_reader *r)
         ffs_cache_free(r->pages);
         ffs_cache_free(r->blocks);
         ffs_cache_free(r->packs);
+        ffs_readahead_free(r->readahead);
         ffs_resolve_client_free(r->client);
         free(r);
 }
@@ -218,11 +222,37 @@ static int load_pack(void *arg, void **value, size_t *weight, struct cas_err *er
         if (ffs_resolve_pack(load->reading->reader->client, load->extent->pack_id,
                              load->reading->timeout_ms, &fd, err) < 0)
                 return -(int)err->code;
+        /* Blocks are fetched as a whole, and ahead of readers by our own judgement. */
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
         struct held_pack *pack = cas_xmalloc(sizeof(*pack));
         pack->fd = fd;
         *value = pack;
         *weight = 1;
         return 0;
+}
+
+static int no_load(void *arg CAS_UNUSED, void **value CAS_UNUSED, size_t *weight CAS_UNUSED,
+                   struct cas_err *err)
+{
+        return cas_fail(err, CAS_E_NOTFOUND, "not in the cache");
+}
+
+static void read_ahead(struct ffs_reader *r, int fd, const struct cas_extent *e)
+{
+        struct ffs_readahead_advice advice;
+        ffs_readahead_note(r->readahead, e->pack_id, e->block_offset, e->block_stored_bytes,
+                           &advice);
+        if (advice.fetch_bytes)
+                (void)posix_fadvise(fd, (off_t)advice.fetch_offset, (off_t)advice.fetch_bytes,
+                                    POSIX_FADV_WILLNEED);
+        struct ffs_cache_key key = {.a = advice.drop_pack};
+        struct cas_err ignored = CAS_ERR_INIT;
+        void *held;
+        if (!advice.drop_bytes || ffs_cache_get(r->packs, &key, no_load, NULL, &held, &ignored) < 0)
+                return;
+        (void)posix_fadvise(((struct held_pack *)held)->fd, (off_t)advice.drop_offset,
+                            (off_t)advice.drop_bytes, POSIX_FADV_DONTNEED);
+        ffs_cache_put(r->packs, &key, held);
 }
 
 static int load_block(void *arg, void **value, size_t *weight, struct cas_err *err)
@@ -235,6 +265,7 @@ static int load_block(void *arg, void **value, size_t *weight, struct cas_err *e
         if (ffs_cache_get(packs, &key, load_pack, arg, &held, err) < 0)
                 return -(int)err->code;
         int fd = ((struct held_pack *)held)->fd;
+        read_ahead(load->reading->reader, fd, e);
         struct block *block = cas_xmalloc(sizeof(*block) + e->block_raw_bytes);
         block->raw_bytes = e->block_raw_bytes;
         block->checksum = e->block_checksum;
