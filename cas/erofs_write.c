@@ -450,11 +450,13 @@ static void write_core(const struct writer *w, uint32_t index, uint8_t *out)
         const struct place *p = &w->places[index];
         const struct cas_merge_inode *inode = inode_of(w, index);
         uint32_t nlink = w->plan->inodes[index].nlink;
+        unsigned format = (unsigned)p->layout << EROFS_LAYOUT_SHIFT;
         uint16_t icount = 0;
+        if (!p->compact)
+                format |= EROFS_FORMAT_EXTENDED;
         if (p->xattr_bytes > 0)
                 icount = (uint16_t)((p->xattr_bytes - EROFS_XATTR_HEADER_BYTES) / 4 + 1);
-        cas_put_le16(out + EROFS_I_FORMAT, (uint16_t)(p->layout << EROFS_LAYOUT_SHIFT |
-                                                      (p->compact ? 0 : EROFS_FORMAT_EXTENDED)));
+        cas_put_le16(out + EROFS_I_FORMAT, (uint16_t)format);
         cas_put_le16(out + EROFS_I_XATTR_COUNT, icount);
         cas_put_le16(out + EROFS_I_MODE, mode_of(type_of(w, index), inode->mode));
         if (p->compact) {

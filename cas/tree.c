@@ -250,16 +250,20 @@ static bool same_layers(const struct cas_tree_record *rec, const struct cas_tree
         return same;
 }
 
+static void record_release(struct cas_tree_record *rec)
+{
+        free(rec->layers);
+}
+
 /* *found is false when the tree must be made. */
 static int find_tree(struct cas_store *s, const struct cas_hash *key,
                      const struct cas_tree_chain *chain, struct cas_tree_ref *out, bool *found,
                      struct cas_err *err)
 {
         struct cas_err miss = CAS_ERR_INIT;
-        struct cas_tree_record rec = {0};
+        __attribute__((cleanup(record_release))) struct cas_tree_record rec = {0};
         *found = false;
         int rc = cas_index_get_tree(s->index, key, &rec, &miss);
-        cas_cleanup_free struct cas_digest *layers = rec.layers;
         if (rc == 0)
                 rc = check_file(s, &rec, &miss);
         if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
