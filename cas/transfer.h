@@ -35,11 +35,13 @@ int cas_export(struct cas_store *s, const struct cas_ref *ref, const struct cas_
                const struct cas_transfer_address *to, const struct cas_progress *progress,
                struct cas_err *err) CAS_MUST_CHECK;
 
-/* A directory becomes a one-layer image; layer is a canonical tar, gzip. config_json may be
- * NULL or the bytes of an image config whose "config" member is taken. */
+/* A directory becomes a one-layer image; the layer is a canonical tar, gzip: the same directory
+ * gives the same digests. Dated by the newest entry, or $SOURCE_DATE_EPOCH. Sockets are left out.
+ * Errors: BUSY (a file changed while it was packed), LIMIT, INVALID. */
 struct cas_pack_options {
-        const char *config_json;
+        const char *config_json; /* NULL, or an image config whose "config" member is taken */
         const struct cas_platform *platform; /* NULL: the host's */
+        uint64_t *skipped_count;             /* may be NULL; gets the sockets left out */
 };
 int cas_pack_dir(struct cas_store *s, const char *dir, const struct cas_ref *ref,
                  const struct cas_pack_options *options, const struct cas_progress *progress,
