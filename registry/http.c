@@ -23,7 +23,7 @@
 
 #define HTTP_CONNECTION_MEMORY_BYTES (128 * 1024) /* bounds the headers of a request, too */
 #define HTTP_WORKERS_MAX 64
-#define HTTP_CONNECTIONS_MAX 8192
+#define HTTP_CONNECTIONS_MAX 4096
 #define HTTP_IDLE_S 120
 
 static uint64_t now_ns(void)

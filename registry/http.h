@@ -40,7 +40,7 @@ struct reg_http_config {
         unsigned socket_mode;     /* of a Unix socket's file; 0: 0600 */
         unsigned threads;         /* event threads; 0: one per CPU, at least 2 */
         unsigned workers_max;     /* threads that run `end`, started when wanted; 0: 64 */
-        unsigned connections_max; /* beyond it, clients wait to be accepted; 0: 8192 */
+        unsigned connections_max; /* beyond it, clients wait to be accepted; 0: 4096 */
         unsigned idle_s;          /* a connection with no traffic for as long is closed; 0: 120 */
         const char *name;         /* event word of the access log lines; static storage */
         void (*begin)(void *arg, struct reg_http_req *req);

@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "cas/blob.h"
@@ -231,6 +232,19 @@ static void owner_loop(struct owner *o, const sigset_t *signals)
         }
 }
 
+/* A registry keeps a descriptor for each connection and each blob on its way; the soft limit of
+ * a login shell is for programs that call select(2). */
+static void raise_file_limit(void)
+{
+        struct rlimit files;
+        if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+                return;
+        files.rlim_cur = files.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+                cas_log(CAS_LOG_WARN, "owner", "files=%llu error=\"%s\"",
+                        (unsigned long long)files.rlim_max, strerrordesc_np(errno));
+}
+
 int owner_run(const struct owner_config *config, struct cas_err *err)
 {
         struct owner o = {.config = config};
@@ -241,6 +255,7 @@ int owner_run(const struct owner_config *config, struct cas_err *err)
         (void)pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread starts */
         (void)signal(SIGHUP, SIG_IGN);
         (void)signal(SIGPIPE, SIG_IGN);
+        raise_file_limit();
         int rc = owner_start(&o, err);
         if (rc == 0 && config->ready_fd >= 0)
                 rc = log_redirect(&o, err);

@@ -717,6 +717,7 @@ def main():
     lamina.isolate(280)
     with lamina.Host() as host:
         server = ("127.0.0.1", free_port())
+        host.env["LAMINA_LOG"] = "error"  # most of what is sent here is meant to be refused
         process = host.start("serve", "--listen", f"127.0.0.1:{server[1]}", stdout=subprocess.DEVNULL)
         try:
             lamina.wait_for(answers, what="the registry")

@@ -29,6 +29,8 @@ struct fixture {
         _Atomic unsigned freed_count;
         _Atomic unsigned ended_count;
         _Atomic uint64_t body_bytes;
+        _Atomic unsigned slow_count;
+        _Atomic bool let_go;
         int file_fd;
 };
 
@@ -92,6 +94,17 @@ static void lines_end(struct reg_http_req *req, void *state)
         atomic_fetch_add(&f->ended_count, 1);
 }
 
+/* Waits until the test lets it go on. */
+static void slow_end(struct reg_http_req *req, void *state)
+{
+        struct fixture *f = state;
+        atomic_fetch_add(&f->slow_count, 1);
+        while (!atomic_load(&f->let_go))
+                (void)usleep(1000);
+        reg_http_reply_empty(req, 200);
+}
+
+static const struct reg_http_body_ops slow_ops = {.bytes_max = 0, .end = slow_end};
 static const struct reg_http_whole_ops echo_ops = {
         .bytes_max = 65536, .end = echo_end, .free = count_freed};
 static const struct reg_http_body_ops count_ops = {
@@ -111,6 +124,8 @@ static void begin(void *arg, struct reg_http_req *req)
                 reg_http_accept(req, &count_ops, f);
         } else if (strcmp(first, "lines") == 0) {
                 reg_http_accept(req, &lines_ops, f);
+        } else if (strcmp(first, "slow") == 0) {
+                reg_http_accept(req, &slow_ops, f);
         } else if (strcmp(first, "big") == 0) {
                 reg_http_reply_fd(req, 200, dup(f->file_fd), 5, BIG_BYTES - 5);
         } else if (strcmp(first, "gone") == 0) {
@@ -452,6 +467,29 @@ static void streams_lines(void **state)
         wait_count(&f->freed_count, 2);
 }
 
+/* Ends that take long hold up nobody else: there are more of them than event threads. */
+static void slow_ends_starve_nobody(void **state)
+{
+        struct fixture *f = *state;
+        cas_cleanup_buf struct cas_buf b = CAS_BUF_INIT;
+        int slow[20];
+        for (size_t i = 0; i < CAS_COUNT(slow); i++) {
+                slow[i] = dial(f);
+                say(slow[i], "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+        }
+        wait_count(&f->slow_count, CAS_COUNT(slow));
+        for (unsigned i = 0; i < 20; i++) {
+                cas_cleanup_fd int fd = dial(f);
+                say(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi");
+                assert_int_equal(hear(fd, &b), 200);
+        }
+        atomic_store(&f->let_go, true);
+        for (size_t i = 0; i < CAS_COUNT(slow); i++) {
+                assert_int_equal(hear(slow[i], &b), 200);
+                (void)close(slow[i]);
+        }
+}
+
 static void a_stream_ends_when_its_client_leaves(void **state)
 {
         struct fixture *f = *state;
@@ -541,6 +579,7 @@ int main(void)
                 TEST(a_client_that_leaves_is_cleaned_up),
                 TEST(bad_requests_are_refused),
                 TEST(streams_lines),
+                TEST(slow_ends_starve_nobody),
                 TEST(a_stream_ends_when_its_client_leaves),
                 TEST(stop_breaks_streams),
                 TEST(unix_sockets),
