@@ -19,7 +19,7 @@
 #define EXTENT_CACHE_BYTES (4 * CAS_MIB)
 #define PACKS_MAX 512
 #define READ_AHEAD_KIB 4096
-#define REVIVE_WAIT_MS 1000
+#define PAUSE_MS 500
 #define START_WAIT_MS 10000
 
 struct fs_process {
@@ -27,6 +27,7 @@ struct fs_process {
         int hold_fd;
         int fuse_fd, table_fd;
         struct ffs_serving serving;
+        struct ffs_reader *reader;
 };
 
 static int receive_start(struct fs_process *p, struct cas_err *err)
@@ -74,9 +75,10 @@ static int serve(struct fs_process *p, struct ffs_objectfs **out, struct cas_err
                                            .block_cache_bytes = BLOCK_CACHE_BYTES,
                                            .extent_cache_bytes = EXTENT_CACHE_BYTES,
                                            .packs_max = PACKS_MAX};
+        p->reader = ffs_reader_new(&reader);
         struct ffs_objectfs_config config = {.fuse_fd = p->fuse_fd,
                                              .slots = slots,
-                                             .reader = ffs_reader_new(&reader),
+                                             .reader = p->reader,
                                              .threads = worker_count(),
                                              .owner_wait_ms = FFS_OWNER_WAIT_MS};
         return ffs_objectfs_start(&config, out, err);
@@ -103,20 +105,25 @@ static int revive_hold(struct fs_process *p, struct cas_err *err)
         return 0;
 }
 
+/* A hold that ends is followed by another; after reading, the page cache is tidied up. */
 static void watch(struct fs_process *p, int ended_fd)
 {
         for (;;) {
-                struct pollfd fds[2] = {{.fd = ended_fd, .events = POLLIN},
-                                        {.fd = p->hold_fd, .events = POLLIN}};
-                if (poll(fds, 2, -1) < 0)
+                struct pollfd fds[3] = {
+                        {.fd = ended_fd, .events = POLLIN},
+                        {.fd = p->hold_fd, .events = POLLIN},
+                        {.fd = ffs_reader_activity_fd(p->reader), .events = POLLIN}};
+                if (poll(fds, 3, -1) < 0)
                         continue;
                 if (fds[0].revents)
                         return;
-                /* hold says nothing after the start: this is its end. */
                 struct cas_err err = CAS_ERR_INIT;
-                if (revive_hold(p, &err) < 0)
+                /* hold says nothing after the start: this is its end. */
+                if (fds[1].revents && revive_hold(p, &err) < 0)
                         cas_log(CAS_LOG_ERROR, "fs.hold", "why=\"%s\"", err.msg);
-                if (poll(fds, 1, REVIVE_WAIT_MS) > 0) /* not in a tight loop */
+                if (fds[2].revents)
+                        (void)ffs_reader_tidy(p->reader);
+                if (poll(fds, 1, PAUSE_MS) > 0) /* neither is done in a tight loop */
                         return;
         }
 }

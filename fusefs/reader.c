@@ -2,14 +2,20 @@
 #include "fusefs/reader_int.h"
 
 #include <fcntl.h>
+#include <sys/eventfd.h>
 
 #include "cas/limits.h"
+#include "cas/mutex.h"
 #include "fusefs/cache_int.h"
 #include "fusefs/readahead_int.h"
 #include "fusefs/resolve_client_int.h"
 
 /* Extents are asked for and kept in pages of this many chunks. */
 #define PAGE_CHUNKS FFS_RESOLVE_EXTENTS_MAX
+/* How much behind a block is dropped with it: folios of the page cache are larger than pages, and
+ * one that reaches into the next block goes only when that has been read. */
+#define DROP_BEHIND_BYTES (UINT64_C(1) << 20)
+#define TOUCHED_MAX 64
 
 struct extent_page {
         struct cas_hash object; /* the whole name: the key has but half of it */
@@ -35,6 +41,11 @@ struct ffs_reader {
         struct ffs_cache *blocks; /* of struct block */
         struct ffs_cache *packs;  /* of struct held_pack */
         struct ffs_readahead *readahead;
+        int activity_fd;               /* eventfd: packs were read since the last tidying */
+        struct cas_mutex mutex;        /* leaf; guards what follows */
+        uint64_t touched[TOUCHED_MAX]; /* packs read since the last tidying */
+        size_t touched_count;
+        uint64_t block_count, tidy_block_count; /* read; at the last look */
 };
 
 /* What one call works with. */
@@ -61,6 +72,9 @@ struct ffs_reader *ffs_reader_new(const struct ffs_reader_config *config)
         r->blocks = ffs_cache_new("blocks", config->block_cache_bytes, free);
         r->packs = ffs_cache_new("packs", config->packs_max, held_pack_free);
         r->readahead = ffs_readahead_new();
+        r->activity_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        cas_assert(r->activity_fd >= 0);
+        cas_mutex_init(&r->mutex, "reader");
         return r;
 }
 
@@ -72,6 +86,8 @@ void ffs_reader_free(struct ffs_reader *r)
         ffs_cache_free(r->blocks);
         ffs_cache_free(r->packs);
         ffs_readahead_free(r->readahead);
+        (void)close(r->activity_fd);
+        cas_mutex_release(&r->mutex);
         ffs_resolve_client_free(r->client);
         free(r);
 }
@@ -237,6 +253,58 @@ static int no_load(void *arg CAS_UNUSED, void **value CAS_UNUSED, size_t *weight
         return cas_fail(err, CAS_E_NOTFOUND, "not in the cache");
 }
 
+/* The page cache has the decoded bytes in the FUSE inode: what it has of packs is a second copy. */
+static void drop_range(struct ffs_reader *r, uint64_t pack_id, uint64_t offset, uint64_t bytes)
+{
+        struct ffs_cache_key key = {.a = pack_id};
+        struct cas_err ignored = CAS_ERR_INIT;
+        void *held;
+        if (ffs_cache_get(r->packs, &key, no_load, NULL, &held, &ignored) < 0)
+                return; /* closed meanwhile */
+        int fd = ((struct held_pack *)held)->fd;
+        (void)posix_fadvise(fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
+        ffs_cache_put(r->packs, &key, held);
+}
+
+static void touch(struct ffs_reader *r, uint64_t pack_id)
+{
+        cas_mutex_lock(&r->mutex);
+        r->block_count++;
+        bool first = r->touched_count == 0;
+        size_t i = 0;
+        while (i < r->touched_count && r->touched[i] != pack_id)
+                i++;
+        if (i == r->touched_count && i < TOUCHED_MAX)
+                r->touched[r->touched_count++] = pack_id;
+        cas_mutex_unlock(&r->mutex);
+        uint64_t one = 1;
+        if (first)
+                (void)!write(r->activity_fd, &one, sizeof(one));
+}
+
+int ffs_reader_activity_fd(const struct ffs_reader *r)
+{
+        return r->activity_fd;
+}
+
+bool ffs_reader_tidy(struct ffs_reader *r)
+{
+        uint64_t touched[TOUCHED_MAX], events;
+        cas_mutex_lock(&r->mutex);
+        bool idle = r->block_count == r->tidy_block_count;
+        r->tidy_block_count = r->block_count;
+        size_t count = idle ? r->touched_count : 0;
+        memcpy(touched, r->touched, count * sizeof(touched[0]));
+        if (idle) {
+                r->touched_count = 0;
+                (void)!read(r->activity_fd, &events, sizeof(events));
+        }
+        cas_mutex_unlock(&r->mutex);
+        for (size_t i = 0; i < count; i++)
+                drop_range(r, touched[i], 0, 0);
+        return idle;
+}
+
 static void read_ahead(struct ffs_reader *r, int fd, const struct cas_extent *e)
 {
         struct ffs_readahead_advice advice;
@@ -245,14 +313,8 @@ static void read_ahead(struct ffs_reader *r, int fd, const struct cas_extent *e)
         if (advice.fetch_bytes)
                 (void)posix_fadvise(fd, (off_t)advice.fetch_offset, (off_t)advice.fetch_bytes,
                                     POSIX_FADV_WILLNEED);
-        struct ffs_cache_key key = {.a = advice.drop_pack};
-        struct cas_err ignored = CAS_ERR_INIT;
-        void *held;
-        if (!advice.drop_bytes || ffs_cache_get(r->packs, &key, no_load, NULL, &held, &ignored) < 0)
-                return;
-        (void)posix_fadvise(((struct held_pack *)held)->fd, (off_t)advice.drop_offset,
-                            (off_t)advice.drop_bytes, POSIX_FADV_DONTNEED);
-        ffs_cache_put(r->packs, &key, held);
+        if (advice.drop_bytes)
+                drop_range(r, advice.drop_pack, advice.drop_offset, advice.drop_bytes);
 }
 
 static int load_block(void *arg, void **value, size_t *weight, struct cas_err *err)
@@ -270,9 +332,11 @@ static int load_block(void *arg, void **value, size_t *weight, struct cas_err *e
         block->raw_bytes = e->block_raw_bytes;
         block->checksum = e->block_checksum;
         int rc = cas_block_read(fd, e, block->data, load->reading->scratch, err);
-        /* The page cache has the decoded bytes in the FUSE inode: the frame would be a second copy.
-         */
-        (void)posix_fadvise(fd, (off_t)e->block_offset, e->block_stored_bytes, POSIX_FADV_DONTNEED);
+        uint64_t from = e->block_offset - cas_min_u64(e->block_offset, DROP_BEHIND_BYTES);
+        (void)posix_fadvise(fd, (off_t)from,
+                            (off_t)(e->block_offset + e->block_stored_bytes - from),
+                            POSIX_FADV_DONTNEED);
+        touch(load->reading->reader, e->pack_id);
         ffs_cache_put(packs, &key, held);
         if (rc < 0) {
                 free(block);
