@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/wait.h>
 #include <zlib.h>
 
 #include "cas/decompress.h"
@@ -281,6 +282,60 @@ static void a_damaged_blob_is_found(void **state)
         assert_int_equal(cas_layer_stat(t->store, &blob, &rec, &err), -CAS_E_NOTFOUND);
 }
 
+/* Runs a program; its output is appended. False when there is no such program. */
+static bool run(const char *const argv[], struct cas_buf *out)
+{
+        int fds[2], status = 0;
+        assert_int_equal(pipe(fds), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+                (void)dup2(fds[1], STDOUT_FILENO);
+                (void)close(fds[0]);
+                (void)execvp(argv[0], (char *const *)(uintptr_t)argv);
+                _exit(127);
+        }
+        (void)close(fds[1]);
+        char piece[4096];
+        for (ssize_t n; (n = read(fds[0], piece, sizeof(piece))) > 0;)
+                cas_buf_append(out, piece, (size_t)n);
+        (void)close(fds[0]);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+                return false;
+        assert_int_equal(status, 0);
+        return true;
+}
+
+static void the_odd_layer_has_its_golden_listing(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_layer_record rec;
+        cas_cleanup_buf struct cas_buf tar = CAS_BUF_INIT;
+        cas_cleanup_buf struct cas_buf got = CAS_BUF_INIT;
+        cas_cleanup_buf struct cas_buf want = CAS_BUF_INIT;
+        load(GOOD, "odd.tar", &tar);
+        load(GOOD, "odd.listing", &want);
+        assert_int_equal(import(t->store, &tar, NULL, &rec, &err), 0);
+        assert_int_equal(cas_object_read(t->store, &rec.listing, 1 << 20, &got, &err), 0);
+        assert_int_equal(got.len_bytes, want.len_bytes);
+        assert_memory_equal(got.data, want.data, want.len_bytes);
+}
+
+/* By a decoder that knows the specification only. */
+static void the_golden_listing_says_what_it_should(void **state)
+{
+        (void)state;
+        static const char *const argv[] = {"python3", "tests/support/listing.py",
+                                           GOOD "/odd.listing", NULL};
+        cas_cleanup_buf struct cas_buf got = CAS_BUF_INIT;
+        cas_cleanup_buf struct cas_buf want = CAS_BUF_INIT;
+        load(GOOD, "odd.txt", &want);
+        if (!run(argv, &got))
+                skip();
+        assert_string_equal(cas_buf_str(&got), cas_buf_str(&want));
+}
+
 static void a_layer_without_bytes_is_empty(void **state)
 {
         struct teststore *t = *state;
@@ -306,6 +361,8 @@ int main(void)
                 with_store(errors_of_the_source_pass),
                 with_store(a_damaged_blob_is_found),
                 with_store(a_layer_without_bytes_is_empty),
+                with_store(the_odd_layer_has_its_golden_listing),
+                cmocka_unit_test(the_golden_listing_says_what_it_should),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
