@@ -129,7 +129,9 @@ static void v7_and_star_headers_are_read(void **state)
         (void)state;
         cas_cleanup_buf struct cas_buf t = CAS_BUF_INIT;
         char hundred[101] = {0};
+        char prefix131[132] = {0};
         memset(hundred, 'n', 100);
+        memset(prefix131, 'p', 131);
         struct tarmake h = {.name = "old/",
                             .magic = "\0\0\0\0\0\0\0",
                             .patch_at = 156,
@@ -141,11 +143,15 @@ static void v7_and_star_headers_are_read(void **state)
         tarmake_header(&t, &h);
         h = (struct tarmake){.name = hundred, .prefix = "a/prefix"};
         tarmake_header(&t, &h);
+        /* star's prefix is shorter, and full: times follow it at once. */
         h = (struct tarmake){.name = "star",
-                             .prefix = "short",
+                             .prefix = prefix131,
                              .patch_at = 345 + 131,
                              .patch_bytes = 36,
-                             .patch = "00000000001\00000000000002\0\0\0\0\0\0\0\0tar"};
+                             .patch = "00000000001\0"
+                                      "00000000002\0"
+                                      "\0\0\0\0\0\0\0\0"
+                                      "tar"};
         tarmake_header(&t, &h);
         h = (struct tarmake){.name = "gnu",
                              .magic = "ustar  ",
@@ -158,7 +164,9 @@ static void v7_and_star_headers_are_read(void **state)
                      "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn 0 0:0 0.000000000 []\n"
                      "2 a/prefix/nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
                      "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn 0 0:0 0.000000000 []\n"
-                     "2 short/star 0 0:0 0.000000000 []\n"
+                     "2 ppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp"
+                     "pppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp"
+                     "/star 0 0:0 0.000000000 []\n"
                      "2 gnu 0 0:0 0.000000000 []\n");
 }
 
