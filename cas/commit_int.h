@@ -14,6 +14,9 @@
 int cas_commit_names(struct cas_store *s, struct cas_batch *batch, const struct cas_buf *records,
                      uint32_t count, bool removes, struct cas_err *err) CAS_MUST_CHECK;
 
+/* Records that follow from what is published and are written with it; borrowed until commit. */
+struct cas_batch *cas_publish_batch(struct cas_publish *p);
+
 /* How far the index has seen the journal; all zero when it has not. */
 int cas_commit_seen(struct cas_index *ix, struct cas_journal_position *out,
                     struct cas_err *err) CAS_MUST_CHECK;

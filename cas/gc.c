@@ -4,6 +4,7 @@
  * leaves garbage and nothing else:
  * names > trees > layers > blobs > objects > chunks > packs. */
 #include "cas/gc_int.h"
+#include "cas/chain_int.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -144,6 +145,18 @@ static int sweep_blob(void *arg, const void *key, size_t key_len, const void *va
         return drop(gc, CAS_FAMILY_BLOBS, key, key_len, err);
 }
 
+/* Notes of images that are gone, and of cuts that did not work (they are found again). */
+static int sweep_chain(void *arg, const void *key, size_t key_len, const void *value,
+                       size_t value_len, struct cas_err *err)
+{
+        struct gc *gc = arg;
+        struct cas_digest manifest;
+        if (cas_chain_manifest(value, value_len, &manifest) &&
+            cas_hashset_has(&gc->marks.blobs, manifest.bytes))
+                return 0;
+        return drop(gc, CAS_FAMILY_CHAINS, key, key_len, err);
+}
+
 /* Files of blobs that stay in no case: dropped ones, and what was never committed. */
 static int sweep_blob_file(void *arg, const char *path, const struct cas_digest *digest,
                            struct cas_err *err)
@@ -167,6 +180,9 @@ static int sweep_blobs(struct gc *gc, struct cas_err *err)
         if (rc == 0)
                 rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_BLOBS},
                                     sweep_blob, gc, err);
+        if (rc == 0)
+                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_CHAINS},
+                                    sweep_chain, gc, err);
         if (rc == 0)
                 rc = flush(gc, 0, err);
         return rc < 0 ? rc : cas_blob_files_each(gc->s, sweep_blob_file, NULL, gc, err);

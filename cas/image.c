@@ -4,6 +4,7 @@
 #include "cas/image.h"
 
 #include "cas/blob.h"
+#include "cas/chain_int.h"
 #include "cas/pool.h"
 #include "cas/progress.h"
 #include "cas/store_int.h"
@@ -342,9 +343,29 @@ int cas_image_trees(struct cas_store *s, const struct cas_image *image,
                     struct cas_tree_ref out[CAS_IMAGE_TREES_MAX], size_t *out_count,
                     struct cas_err *err)
 {
-        int r = cas_tree_ensure(s, image->layers, image->manifest.child_count, &out[0], err);
-        if (r < 0)
-                return r;
+        const struct cas_digest *diff_ids = image->config.diff_ids;
+        size_t count = image->manifest.child_count, base = 0;
+        for (;;) {
+                int r = cas_chain_cut(s, diff_ids, count, &base, err);
+                if (r < 0)
+                        return r;
+                if (base == 0)
+                        break;
+                struct cas_err unfit = CAS_ERR_INIT;
+                r = cas_tree_ensure_stacked(s, image->layers, count, base, &out[0], &out[1],
+                                            &unfit);
+                if (r == 0) {
+                        *out_count = 2;
+                        return 0;
+                }
+                if (r != -CAS_E_UNSUPPORTED) {
+                        *err = unfit;
+                        return r;
+                }
+                r = cas_chain_note_unfit(s, diff_ids, count, base, err);
+                if (r < 0)
+                        return r;
+        }
         *out_count = 1;
-        return 0;
+        return cas_tree_ensure(s, image->layers, count, &out[0], err);
 }

@@ -55,6 +55,7 @@ struct cas_tree_record {
         X(LAYERS, "layers", 0, 'L')                                                                \
         X(BLOBS, "blobs", 0, 'B')                                                                  \
         X(TREES, "trees", 0, 'T')                                                                  \
+        X(CHAINS, "chains", 0, 'C')                                                                \
         X(LEASES, "leases", 0, 'E')                                                                \
         X(MANIFESTS, "manifests", 0, 'm')                                                          \
         X(TAGS, "tags", 0, 't')                                                                    \

@@ -3,6 +3,8 @@
  * from before the first check: collection waits for it, so what a check has
  * seen is still there at the commit. */
 #include "cas/blob.h"
+#include "cas/chain_int.h"
+#include "cas/commit_int.h"
 #include "cas/image.h"
 
 struct manifest_put {
@@ -85,6 +87,29 @@ static int put_references(struct manifest_put *put, const struct cas_manifest *m
         return r;
 }
 
+/* Notes the chain of an image, so that images which share its beginning can share trees. A config
+ * that is not an image's has none: artifacts have configs of any kind. */
+static int put_chain(struct manifest_put *put, const struct cas_manifest *m,
+                     const struct cas_digest *manifest, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        cas_cleanup_image_config struct cas_image_config config = {0};
+        struct cas_err ignored = CAS_ERR_INIT;
+        if (m->kind != CAS_MANIFEST_IMAGE ||
+            (strcmp(m->config.media_type, CAS_MT_OCI_CONFIG) != 0 &&
+             strcmp(m->config.media_type, CAS_MT_DOCKER_CONFIG) != 0) ||
+            m->config.size_bytes > CAS_CONFIG_BYTES_MAX)
+                return 0;
+        int r = cas_blob_read(put->s, &m->config.digest, CAS_CONFIG_BYTES_MAX, &bytes, err);
+        if (r < 0)
+                return r;
+        if (cas_image_config_parse(bytes.data, bytes.len_bytes, &config, &ignored) < 0 ||
+            config.diff_id_count != m->child_count)
+                return 0;
+        return cas_chain_note(put->s, cas_publish_batch(put->p), config.diff_ids,
+                              config.diff_id_count, manifest, err);
+}
+
 int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options *options,
                      const void *data, size_t len, struct cas_manifest_info *out,
                      struct cas_err *err)
@@ -108,6 +133,8 @@ int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options 
                                               err);
         if (r == 0 && m.has_subject)
                 r = cas_publish_referrer(p, options->repo, &m.subject.digest, &info.digest, err);
+        if (r == 0)
+                r = put_chain(&put, &m, &info.digest, err);
         if (r == 0 && options->tag && options->tag[0])
                 r = cas_publish_tag(p, options->repo, options->tag, &info.digest, err);
         if (r == 0)

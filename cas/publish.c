@@ -448,6 +448,11 @@ int cas_publish_referrer(struct cas_publish *p, const char *repo, const struct c
         return add_name(p, rec, err);
 }
 
+struct cas_batch *cas_publish_batch(struct cas_publish *p)
+{
+        return p->batch;
+}
+
 /* ---- the end ---- */
 
 int cas_publish_commit(struct cas_publish *p, struct cas_err *err)

@@ -343,6 +343,7 @@ static int fill(struct rebuild *rb, const struct cas_store_config *config, struc
                 struct cas_err bad = CAS_ERR_INIT;
                 rc = copy_family(rb, CAS_FAMILY_LEASES, &bad);
                 rc = copy_family(rb, CAS_FAMILY_TREES, &bad);
+                rc = copy_family(rb, CAS_FAMILY_CHAINS, &bad);
                 rc = flush(rb, 0, err);
         }
         return rc;
