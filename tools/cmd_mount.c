@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "tools/access.h"
+#include "tools/control.h"
 #include "tools/mounting.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
@@ -90,7 +91,9 @@ struct umount_args {
 
 static const struct cli_option umount_options[] = {
         {"all", 'a', CLI_FLAG, offsetof(struct umount_args, all), NULL,
-         "everything of this store; ends the processes of the object file system"},
+         "everything of this store; ends the processes of the object file system, and an owner "
+         "that "
+         "was started in the background"},
         {0},
 };
 
@@ -116,7 +119,11 @@ static int umount_all(const struct mounting *m, struct cas_err *err)
                 rc = mounting_umount(m, list.infos[i].dir, &gone, err);
         }
         free(list.infos);
-        return rc < 0 ? rc : ffs_host_shutdown(&m->host, err);
+        if (rc < 0 || ffs_host_shutdown(&m->host, err) < 0)
+                return -(int)err->code;
+        if (!json_is_true(json_object_get(m->info, "background")))
+                return 0;
+        return control_end(m->store, err);
 }
 
 static int umount_run(const struct cli *cli, void *args)

@@ -2,6 +2,7 @@
 #include "tools/control_server.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/un.h>
 #include <time.h>
@@ -132,6 +133,17 @@ static void op_end(struct reg_http_req *req, void *state, const struct cas_buf *
         atomic_fetch_sub(&server->under_way, 1);
 }
 
+/* Only an owner that a command started is ended by a command. */
+static void end_request(struct control_server *server, struct reg_http_req *req)
+{
+        if (!json_is_true(json_object_get(server->info, "background"))) {
+                reply_error(req, 409, CAS_E_BUSY, "the owner was started by a person");
+                return;
+        }
+        reply_json(req, 200, json_pack("{s:{}}", "result"));
+        (void)kill(getpid(), SIGTERM);
+}
+
 static void request_begin(void *arg, struct reg_http_req *req)
 {
         struct control_server *server = arg;
@@ -145,6 +157,11 @@ static void request_begin(void *arg, struct reg_http_req *req)
         if (uri->segment_count == 1 && strcmp(uri->segments[0], "info") == 0 &&
             reg_http_method(req) == REG_HTTP_GET) {
                 reply_json(req, 200, json_incref(server->info));
+                return;
+        }
+        if (uri->segment_count == 1 && strcmp(uri->segments[0], "end") == 0 &&
+            reg_http_method(req) == REG_HTTP_POST) {
+                end_request(server, req);
                 return;
         }
         if (uri->segment_count != 2 || strcmp(uri->segments[0], "op") != 0 ||

@@ -10,6 +10,7 @@ demo=$PWD/demo
 address=127.0.0.1:5000
 export LAMINA_STORE=$demo/store LAMINA_RUN=$demo/run
 server=
+ready=no # then the store is ours, with what is mounted of it
 
 die() {
 	echo "make run: $*" >&2
@@ -19,8 +20,8 @@ die() {
 finish() {
 	local status=$?
 	trap '' INT TERM HUP
-	if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
-		"$lamina" umount --all || status=1
+	if [ -n "$server" ]; then
+		[ "$ready" = no ] || "$lamina" umount --all || status=1
 		kill -TERM "$server" 2>/dev/null || true
 		wait "$server" || true
 	fi
@@ -31,7 +32,7 @@ trap 'exit 0' INT TERM HUP
 
 # A root file system out of this machine's own busybox: a shell, the usual commands and a web server.
 make_root() {
-	local root=$1 busybox library
+	local root=$1 busybox name library
 	busybox=$(command -v busybox) || die "busybox is not installed; run make deps"
 	rm -rf "$root"
 	mkdir -p "$root"/{bin,etc,proc,dev,sys,tmp,var/www}
@@ -41,8 +42,8 @@ make_root() {
 		[ "$name" = busybox ] || ln -s busybox "$root/bin/$name"
 	done
 	# a busybox that is not static brings its libraries
-	{ ldd "$busybox" 2>/dev/null || true; } | grep -oE '/[^ ]+' | while read -r library; do
-		[ -e "$library" ] && install -D "$library" "$root$library"
+	for library in $(ldd "$busybox" 2>/dev/null | grep -oE '/[^ ]+'); do
+		install -D "$library" "$root$library"
 	done
 	printf 'root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000:web:/var/www:/bin/sh\n' >"$root/etc/passwd"
 	printf 'root:x:0:\nweb:x:1000:\n' >"$root/etc/group"
@@ -67,6 +68,7 @@ for _ in $(seq 300); do
 done
 kill -0 "$server" 2>/dev/null || die "the registry did not start; see demo/serve.log"
 
+ready=yes
 echo "store:    $LAMINA_STORE"
 echo "registry: http://$address"
 make_root "$demo/root"

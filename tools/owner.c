@@ -112,6 +112,8 @@ static json_t *info_json(const struct owner *o)
                           "version", LAMINA_VERSION, "pid", (int)getpid(), "id",
                           cas_store_id(o->store), "store", cas_store_path(o->store), "runDir",
                           o->run_dir, "resolve", o->resolve_path, "mountNamespace", mounts);
+        if (info)
+                json_object_set_new(info, "background", json_boolean(o->config->ready_fd >= 0));
         if (info && o->registry)
                 json_object_set_new(info, "registryPort",
                                     json_integer((json_int_t)reg_port(o->registry)));
@@ -251,7 +253,10 @@ int owner_run(const struct owner_config *config, struct cas_err *err)
         sigset_t signals;
         sigemptyset(&signals);
         sigaddset(&signals, SIGTERM);
-        sigaddset(&signals, SIGINT);
+        struct sigaction interrupt;
+        (void)sigaction(SIGINT, NULL, &interrupt);
+        if (interrupt.sa_handler != SIG_IGN) /* a shell's background job leaves ^C to others */
+                sigaddset(&signals, SIGINT);
         (void)pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread starts */
         (void)signal(SIGHUP, SIG_IGN);
         (void)signal(SIGPIPE, SIG_IGN);
