@@ -286,9 +286,30 @@ int cas_index_get_object(struct cas_index *ix, const struct cas_hash *id,
         return rc < 0 ? cas_err_wrap(err, "object %s", cas_hash_hex(id, hex)) : 0;
 }
 
-/* The references of one page, all of them; *count 0 when there is no such page. */
+static uint32_t list_pages(uint32_t chunk_count)
+{
+        return chunk_count > 1 ? (chunk_count - 1) / PAGE_REFS + 1 : 0;
+}
+
+/* A page's start in the object, then its references (refs NULL: not wanted); *count 0 when there is
+ * no such page. */
+static int decode_page(const void *data, size_t len, struct cas_chunk_ref *refs, uint32_t *count,
+                       uint64_t *offset, struct cas_err *err)
+{
+        struct cas_cursor c = cas_cursor_over(data, len);
+        *offset = cas_cursor_le64(&c);
+        if (c.failed || cas_cursor_left(&c) == 0)
+                return cas_fail(err, CAS_E_CORRUPT, "a page of %zu bytes", len);
+        if (refs)
+                return cas_chunk_refs_decode(c.at, cas_cursor_left(&c), refs, PAGE_REFS, count,
+                                             err);
+        *count = PAGE_REFS;
+        return 0;
+}
+
 static int get_page(struct cas_index *ix, const struct cas_hash *id, uint32_t page,
-                    struct cas_chunk_ref refs[PAGE_REFS], uint32_t *count, struct cas_err *err)
+                    struct cas_chunk_ref *refs, uint32_t *count, uint64_t *offset,
+                    struct cas_err *err)
 {
         struct cas_record_key key;
         cas_key_list_page(id, page, &key);
@@ -299,7 +320,7 @@ static int get_page(struct cas_index *ix, const struct cas_hash *id, uint32_t pa
                 return rc;
         size_t len;
         const char *value = rocksdb_pinnableslice_value(slice, &len);
-        rc = cas_chunk_refs_decode(value, len, refs, PAGE_REFS, count, err);
+        rc = decode_page(value, len, refs, count, offset, err);
         rocksdb_pinnableslice_destroy(slice);
         return rc;
 }
@@ -312,7 +333,8 @@ int cas_index_get_object_chunks(struct cas_index *ix, const struct cas_hash *id,
         *count = 0;
         while (*count < max) {
                 uint32_t at = first + *count, in_page;
-                int rc = get_page(ix, id, at / PAGE_REFS, refs, &in_page, err);
+                uint64_t offset;
+                int rc = get_page(ix, id, at / PAGE_REFS, refs, &in_page, &offset, err);
                 if (rc < 0) {
                         char hex[CAS_HASH_HEX_BYTES];
                         return cas_err_wrap(err, "object %s", cas_hash_hex(id, hex));
@@ -325,6 +347,39 @@ int cas_index_get_object_chunks(struct cas_index *ix, const struct cas_hash *id,
                 *count += take;
                 if (in_page < PAGE_REFS)
                         return 0;
+        }
+        return 0;
+}
+
+int cas_index_seek_object_chunk(struct cas_index *ix, const struct cas_hash *id,
+                                uint32_t chunk_count, uint32_t chunk, uint64_t offset,
+                                uint32_t *out_chunk, uint64_t *out_offset, struct cas_err *err)
+{
+        uint32_t low = 0, high = list_pages(chunk_count);
+        *out_chunk = 0;
+        *out_offset = 0;
+        if (high > chunk / PAGE_REFS + 1)
+                high = chunk / PAGE_REFS + 1;
+        /* Pages below low start at or before both; pages from high on do not. */
+        while (low < high) {
+                /* By number alone the last is the one. */
+                uint32_t page = offset == UINT64_MAX ? high - 1 : low + (high - low) / 2;
+                uint32_t count;
+                uint64_t start;
+                int rc = get_page(ix, id, page, NULL, &count, &start, err);
+                if (rc == 0 && count == 0)
+                        rc = cas_fail(err, CAS_E_CORRUPT, "no page %u of its chunks", page);
+                if (rc < 0) {
+                        char hex[CAS_HASH_HEX_BYTES];
+                        return cas_err_wrap(err, "object %s", cas_hash_hex(id, hex));
+                }
+                if (start > offset) {
+                        high = page;
+                        continue;
+                }
+                low = page + 1;
+                *out_chunk = page * PAGE_REFS;
+                *out_offset = start;
         }
         return 0;
 }
@@ -456,11 +511,6 @@ void cas_batch_del_chunk(struct cas_batch *b, const struct cas_hash *chunk)
 }
 
 /* Pages of an object's list; objects of up to one chunk have none. */
-static uint32_t list_pages(uint32_t chunk_count)
-{
-        return chunk_count > 1 ? (chunk_count - 1) / PAGE_REFS + 1 : 0;
-}
-
 void cas_batch_put_object(struct cas_batch *b, const struct cas_hash *id, uint64_t size_bytes,
                           const struct cas_chunk_ref *refs, uint32_t chunk_count)
 {
@@ -470,14 +520,17 @@ void cas_batch_put_object(struct cas_batch *b, const struct cas_hash *id, uint64
         cas_object_record_encode(&rec, &value);
         cas_batch_put(b, CAS_FAMILY_OBJECTS, id->bytes, CAS_HASH_BYTES, value.data,
                       value.len_bytes);
+        uint64_t offset = 0;
         for (uint32_t page = 0; page < list_pages(chunk_count); page++) {
                 uint32_t first = page * PAGE_REFS;
+                uint32_t count = (uint32_t)cas_min_u64(chunk_count - first, PAGE_REFS);
                 struct cas_record_key key;
                 cas_key_list_page(id, page, &key);
                 cas_buf_clear(&value);
-                cas_chunk_refs_encode(refs + first,
-                                      (uint32_t)cas_min_u64(chunk_count - first, PAGE_REFS),
-                                      &value);
+                cas_buf_append_le64(&value, offset);
+                cas_chunk_refs_encode(refs + first, count, &value);
+                for (uint32_t i = 0; i < count; i++)
+                        offset += refs[first + i].length_bytes;
                 cas_batch_put(b, CAS_FAMILY_OBJECT_CHUNKS, key.bytes, key.len, value.data,
                               value.len_bytes);
         }

@@ -114,6 +114,12 @@ int cas_index_get_object(struct cas_index *ix, const struct cas_hash *id,
 int cas_index_get_object_chunks(struct cas_index *ix, const struct cas_hash *id, uint32_t first,
                                 struct cas_chunk_ref *out, uint32_t max, uint32_t *count,
                                 struct cas_err *err) CAS_MUST_CHECK;
+/* A chunk of an object of chunk_count chunks that is near, and not behind, both chunk number
+ * `chunk` and byte `offset` (UINT64_MAX: the number alone counts), and where it starts. */
+int cas_index_seek_object_chunk(struct cas_index *ix, const struct cas_hash *id,
+                                uint32_t chunk_count, uint32_t chunk, uint64_t offset,
+                                uint32_t *out_chunk, uint64_t *out_offset,
+                                struct cas_err *err) CAS_MUST_CHECK;
 int cas_index_get_pack(struct cas_index *ix, uint64_t pack_id, struct cas_pack_record *out,
                        struct cas_err *err) CAS_MUST_CHECK;
 int cas_index_each_pack(struct cas_index *ix,

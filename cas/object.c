@@ -42,6 +42,15 @@ static int chunk_iter_start(struct chunk_iter *it, struct cas_store *s, const st
         return cas_index_get_object(s->index, id, &it->object, err);
 }
 
+/* Goes to the chunk number `chunk`, or that with byte `offset` (UINT64_MAX: not wanted), or to one
+ * a little before. To be called before the first chunk_iter_next. */
+static int chunk_iter_seek(struct chunk_iter *it, uint32_t chunk, uint64_t offset,
+                           struct cas_err *err)
+{
+        return cas_index_seek_object_chunk(it->s->index, &it->id, it->object.chunk_count, chunk,
+                                           offset, &it->next_index, &it->next_offset, err);
+}
+
 /* The list's own sum must be the object's size: nothing else bounds it. */
 static int chunk_iter_check(const struct chunk_iter *it, struct cas_err *err)
 {
@@ -132,6 +141,8 @@ int cas_object_extents(struct cas_store *s, const struct cas_hash *id, uint32_t 
         struct chunk_iter it;
         uint32_t filled = 0;
         int rc = chunk_iter_start(&it, s, id, err);
+        if (rc == 0)
+                rc = chunk_iter_seek(&it, first_chunk, UINT64_MAX, err);
         if (rc < 0)
                 return rc;
         while (filled < max) {
@@ -244,7 +255,9 @@ int cas_object_pread(struct cas_store *s, const struct cas_hash *id, uint64_t of
         if (offset > it.object.size_bytes)
                 offset = it.object.size_bytes;
         len = cas_min_u64(len, it.object.size_bytes - offset);
-        rc = each_piece(&it, offset, offset + len, copy_piece, &at, err);
+        rc = chunk_iter_seek(&it, UINT32_MAX, offset, err);
+        if (rc == 0)
+                rc = each_piece(&it, offset, offset + len, copy_piece, &at, err);
         if (rc < 0)
                 return object_wrap(err, id);
         *out_len = len;

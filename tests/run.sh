@@ -11,6 +11,7 @@ set -u
 kind=$1 seconds=$2
 shift 2
 root=$(cd "$(dirname "$0")/.." && pwd)
+export TSAN_OPTIONS=${TSAN_OPTIONS-suppressions=$root/tests/tsan.supp}
 passed=0 failed=0 skipped=0
 work=$(mktemp -d "${TMPDIR:-/tmp}/lamina-test.XXXXXX")
 out=$work/out

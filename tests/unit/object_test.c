@@ -215,6 +215,51 @@ static void wrong_bytes_are_not_handed_out_whole(void **state)
         assert_int_equal(cas_object_read(s, &name, 1000, &out, &reason), -CAS_E_CORRUPT);
 }
 
+/* A list of several pages: chunks are found by number and by byte without reading those before. */
+static void long_lists_are_entered_in_the_middle(void **state)
+{
+        enum { COUNT = 1000, LEN = 100 };
+        struct fixture *f = *state;
+        struct cas_store *s = &f->t.store;
+        struct cas_hash id = {{2, 2, 2}};
+        struct cas_extent extent;
+        static struct cas_chunk_ref refs[COUNT];
+        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        for (unsigned i = 0; i < COUNT; i++)
+                refs[i] = (struct cas_chunk_ref){.chunk = f->small, .length_bytes = LEN};
+        cas_batch_put_object(batch, &id, COUNT * LEN, refs, COUNT);
+        test_ok(cas_index_write(s->index, batch, err));
+        for (uint64_t offset = 0; offset <= COUNT * LEN; offset += 1111) {
+                uint8_t buf[250];
+                uint32_t chunk;
+                uint64_t at;
+                size_t got;
+                test_ok(cas_index_seek_object_chunk(s->index, &id, COUNT, UINT32_MAX, offset,
+                                                    &chunk, &at, err));
+                assert_int_equal(at, (uint64_t)chunk * LEN);
+                assert_true(at <= offset);
+                assert_in_range(offset / LEN - chunk, 0, 256);
+                test_ok(cas_object_pread(s, &id, offset, buf, sizeof(buf), &got, err));
+                assert_int_equal(got, cas_min_u64(sizeof(buf), COUNT * LEN - offset));
+                for (size_t i = 0; i < got; i++)
+                        assert_int_equal(buf[i], f->large[(offset + i) % LEN]);
+        }
+        for (uint32_t i = 0; i <= COUNT; i += 37) {
+                uint32_t count;
+                test_ok(cas_object_extents(s, &id, i, &extent, 1, &count, err));
+                assert_int_equal(count, i < COUNT);
+                if (count)
+                        assert_int_equal(extent.object_offset, i * LEN);
+        }
+        cas_batch_put_object(batch, &id, COUNT * LEN + 1, refs, COUNT);
+        test_ok(cas_index_write(s->index, batch, err));
+        struct cas_err reason = CAS_ERR_INIT;
+        uint8_t byte;
+        size_t got;
+        assert_int_equal(cas_object_pread(s, &id, COUNT * LEN, &byte, 1, &got, &reason),
+                         -CAS_E_CORRUPT);
+}
+
 struct reader {
         struct fixture *f;
         uint64_t seed;
@@ -257,6 +302,7 @@ int main(void)
                 cmocka_unit_test(extents_are_enough_to_read),
                 cmocka_unit_test(lying_extents_are_refused),
                 cmocka_unit_test(wrong_bytes_are_not_handed_out_whole),
+                cmocka_unit_test(long_lists_are_entered_in_the_middle),
                 cmocka_unit_test(many_threads_read),
         };
         return cmocka_run_group_tests_name("object", tests, setup, teardown);
