@@ -21,7 +21,7 @@
 #include "registry/http_int.h"
 #include "registry/http_listen.h"
 
-#define HTTP_CONNECTION_MEMORY_BYTES (128 * 1024) /* bounds the headers of a request, too */
+#define HTTP_CONNECTION_MEMORY_BYTES (64 * 1024) /* bounds the headers of a request, too */
 #define HTTP_WORKERS_MAX 64
 #define HTTP_CONNECTIONS_MAX 4096
 #define HTTP_IDLE_S 120
