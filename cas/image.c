@@ -174,6 +174,25 @@ static int image_choose(struct cas_store *s, const struct cas_platform *want,
 
 /* ---- config ---- */
 
+/* What an index chose was said there; a manifest alone is what its config says, where configs
+ * often leave the variant out. */
+static int check_platform(const struct cas_platform *asked, const struct cas_image *image,
+                          struct cas_err *err)
+{
+        struct cas_platform have = image->config.platform;
+        if (!asked || !have.arch[0] ||
+            !cas_digest_equal(&image->top.digest, &image->manifest_digest))
+                return 0;
+        if (!have.variant[0])
+                memcpy(have.variant, asked->variant, sizeof(have.variant));
+        if (cas_platform_fit(asked, &have) > 0)
+                return 0;
+        char want[CAS_PLATFORM_TEXT_BYTES], is[CAS_PLATFORM_TEXT_BYTES];
+        return cas_fail(err, CAS_E_NOTFOUND, "no image for %s; there is: %s",
+                        cas_platform_text(asked, want),
+                        cas_platform_text(&image->config.platform, is));
+}
+
 static int image_read_config(struct cas_store *s, const struct cas_platform *asked,
                              struct cas_image *image, struct cas_err *err)
 {
@@ -195,14 +214,7 @@ static int image_read_config(struct cas_store *s, const struct cas_platform *ask
         if (image->config.diff_id_count != m->child_count)
                 return cas_fail(err, CAS_E_CORRUPT, "%zu layers, but %zu diff_ids in the config",
                                 m->child_count, image->config.diff_id_count);
-        if (asked && image->config.platform.arch[0] &&
-            cas_platform_fit(asked, &image->config.platform) == 0) {
-                char want[CAS_PLATFORM_TEXT_BYTES], have[CAS_PLATFORM_TEXT_BYTES];
-                return cas_fail(err, CAS_E_NOTFOUND, "no image for %s; there is: %s",
-                                cas_platform_text(asked, want),
-                                cas_platform_text(&image->config.platform, have));
-        }
-        return 0;
+        return check_platform(asked, image, err);
 }
 
 /* ---- layers ---- */
