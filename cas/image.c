@@ -357,8 +357,12 @@ int cas_image_trees(struct cas_store *s, const struct cas_image *image,
 {
         const struct cas_digest *diff_ids = image->config.diff_ids;
         size_t count = image->manifest.child_count, base = 0;
-        for (;;) {
-                int r = cas_chain_cut(s, diff_ids, count, &base, err);
+        bool found = false; /* trees stay as they are cut, so that uppers over them go on */
+        int r = cas_tree_find_cut(s, image->layers, count, &base, &found, err);
+        if (r < 0)
+                return r;
+        for (;; found = false) {
+                r = found ? 0 : cas_chain_cut(s, diff_ids, count, &base, err);
                 if (r < 0)
                         return r;
                 if (base == 0)

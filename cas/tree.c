@@ -21,9 +21,8 @@
 struct cas_trees {
         struct cas_mutex mutex; /* "store.trees", a leaf; guards all below */
         pthread_cond_t change;
-        struct cas_map *busy;               /* keys that a thread works on */
-        struct cas_map *checked;            /* digests of files that were found whole */
-        struct cas_tree_prefixes *prefixes; /* has its own lock */
+        struct cas_map *busy;    /* keys that a thread works on */
+        struct cas_map *checked; /* digests of files that were found whole */
 };
 
 struct cas_trees *cas_trees_new(void)
@@ -33,7 +32,6 @@ struct cas_trees *cas_trees_new(void)
         cas_cond_init(&t->change);
         t->busy = cas_map_new();
         t->checked = cas_map_new();
-        t->prefixes = cas_tree_prefixes_new();
         return t;
 }
 
@@ -44,7 +42,6 @@ void cas_trees_free(struct cas_trees *t)
         cas_assert(cas_map_count(t->busy) == 0);
         cas_map_free(t->busy);
         cas_map_free(t->checked);
-        cas_tree_prefixes_free(t->prefixes);
         (void)pthread_cond_destroy(&t->change);
         cas_mutex_release(&t->mutex);
         free(t);
@@ -55,11 +52,6 @@ void cas_trees_forget(struct cas_trees *t, const struct cas_digest *tree)
         cas_mutex_lock(&t->mutex);
         (void)cas_map_remove(t->checked, tree, sizeof(*tree));
         cas_mutex_unlock(&t->mutex);
-}
-
-struct cas_tree_prefixes *cas_trees_prefixes(struct cas_trees *t)
-{
-        return t->prefixes;
 }
 
 static bool was_checked(struct cas_trees *t, const struct cas_digest *tree)
@@ -229,10 +221,7 @@ static int put_record(struct cas_store *s, const struct cas_hash *key,
                                             .layer_count = chain->count};
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         cas_batch_put_tree(batch, key, &rec);
-        if (cas_index_write(s->index, batch, err) < 0)
-                return -(int)err->code;
-        cas_tree_prefixes_note(s->trees->prefixes, layers, chain->count);
-        return 0;
+        return cas_index_write(s->index, batch, err);
 }
 
 static int make_tree(struct cas_store *s, const struct cas_hash *key,

@@ -103,12 +103,9 @@ int cas_tree_ensure(struct cas_store *s, const struct cas_layer_record *layers, 
 int cas_tree_ensure_stacked(struct cas_store *s, const struct cas_layer_record *layers,
                             size_t count, size_t base_count, struct cas_tree_ref *out_top,
                             struct cas_tree_ref *out_base, struct cas_err *err) CAS_MUST_CHECK;
-/* Where a mount of this chain cuts it: *out_base_count layers below, 0: one flat tree. A chain
- * that has trees stays as it is cut, so that uppers made over them go on; a new one is cut at the
- * longest proper prefix that another chain with trees begins with, where that prefix
- * holds a fair part of it. Errors: IO. */
-int cas_tree_choose_cut(struct cas_store *s, const struct cas_layer_record *layers, size_t count,
-                        size_t *out_base_count, struct cas_err *err) CAS_MUST_CHECK;
+/* Whether the chain has trees, and where they cut it (0: a flat tree). Errors: IO. */
+int cas_tree_find_cut(struct cas_store *s, const struct cas_layer_record *layers, size_t count,
+                      size_t *out_base_count, bool *found, struct cas_err *err) CAS_MUST_CHECK;
 /* "STORE/trees/<hex>.erofs"; out has at least 4096 bytes. */
 void cas_tree_path(const struct cas_store *s, const struct cas_digest *tree, char *out,
                    size_t out_bytes);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Trees of chains of layers that the store has decoded. */
+#include "cas/store_int.h"
 #include "cas/tree_int.h"
 
 struct layer_source {
@@ -42,5 +43,26 @@ int cas_tree_ensure_stacked(struct cas_store *s, const struct cas_layer_record *
             ensure_layers(s, layers, count, base_count, out_top, err) < 0)
                 return -(int)err->code;
         *out_base = base;
+        return 0;
+}
+
+int cas_tree_find_cut(struct cas_store *s, const struct cas_layer_record *layers, size_t count,
+                      size_t *out_base_count, bool *found, struct cas_err *err)
+{
+        struct cas_tree_chain chain = {.layers = layers, .count = count};
+        *found = false;
+        *out_base_count = 0;
+        for (size_t base = 0; base == 0 || base < count; base++) {
+                struct cas_hash key;
+                chain.base_count = base;
+                cas_tree_key(&chain, &key);
+                if (cas_index_has(s->index, CAS_FAMILY_TREES, key.bytes, CAS_HASH_BYTES, found,
+                                  err) < 0)
+                        return -(int)err->code;
+                if (*found) {
+                        *out_base_count = base;
+                        return 0;
+                }
+        }
         return 0;
 }

@@ -13,15 +13,6 @@ void cas_trees_free(struct cas_trees *t);
 /* Forgets that a tree's file was found whole: whoever removes or damages it says so. */
 void cas_trees_forget(struct cas_trees *t, const struct cas_digest *tree);
 
-/* Which prefixes of layers chains begin with (cas/tree_cut.c). Thread-safe. */
-struct cas_tree_prefixes;
-struct cas_tree_prefixes *cas_tree_prefixes_new(void);
-void cas_tree_prefixes_free(struct cas_tree_prefixes *p);
-/* A tree of that chain of blobs was recorded. */
-void cas_tree_prefixes_note(struct cas_tree_prefixes *p, const struct cas_digest *layers,
-                            size_t count);
-struct cas_tree_prefixes *cas_trees_prefixes(struct cas_trees *t); /* borrowed */
-
 /* Gives the listing of layer `index` of the chain, which the callee releases. */
 typedef int (*cas_tree_listing_fn)(void *arg, size_t index, struct cas_listing *out,
                                    struct cas_err *err);

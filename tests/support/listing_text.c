@@ -161,7 +161,9 @@ void listing_from_text(const char *text, struct cas_listing *out)
                                    count > 2 ? words[2] : "");
                         continue;
                 }
-                out->entries = cas_xrealloc(out->entries, (out->count + 1) * sizeof(*out->entries));
+                if ((out->count & (out->count - 1)) == 0) /* full at every power of two */
+                        out->entries = cas_xrealloc(out->entries,
+                                                    (out->count * 2 + 1) * sizeof(*out->entries));
                 memset(&out->entries[out->count], 0, sizeof(*out->entries));
                 read_entry(&out->entries[out->count++], words, count);
         }

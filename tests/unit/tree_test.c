@@ -228,42 +228,27 @@ static void record_follows_the_blobs_in_use(void **state)
         free(rec.layers);
 }
 
-static size_t cut_of(struct cas_store *s, struct chain *c)
-{
-        struct cas_err err = CAS_ERR_INIT;
-        size_t cut = 99;
-        if (cas_tree_choose_cut(s, c->layers, c->chain.count, &cut, &err) < 0)
-                fail_msg("%s", err.msg);
-        return cut;
-}
-
-static void chains_are_cut_where_they_part(void **state)
+static void trees_tell_where_a_chain_is_cut(void **state)
 {
         struct teststore *t = *state;
-        struct chain one, two, three, none, base;
-        CHAIN(&one, 0, "f a =1\n", "f b =1\n", "f c =1\n");
-        CHAIN(&two, 0, "f a =1\n", "f b =1\n", "f d =1\n");
-        CHAIN(&three, 0, "f a =1\n", "f e =1\n");
-        CHAIN(&none, 0, "f f =1\n", "f a =1\n");
-        CHAIN(&base, 0, "f a =1\n");
-        for (size_t i = 0; i < LAYERS_MAX; i++)
-                one.layers[i].entry_count = two.layers[i].entry_count =
-                        three.layers[i].entry_count = none.layers[i].entry_count = 100;
-        assert_int_equal(cut_of(t->store, &one), 0);
-        (void)ensure(t->store, &one);
-        assert_int_equal(cut_of(t->store, &two), 2);
-        two.chain.base_count = 2;
-        (void)ensure(t->store, &two);
-        for (int again = 0; again < 2; again++) { /* once from memory, once from the records */
-                assert_int_equal(cut_of(t->store, &one), 0); /* stays as it is */
-                assert_int_equal(cut_of(t->store, &two), 2);
-                assert_int_equal(cut_of(t->store, &three), 1);
-                assert_int_equal(cut_of(t->store, &none), 0);
-                assert_int_equal(cut_of(t->store, &base), 0);
-                teststore_reopen(t);
-        }
-        three.layers[1].entry_count = 301; /* the base would be less than a quarter */
-        assert_int_equal(cut_of(t->store, &three), 0);
+        struct chain c;
+        struct cas_err err = CAS_ERR_INIT;
+        size_t cut;
+        bool found;
+        CHAIN(&c, 2, "f a =1\n", "f b =1\n", "f c =1\n");
+        assert_int_equal(cas_tree_find_cut(t->store, c.layers, 3, &cut, &found, &err), 0);
+        assert_false(found);
+        (void)ensure(t->store, &c);
+        assert_int_equal(cas_tree_find_cut(t->store, c.layers, 3, &cut, &found, &err), 0);
+        assert_true(found);
+        assert_int_equal(cut, 2);
+        assert_int_equal(cas_tree_find_cut(t->store, c.layers, 2, &cut, &found, &err), 0);
+        assert_false(found);
+        c.chain.base_count = 0;
+        (void)ensure(t->store, &c);
+        assert_int_equal(cas_tree_find_cut(t->store, c.layers, 3, &cut, &found, &err), 0);
+        assert_true(found);
+        assert_int_equal(cut, 0);
 }
 
 struct job {
@@ -313,7 +298,7 @@ int main(void)
                 T(stacked_tree_differs_from_the_flat_one),
                 T(failure_leaves_nothing),
                 T(record_follows_the_blobs_in_use),
-                T(chains_are_cut_where_they_part),
+                T(trees_tell_where_a_chain_is_cut),
                 T(concurrent_calls_make_it_once),
         };
         return cmocka_run_group_tests_name("tree", tests, NULL, NULL);
