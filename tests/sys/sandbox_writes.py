@@ -16,9 +16,9 @@ def write(path, data, mode="wb"):
 
 
 def check_copy_up(checks, point):
-    before = os.lstat(point + "/d/a"), os.lstat(point + "/d/b")
-    write(point + "/d/a", b"tail", "ab")
-    after = os.lstat(point + "/d/a"), os.lstat(point + "/d/b")
+    before = os.lstat(point + "/d/b"), os.lstat(point + "/d/third")
+    write(point + "/d/b", b"tail", "ab")
+    after = os.lstat(point + "/d/b"), os.lstat(point + "/d/third")
     checks.check(before[0].st_ino == after[0].st_ino, "st_ino unchanged by copy-up")
     checks.check(before[0].st_dev == after[0].st_dev, "st_dev unchanged by copy-up")
     checks.check(after[0].st_ino == after[1].st_ino, "a hard link survives copy-up")
