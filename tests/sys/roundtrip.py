@@ -67,12 +67,12 @@ def check_archives(host, checks, layout, label, tag):
 def check_registry(host, checks, layout, label, tags):
     server = host.start("serve", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     port = lamina.wait_for(lambda: server_port(host), what="the registry")
-    copy = ["skopeo", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    copy = ["skopeo", "copy", "-q", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false"]
     for tag in tags:
         out = f"{host.dir}/{label}-pulled"
         subprocess.run([*copy, f"docker://127.0.0.1:{port}/{label}/{tag}:v1", f"oci:{out}:{tag}"], check=True)
         checks.check(blobs_of(layout, tag) == blobs_of(out, tag), f"{label}/{tag}: pulled as imported")
-        subprocess.run([*copy, "--preserve-digests", f"oci:{layout}:{tag}",
+        subprocess.run([*copy, f"oci:{layout}:{tag}",
                         f"docker://127.0.0.1:{port}/pushed/{label}/{tag}:v1"], check=True)
         done = subprocess.run(["skopeo", "inspect", "--tls-verify=false", "--raw",
                                f"docker://127.0.0.1:{port}/pushed/{label}/{tag}:v1"],
