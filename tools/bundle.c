@@ -10,6 +10,8 @@
 #include <sys/mount.h>
 #include <sys/wait.h>
 
+#include "tools/enter_program.h"
+
 static const char *const capabilities[] = {
         "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID",     "CAP_KILL",
         "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
@@ -74,21 +76,21 @@ static json_t *mounts_json(const struct run_spec *s)
         return m;
 }
 
+/* The first process is tools/enter, which begins as root and becomes the user. */
 static json_t *process_json(const struct run_spec *s)
 {
-        json_t *user =
-                json_pack("{s:I, s:I}", "uid", (json_int_t)s->uid, "gid", (json_int_t)s->gid);
-        json_t *groups = json_array();
-        for (size_t i = 0; i < s->group_count; i++)
-                json_array_append_new(groups, json_integer(s->groups[i]));
-        json_object_set_new(user, "additionalGids", groups);
         json_t *caps = json_object();
         static const char *const sets[] = {"bounding", "effective", "permitted"};
         for (size_t i = 0; i < CAS_COUNT(sets); i++)
                 json_object_set_new(caps, sets[i], texts(capabilities, CAS_COUNT(capabilities)));
-        return json_pack("{s:b, s:o, s:o, s:o, s:s, s:o, s:b}", "terminal", s->terminal, "user",
-                         user, "args", strings(s->argv), "env", strings(s->env), "cwd", s->workdir,
-                         "capabilities", caps, "noNewPrivileges", 1);
+        char **argv = enter_program_argv(s);
+        json_t *args = strings(argv);
+        for (char **a = argv; *a; a++)
+                free(*a);
+        free(argv);
+        return json_pack("{s:b, s:{s:i, s:i}, s:o, s:o, s:s, s:o, s:b}", "terminal", s->terminal,
+                         "user", "uid", 0, "gid", 0, "args", args, "env", strings(s->env), "cwd",
+                         "/", "capabilities", caps, "noNewPrivileges", 1);
 }
 
 static json_t *linux_json(const struct run_spec *s)
@@ -129,7 +131,8 @@ static void cgroups_hide(void)
                 (void)umount2(unified, MNT_DETACH);
 }
 
-static CAS_NORETURN void crun_exec(char **argv, bool quiet, int failed)
+/* helper: the first process's program, or -1. */
+static CAS_NORETURN void crun_exec(char **argv, int helper, bool quiet, int failed)
 {
         sigset_t none;
         sigemptyset(&none);
@@ -138,14 +141,18 @@ static CAS_NORETURN void crun_exec(char **argv, bool quiet, int failed)
         int null_fd = quiet ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
         if (null_fd >= 0)
                 (void)dup2(null_fd, STDERR_FILENO);
+        int high = fcntl(failed, F_DUPFD_CLOEXEC, ENTER_PROGRAM_FD + 1);
+        if (helper >= 0 && dup2(helper, ENTER_PROGRAM_FD) == helper)
+                (void)fcntl(helper, F_SETFD, 0);
         (void)execvp(argv[0], argv);
         int code = errno;
-        (void)!write(failed, &code, sizeof(code));
+        (void)!write(high, &code, sizeof(code));
         _exit(127);
 }
 
 /* Returns 0, or the errno of what failed. */
-static int crun_spawn(const char *state_dir, const char *const *words, bool quiet, pid_t *out)
+static int crun_spawn(const char *state_dir, const char *const *words, int helper, bool quiet,
+                      pid_t *out)
 {
         const char *argv[12] = {"crun", "--root", state_dir, "--cgroup-manager=disabled"};
         size_t count = 4;
@@ -163,7 +170,7 @@ static int crun_spawn(const char *state_dir, const char *const *words, bool quie
         if (*out < 0)
                 return errno;
         if (*out == 0)
-                crun_exec((char **)(uintptr_t)argv, quiet, to);
+                crun_exec((char **)(uintptr_t)argv, helper, quiet, to);
         (void)close(cas_steal_fd(&to));
         int code = 0;
         if (read(from, &code, sizeof(code)) != (ssize_t)sizeof(code))
@@ -175,8 +182,11 @@ static int crun_spawn(const char *state_dir, const char *const *words, bool quie
 int bundle_start(const char *dir, const char *state_dir, const char *id, pid_t *out_pid,
                  struct cas_err *err)
 {
-        const char *words[] = {"run", "--bundle", dir, id, NULL};
-        int rc = crun_spawn(state_dir, words, false, out_pid);
+        const char *words[] = {"run", "--preserve-fds", "1", "--bundle", dir, id, NULL};
+        cas_cleanup_fd int helper = -1;
+        if (enter_program_open(&helper, err) < 0)
+                return -(int)err->code;
+        int rc = crun_spawn(state_dir, words, helper, false, out_pid);
         if (rc == ENOENT)
                 return cas_fail(err, CAS_E_UNSUPPORTED,
                                 "crun is not installed: install it, or use --runtime bwrap");
@@ -187,6 +197,6 @@ void bundle_delete(const char *state_dir, const char *id)
 {
         const char *words[] = {"delete", "--force", id, NULL};
         pid_t pid;
-        if (crun_spawn(state_dir, words, true, &pid) == 0)
+        if (crun_spawn(state_dir, words, -1, true, &pid) == 0)
                 (void)waitpid(pid, NULL, 0);
 }

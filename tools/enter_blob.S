@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The program tools/enter, as it was built, for tools/sandbox.c. */
+/* The program tools/enter, as it was built, for tools/enter_program.c. */
         .section .rodata
         .balign 16
         .globl enter_blob_start

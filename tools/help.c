@@ -107,7 +107,8 @@ void cli_help_command(const struct cli_command *c, FILE *to)
         }
 }
 
-/* Text for mdoc: a backslash is \e; a line must not begin with a dot or a quote. */
+/* Text for mdoc: a backslash is \e; a line must not begin with a dot or a quote; a sentence
+ * begins on a line of its own. */
 static void mdoc_text(const char *text, FILE *to)
 {
         bool line_start = true;
@@ -120,11 +121,15 @@ static void mdoc_text(const char *text, FILE *to)
                 }
                 if (line_start && (*text == '.' || *text == '\''))
                         fputs("\\&", to);
-                if (*text == '\\')
+                if (text[0] == '.' && text[1] == ' ') {
+                        fputs(".\n", to);
+                        text++;
+                } else if (*text == '\\') {
                         fputs("\\e", to);
-                else
+                } else {
                         fputc(*text, to);
-                line_start = *text == '\n';
+                }
+                line_start = *text == '\n' || *text == ' ';
         }
         fputc('\n', to);
 }
@@ -155,7 +160,7 @@ void cli_help_mdoc(const struct cli_command *c, FILE *to)
                 mdoc_text(c->synopsis, to);
         fputs(".Sh DESCRIPTION\n", to);
         mdoc_text(c->description, to);
-        fputs(".Pp\n.Bl -tag -width Ds\n", to);
+        fputs(".Bl -tag -width Ds\n", to);
         mdoc_options(c->options, to);
         mdoc_options(cli_global_options, to);
         fputs(".El\n.Sh EXIT STATUS\n", to);

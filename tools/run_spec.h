@@ -58,7 +58,7 @@ int run_path_resolve(const char *root, const char *path, char **out,
 /* The user "USER[:GROUP]" by the image's own /etc/passwd and /etc/group. *home is owned. */
 struct run_user {
         uint32_t uid, gid;
-        uint32_t *groups; /* owned */
+        uint32_t *groups; /* owned; gid among them */
         size_t group_count;
         char *home; /* owned; "/" when not known */
 };

@@ -111,6 +111,18 @@ static bool member_of(char *list, const char *name)
         return false;
 }
 
+static void group_add(struct run_user *u, uint32_t gid)
+{
+        for (size_t i = 0; i < u->group_count; i++) {
+                if (u->groups[i] == gid)
+                        return;
+        }
+        if (u->group_count == ACCOUNT_GROUPS_MAX)
+                return;
+        u->groups = cas_xrealloc(u->groups, (u->group_count + 1) * sizeof(*u->groups));
+        u->groups[u->group_count++] = gid;
+}
+
 /* group: name, password, gid, members. `wanted` is a group by name or number, or NULL: all that
  * have `name` as a member are added. */
 static bool group_find(struct cas_buf *group, const char *wanted, const char *name,
@@ -155,6 +167,8 @@ int run_user_find(const char *root, const char *text, struct run_user *out, stru
             !group_find(&group, wanted_group, NULL, out))
                 rc = cas_fail(err, CAS_E_INVALID, "group %s is not in the image's /etc/group",
                               wanted_group);
+        if (rc == 0)
+                group_add(out, out->gid);
         if (rc == 0 && name && !(wanted_group && wanted_group[0]))
                 (void)group_find(&group, NULL, name, out);
         if (rc < 0)

@@ -5,19 +5,12 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "cas/buf.h"
+#include "tools/enter_program.h"
 
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x0010U
-#endif
 #define INFO_BYTES_MAX 4096
-#define HELPER_FD 3 /* in the child */
-#define INFO_FD 4
-
-extern const char enter_blob_start[], enter_blob_end[];
+#define INFO_FD 4 /* in the child */
 
 /* What a program that believes to be root needs within its own tree; nothing that reaches
  * the host: no mounting, no devices, no modules, no other namespaces. */
@@ -107,37 +100,10 @@ static void words_program(struct words *w, const struct run_spec *s)
         word(w, "--info-fd");
         word_take(w, cas_xasprintf("%d", INFO_FD));
         word(w, "--");
-        word_take(w, cas_xasprintf("/proc/self/fd/%d", HELPER_FD));
-        word_take(w, cas_xasprintf("%u", s->uid));
-        word_take(w, cas_xasprintf("%u", s->gid));
-        cas_cleanup_buf struct cas_buf groups = CAS_BUF_INIT;
-        for (size_t i = 0; i < s->group_count; i++)
-                cas_buf_printf(&groups, "%s%u", i ? "," : "", s->groups[i]);
-        word(w, s->group_count ? cas_buf_str(&groups) : "-");
-        word(w, s->workdir);
-        for (char **a = s->argv; *a; a++)
-                word(w, *a);
-}
-
-/* The helper as an executable file that has no name. */
-static int helper_open(int *out, struct cas_err *err)
-{
-        cas_cleanup_fd int fd = memfd_create("lamina-enter", MFD_CLOEXEC | MFD_EXEC);
-        if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
-                fd = memfd_create("lamina-enter", MFD_CLOEXEC);
-        if (fd < 0)
-                return cas_fail_sys(err, errno, "memfd_create");
-        size_t size = (size_t)(enter_blob_end - enter_blob_start);
-        for (size_t at = 0; at < size;) {
-                ssize_t n = write(fd, enter_blob_start + at, size - at);
-                if (n < 0)
-                        return cas_fail_sys(err, errno, "write the sandbox's first process");
-                at += (size_t)n;
-        }
-        /* A file that is open for writing cannot be run. */
-        cas_cleanup_free char *link = cas_xasprintf("/proc/self/fd/%d", fd);
-        *out = open(link, O_RDONLY | O_CLOEXEC);
-        return *out < 0 ? cas_fail_sys(err, errno, "the sandbox's first process") : 0;
+        char **argv = enter_program_argv(s);
+        for (char **a = argv; *a; a++)
+                word_take(w, *a);
+        free(argv);
 }
 
 static CAS_NORETURN void child_exec(char **argv, int helper, int info, int failed)
@@ -146,9 +112,9 @@ static CAS_NORETURN void child_exec(char **argv, int helper, int info, int faile
         int high_helper = fcntl(helper, F_DUPFD_CLOEXEC, 10);
         int high_info = fcntl(info, F_DUPFD_CLOEXEC, 10);
         int high_failed = fcntl(failed, F_DUPFD_CLOEXEC, 10);
-        if (high_failed >= 0 && dup2(high_helper, HELPER_FD) >= 0 &&
+        if (high_failed >= 0 && dup2(high_helper, ENTER_PROGRAM_FD) >= 0 &&
             dup2(high_info, INFO_FD) >= 0) {
-                (void)fcntl(HELPER_FD, F_SETFD, 0);
+                (void)fcntl(ENTER_PROGRAM_FD, F_SETFD, 0);
                 (void)fcntl(INFO_FD, F_SETFD, 0);
                 (void)execvp(argv[0], argv);
         }
@@ -186,7 +152,7 @@ int sandbox_start(const struct run_spec *spec, pid_t *out_pid, pid_t *out_signal
         words_environment(&w, spec);
         words_program(&w, spec);
         cas_cleanup_fd int helper = -1;
-        if (helper_open(&helper, err) < 0)
+        if (enter_program_open(&helper, err) < 0)
                 return -(int)err->code;
         int info[2], failed[2];
         if (pipe2(info, O_CLOEXEC) != 0)
