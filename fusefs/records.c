@@ -92,7 +92,6 @@ char *ffs_record_format(const struct ffs_record *r)
                 r->image, "upperIsOurs", (int)r->upper_is_ours, "boot", r->boot, "trees", trees);
         char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
         json_decref(root);
-        cas_assert(text != NULL); /* names that are no UTF-8 were refused before */
         return text;
 }
 
@@ -167,6 +166,9 @@ int ffs_record_save(const char *run_dir, const struct ffs_record *record, struct
 {
         cas_cleanup_free char *path = cas_xasprintf("%s/mounts/%s", run_dir, record->info.id);
         cas_cleanup_free char *text = ffs_record_format(record);
+        if (!text)
+                return cas_fail(err, CAS_E_INVALID, "mount point %s: its path must be UTF-8",
+                                record->info.dir);
         return ffs_run_write(path, text, err);
 }
 

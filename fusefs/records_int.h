@@ -37,7 +37,8 @@ int ffs_record_remove(const char *run_dir, const char *id, struct cas_err *err) 
 int ffs_record_each(const char *run_dir, bool (*fn)(void *arg, const struct ffs_record *record),
                     void *arg, struct cas_err *err) CAS_MUST_CHECK;
 
-/* Text of the record, and the record of a text; for tests. Errors: CORRUPT. */
+/* Text of the record (owned; NULL when a path is not UTF-8), and the record of a text.
+ * Errors: CORRUPT. */
 char *ffs_record_format(const struct ffs_record *record);
 int ffs_record_parse(const char *text, size_t len, struct ffs_record *out,
                      struct cas_err *err) CAS_MUST_CHECK;

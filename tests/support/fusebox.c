@@ -35,9 +35,11 @@ static void watchdog_main(unsigned seconds, const char *dir)
         char control[300], path[400];
         (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
         (void)snprintf(control, sizeof(control), "%s/fusectl", dir);
-        (void)mkdir(control, 0700);
-        (void)mount("fusectl", control, "fusectl", 0, NULL);
         (void)sleep(seconds);
+        (void)mkdir(control, 0700);
+        if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+            mount("fusectl", control, "fusectl", 0, NULL) < 0)
+                _exit(1);
         struct ffs_serving serving;
         struct cas_err err = CAS_ERR_INIT;
         char run_dir[300];
@@ -106,9 +108,6 @@ void fusebox_close(struct fusebox *box)
                 fusebox_owner_stop(box);
         (void)kill(box->watchdog, SIGKILL);
         (void)waitpid(box->watchdog, NULL, 0);
-        char control[300];
-        (void)snprintf(control, sizeof(control), "%s/fusectl", box->dir);
-        (void)umount2(control, MNT_DETACH);
         if (!getenv("LAMINA_TEST_KEEP"))
                 (void)nftw(box->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }

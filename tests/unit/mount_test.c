@@ -397,6 +397,9 @@ static void reports_what_it_cannot_do(void **state CAS_UNUSED)
                          -CAS_E_UNSUPPORTED);
         options = (struct ffs_mount_options){.dir = at("absent", "")};
         assert_int_equal(ffs_mount(&box.host, &flat, &options, "l", &info, &err), -CAS_E_NOTFOUND);
+        (void)mkdir(at("m-\xff", ""), 0755);
+        options.dir = at("m-\xff", "");
+        assert_int_equal(ffs_mount(&box.host, &flat, &options, "l", &info, &err), -CAS_E_INVALID);
         struct ffs_image broken = flat;
         cas_digest_of(CAS_DIGEST_SHA256, "x", 1, &broken.trees[0]);
         (void)snprintf(broken.tree_paths[0], sizeof(broken.tree_paths[0]), "%s/no-tree", box.dir);
