@@ -7,6 +7,7 @@
 #include <sys/mount.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 
 #include "cas/log.h"
@@ -39,23 +40,41 @@ static int ask_status(const struct ffs_host *host, struct ffs_serving *out, stru
         return ffs_hold_ask(host->run_dir, "status", out, err);
 }
 
+/* Asks the file system itself: an aborted connection is known before hold has noticed. */
+static bool objects_dead(const struct ffs_host *host)
+{
+        cas_cleanup_free char *dir = cas_xasprintf("%s/objects", host->run_dir);
+        struct statfs st;
+        return statfs(dir, &st) < 0 && errno == ENOTCONN;
+}
+
+/* True when the object file system is served. A hold or fs that has just died gets the time to be
+ * replaced, one whose connection is gone the time to end. */
+static int await_serving(const struct ffs_host *host, struct ffs_serving *out, bool *serving,
+                         struct cas_err *err)
+{
+        for (int waited = 0;; waited += REVIVE_TICK_MS) {
+                struct cas_err why = CAS_ERR_INIT;
+                struct ffs_mount_id id;
+                int rc = ask_status(host, out, &why);
+                if (objects_identify(host, &id, err) < 0)
+                        return -(int)err->code;
+                *serving = rc == 0 && !(id.is_mount_root && objects_dead(host));
+                if (*serving || (rc < 0 && !id.is_mount_root) || waited >= REVIVE_WAIT_MS)
+                        return 0;
+                struct timespec tick = {.tv_nsec = REVIVE_TICK_MS * 1000000};
+                (void)nanosleep(&tick, NULL);
+        }
+}
+
 /* The object file system runs, and is seen from this mount namespace. */
 static int ensure_serving(const struct ffs_host *host, struct ffs_serving *out, struct cas_err *err)
 {
         struct ffs_mount_id id;
-        struct cas_err why = CAS_ERR_INIT;
-        int rc = ask_status(host, out, &why);
-        if (objects_identify(host, &id, err) < 0)
-                return -(int)err->code;
-        for (int waited = 0; rc < 0 && id.is_mount_root && waited < REVIVE_WAIT_MS;
-             waited += REVIVE_TICK_MS) {
-                struct timespec tick = {.tv_nsec = REVIVE_TICK_MS * 1000000};
-                (void)nanosleep(&tick, NULL);
-                rc = ask_status(host, out, &why);
-        }
-        if (rc < 0 && ffs_hold_start(host, out, err) < 0)
-                return -(int)err->code;
-        if (objects_identify(host, &id, err) < 0)
+        bool serving = false;
+        if (await_serving(host, out, &serving, err) < 0 ||
+            (!serving && ffs_hold_start(host, out, err) < 0) ||
+            objects_identify(host, &id, err) < 0)
                 return -(int)err->code;
         if (!id.is_mount_root || id.dev_major != out->dev_major || id.dev_minor != out->dev_minor)
                 return cas_fail(err, CAS_E_UNSUPPORTED,

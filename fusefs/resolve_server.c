@@ -51,14 +51,18 @@ static void drop_connection(struct ffs_resolver *r, int fd)
                 if (r->connections[i] == fd)
                         r->connections[i] = -1;
         }
-        cas_mutex_unlock(&r->mutex);
         (void)close(fd); /* leaves the epoll set by that */
+        cas_mutex_unlock(&r->mutex);
 }
 
 static bool arm(struct ffs_resolver *r, int fd, int op)
 {
         struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, .data.fd = fd};
-        return epoll_ctl(r->epoll_fd, op, fd, &ev) == 0;
+        /* Another thread may have the next event, and close, before this call is over. */
+        cas_mutex_lock(&r->mutex);
+        bool armed = epoll_ctl(r->epoll_fd, op, fd, &ev) == 0;
+        cas_mutex_unlock(&r->mutex);
+        return armed;
 }
 
 static void accept_one(struct ffs_resolver *r)
