@@ -22,10 +22,10 @@
 #define BATCH_OPS 4096
 #define WINDOW_BYTES (2 * CAS_CHUNKER_BYTES_MAX)
 /* New chunks and objects kept in memory before a checkpoint. */
-#define CHECKPOINT_ENTRIES 32768
+#define CHECKPOINT_ENTRIES 16384
 #define CHECKPOINT_REFS 65536
 /* Names remembered as already in this publication; the memory is let go at this many. */
-#define SEEN_MAX 65536
+#define SEEN_MAX 16384
 
 enum op_kind { OP_BEGIN, OP_DATA, OP_END, OP_LAYER };
 struct op {
