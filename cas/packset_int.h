@@ -71,7 +71,8 @@ int cas_packset_open_pack(struct cas_packset *ps, uint64_t pack_id, int *out_fd,
                           struct cas_err *err) CAS_MUST_CHECK;
 /* Seals every pack that is open for writing. No ingest may be under way. */
 int cas_packset_seal(struct cas_packset *ps, struct cas_err *err) CAS_MUST_CHECK;
-/* Copies what `live` says is live of a pack (chunks, objects' lists, layers) to new packs, syncs,
+/* Copies what `live` says is live of a pack to new packs (key: a chunk's or an object's
+ * struct cas_hash, or the struct cas_digest of a layer's blob), syncs,
  * writes the index batch that moves them, then removes the old file. *written: new bytes. */
 int cas_packset_rewrite(struct cas_packset *ps, uint64_t pack_id,
                         bool (*live)(void *arg, enum cas_pack_record_kind kind, const void *key,
