@@ -147,6 +147,8 @@ static int pax_records(struct cas_buf *out, const struct cas_entry *e, const cha
                 if (strchr(x->name, '='))
                         return cas_fail(err, CAS_E_INVALID, "%.200s: xattr \"%.200s\" has a \"=\"",
                                         e->path, x->name);
+                if (x->value_bytes == 0)
+                        continue;
                 cas_cleanup_free char *key = cas_xasprintf("SCHILY.xattr.%s", x->name);
                 pax_record(out, key, x->value, x->value_bytes);
         }

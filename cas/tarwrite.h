@@ -2,7 +2,8 @@
 /* Writing tars in one canonical form: ustar headers, and a PAX header before
  * an entry for exactly what ustar cannot say (long or non-ASCII names, sizes
  * and owners beyond its digits, times with nanoseconds or before 1970,
- * xattrs). The same entries give the same bytes. No state; no I/O. */
+ * xattrs). An xattr without a value is left out, since an empty record means
+ * "absent" in PAX. The same entries give the same bytes. No state; no I/O. */
 #ifndef CAS_TARWRITE_H
 #define CAS_TARWRITE_H
 
