@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "tests/support/teststore.h"
+
+#define ok(call) assert_int_equal(call, 0)
+
+static void append(struct cas_upload *u, const char *text)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        ok(cas_upload_append(u, text, strlen(text), &err));
+}
+
+static struct cas_upload *open_upload(struct teststore *t, const char *repo, const char *id)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_upload *u = NULL;
+        ok(cas_upload_open(t->store, repo, id, &u, &err));
+        return u;
+}
+
+static unsigned files_left(struct teststore *t)
+{
+        cas_cleanup_free char *path = cas_xasprintf("%s/uploads", t->path);
+        DIR *d = opendir(path);
+        unsigned n = 0;
+        while (readdir(d))
+                n++;
+        (void)closedir(d);
+        return n - 2;
+}
+
+static void expect_blob(struct teststore *t, const char *repo, const char *text)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest d = test_digest(text);
+        cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+        bool linked;
+        ok(cas_blob_read(t->store, &d, 1000, &out, &err));
+        assert_string_equal(cas_buf_str(&out), text);
+        ok(cas_blob_linked(t->store, repo, &d, &linked, &err));
+        assert_true(linked);
+}
+
+static void arrives_in_pieces(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_digest d = test_digest("one two three");
+        ok(cas_upload_create(t->store, "a/b", id, &err));
+        struct cas_upload *u = open_upload(t, "a/b", id);
+        append(u, "one ");
+        append(u, "two ");
+        cas_upload_close(u);
+        u = open_upload(t, "a/b", id);
+        assert_int_equal(cas_upload_bytes(u), 8);
+        append(u, "three");
+        ok(cas_upload_finish(u, &d, &err));
+        expect_blob(t, "a/b", "one two three");
+        assert_int_equal(files_left(t), 0);
+        assert_int_equal(cas_upload_open(t->store, "a/b", id, &u, &err), -CAS_E_NOTFOUND);
+}
+
+static void survives_a_restart(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_digest d = test_digest("before after");
+        ok(cas_upload_create(t->store, "r", id, &err));
+        struct cas_upload *u = open_upload(t, "r", id);
+        append(u, "before ");
+        cas_upload_close(u);
+        teststore_reopen(t);
+        u = open_upload(t, "r", id);
+        append(u, "after");
+        ok(cas_upload_finish(u, &d, &err));
+        expect_blob(t, "r", "before after");
+}
+
+static void takes_back_what_failed(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_digest d = test_digest("good good");
+        ok(cas_upload_create(t->store, "r", id, &err));
+        struct cas_upload *u = open_upload(t, "r", id);
+        append(u, "good bad bad bad");
+        assert_int_equal(cas_upload_truncate(u, 17, &err), -CAS_E_INVALID);
+        ok(cas_upload_truncate(u, 5, &err));
+        append(u, "good");
+        ok(cas_upload_finish(u, &d, &err));
+        expect_blob(t, "r", "good good");
+        /* All of it taken back: the running digest starts anew. */
+        ok(cas_upload_create(t->store, "r", id, &err));
+        u = open_upload(t, "r", id);
+        append(u, "x");
+        ok(cas_upload_truncate(u, 0, &err));
+        append(u, "other");
+        d = test_digest("other");
+        ok(cas_upload_finish(u, &d, &err));
+        expect_blob(t, "r", "other");
+}
+
+static void a_wrong_digest_ends_nothing(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_digest wrong = test_digest("else"), right, got;
+        cas_digest_of(CAS_DIGEST_SHA512, "bytes", 5, &right);
+        ok(cas_upload_create(t->store, "r", id, &err));
+        struct cas_upload *u = open_upload(t, "r", id);
+        append(u, "bytes");
+        assert_int_equal(cas_upload_finish(u, &wrong, &err), -CAS_E_INVALID);
+        assert_false(test_has_blob(t->store, &wrong));
+        ok(cas_upload_finish(u, &right, &err));
+        cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+        ok(cas_blob_read(t->store, &right, 1000, &out, &err));
+        cas_digest_of(CAS_DIGEST_SHA512, out.data, out.len_bytes, &got);
+        assert_true(cas_digest_equal(&got, &right));
+}
+
+static void has_one_writer(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_upload *second = NULL;
+        ok(cas_upload_create(t->store, "r", id, &err));
+        struct cas_upload *u = open_upload(t, "r", id);
+        assert_int_equal(cas_upload_open(t->store, "r", id, &second, &err), -CAS_E_BUSY);
+        cas_upload_close(u);
+        u = open_upload(t, "r", id);
+        ok(cas_upload_cancel(u, &err));
+        assert_int_equal(files_left(t), 0);
+}
+
+static void belongs_to_its_repository(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_upload *u = NULL;
+        ok(cas_upload_create(t->store, "r", id, &err));
+        assert_int_equal(cas_upload_open(t->store, "other", id, &u, &err), -CAS_E_NOTFOUND);
+        static const char *const ids[] = {"", "../../etc/passwd", "x",
+                                          "00000000-0000-4000-8000-000000000000",
+                                          "00000000-0000-4000-8000-00000000000g"};
+        for (size_t i = 0; i < CAS_COUNT(ids); i++)
+                assert_int_equal(cas_upload_open(t->store, "r", ids[i], &u, &err), -CAS_E_NOTFOUND);
+        assert_int_equal(cas_upload_create(t->store, "..", id, &err), -CAS_E_INVALID);
+        u = open_upload(t, "r", id);
+        cas_upload_close(u);
+}
+
+static void old_sessions_expire(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char old[CAS_UPLOAD_ID_BYTES], held[CAS_UPLOAD_ID_BYTES], fresh[CAS_UPLOAD_ID_BYTES];
+        uint64_t count;
+        ok(cas_upload_create(t->store, "r", old, &err));
+        ok(cas_upload_create(t->store, "r", held, &err));
+        ok(cas_upload_create(t->store, "r", fresh, &err));
+        cas_cleanup_free char *left =
+                cas_xasprintf("%s/uploads/00000000-0000-4000-8000-000000000000.repo", t->path);
+        (void)close(open(left, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        const struct timespec times[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+        cas_cleanup_free char *old_path = cas_xasprintf("%s/uploads/%s.data", t->path, old);
+        cas_cleanup_free char *held_path = cas_xasprintf("%s/uploads/%s.data", t->path, held);
+        ok(utimensat(AT_FDCWD, old_path, times, 0));
+        ok(utimensat(AT_FDCWD, held_path, times, 0));
+        ok(utimensat(AT_FDCWD, left, times, 0));
+        struct cas_upload *u = open_upload(t, "r", held);
+        ok(cas_upload_expire(t->store, 3600, &count, &err));
+        assert_int_equal(count, 2);
+        assert_int_equal(files_left(t), 4);
+        cas_upload_close(u);
+        ok(cas_upload_open(t->store, "r", fresh, &u, &err));
+        cas_upload_close(u);
+        assert_int_equal(cas_upload_open(t->store, "r", old, &u, &err), -CAS_E_NOTFOUND);
+}
+
+static void the_same_blob_twice(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest d = test_digest("same");
+        char ids[2][CAS_UPLOAD_ID_BYTES];
+        struct cas_upload *u[2];
+        for (int i = 0; i < 2; i++) {
+                ok(cas_upload_create(t->store, i ? "two" : "one", ids[i], &err));
+                u[i] = open_upload(t, i ? "two" : "one", ids[i]);
+                append(u[i], "same");
+        }
+        ok(cas_upload_finish(u[0], &d, &err));
+        ok(cas_upload_finish(u[1], &d, &err));
+        expect_blob(t, "one", "same");
+        expect_blob(t, "two", "same");
+        assert_int_equal(files_left(t), 0);
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(arrives_in_pieces),      TEST(survives_a_restart),
+                TEST(takes_back_what_failed), TEST(a_wrong_digest_ends_nothing),
+                TEST(has_one_writer),         TEST(belongs_to_its_repository),
+                TEST(old_sessions_expire),    TEST(the_same_blob_twice),
+        };
+        return cmocka_run_group_tests_name("upload", tests, NULL, NULL);
+}
