@@ -52,9 +52,7 @@ static void set_read_ahead(const struct ffs_serving *s)
         char path[64], text[16];
         (void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", s->dev_major,
                        s->dev_minor);
-        const char *wanted = getenv("LAMINA_READ_AHEAD_KIB");
-        int n = snprintf(text, sizeof(text), "%ld",
-                         wanted ? strtol(wanted, NULL, 10) : (long)READ_AHEAD_KIB);
+        int n = snprintf(text, sizeof(text), "%d", READ_AHEAD_KIB);
         cas_cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
         if (fd < 0 || write(fd, text, (size_t)n) != n)
                 cas_log(CAS_LOG_WARN, "fs.readahead", "path=%s errno=%d", path, errno);

@@ -268,11 +268,14 @@ int ffs_umount(const struct ffs_host *host, const char *dir, struct ffs_mount_in
 struct each {
         bool (*fn)(void *arg, const struct ffs_mount_info *info);
         void *arg;
+        char boot[40];
 };
 
 static bool each_info(void *arg, const struct ffs_record *record)
 {
         const struct each *each = arg;
+        if (strcmp(record->boot, each->boot) != 0)
+                return true; /* gone with the kernel that had it */
         return each->fn(each->arg, &record->info);
 }
 
@@ -281,6 +284,8 @@ int ffs_mount_each(const struct ffs_host *host,
                    struct cas_err *err)
 {
         struct each each = {.fn = fn, .arg = arg};
+        if (ffs_boot_id(each.boot, err) < 0)
+                return -(int)err->code;
         return ffs_record_each(host->run_dir, each_info, &each, err);
 }
 

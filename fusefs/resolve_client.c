@@ -7,9 +7,9 @@
 #include "fusefs/unixsock_int.h"
 
 #define CLIENT_IDLE_MAX 16
-/* After a failure no call but a ping tries again for so long: a worker of the file system must
- * not spend its time on an owner that is away. */
-#define CLIENT_AWAY_NS (UINT64_C(100) * 1000 * 1000)
+/* After a failure one call in this time tries again, and pings do; the others fail at once: workers
+ * of the file system must not spend their time on an owner that is away or hangs. */
+#define CLIENT_AWAY_NS (UINT64_C(1000) * 1000 * 1000)
 
 struct ffs_resolve_client {
         char *path;                /* owned */
@@ -91,13 +91,23 @@ static int exchange(int fd, const struct ffs_resolve_request *request, int timeo
         return 0;
 }
 
+/* False for who may try: everyone, or when the owner is away, one at a time. */
+static bool is_away(struct ffs_resolve_client *c)
+{
+        uint64_t until = atomic_load(&c->away_until_ns);
+        if (!until)
+                return false;
+        uint64_t now = now_ns();
+        return now < until ||
+               !atomic_compare_exchange_strong(&c->away_until_ns, &until, now + CLIENT_AWAY_NS);
+}
+
 /* Sends the request over a kept connection, and over a new one when that had died. */
 static int call(struct ffs_resolve_client *c, struct ffs_resolve_request *request, int timeout_ms,
                 struct ffs_resolve_reply *reply, struct cas_extent *extents, int *pack_fd,
                 struct cas_err *err)
 {
-        uint64_t away_until = atomic_load(&c->away_until_ns);
-        if (away_until && request->type != FFS_RESOLVE_PING && now_ns() < away_until)
+        if (request->type != FFS_RESOLVE_PING && is_away(c))
                 return cas_fail(err, CAS_E_BUSY, "the owner of the store is away");
         struct cas_err why = CAS_ERR_INIT;
         for (;;) {

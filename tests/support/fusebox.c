@@ -4,12 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "cas/publish.h"
@@ -28,14 +29,14 @@ bool fusebox_possible(void)
                unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
 }
 
-/* A process of its own, so that it acts even when this one waits in the kernel. It goes with this
- * process's end, but for what the end leaves mounted. */
-static void watchdog_main(unsigned seconds, const char *dir)
+/* A process of its own, so that it acts even when the test waits in the kernel, and after a test
+ * that aborted: with the connection gone, fs and hold end by themselves. */
+static void watchdog_main(unsigned seconds, const char *dir, int test_pidfd)
 {
         char control[300], path[400];
-        (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
         (void)snprintf(control, sizeof(control), "%s/fusectl", dir);
-        (void)sleep(seconds);
+        struct pollfd test = {.fd = test_pidfd, .events = POLLIN};
+        (void)poll(&test, 1, (int)seconds * 1000);
         (void)mkdir(control, 0700);
         if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
             mount("fusectl", control, "fusectl", 0, NULL) < 0)
@@ -69,9 +70,13 @@ void fusebox_open(struct fusebox *box, unsigned seconds)
                                       .store_path = box->store_path,
                                       .resolve_path = box->resolve_path,
                                       .program = "/proc/self/exe"};
+        int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+        if (pidfd < 0)
+                abort();
         box->watchdog = fork();
         if (box->watchdog == 0)
-                watchdog_main(seconds, box->dir);
+                watchdog_main(seconds, box->dir, pidfd);
+        (void)close(pidfd);
         fusebox_owner_start(box);
 }
 

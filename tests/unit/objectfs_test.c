@@ -18,16 +18,20 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "fusefs/unixsock_int.h"
 #include "tests/support/fusebox.h"
 
 #define SMALL_COUNT 400
 #define SMALL_BYTES 5000
 #define LARGE_BYTES (24U << 20)
 #define LARGE_SEED 77
+/* Its extents come in several pages. */
+#define HUGE_BYTES (72U << 20)
+#define HUGE_SEED 78
 #define WATCHDOG_S 120
 
 static struct fusebox box;
-static struct cas_hash small_ids[SMALL_COUNT], large_id, empty_id;
+static struct cas_hash small_ids[SMALL_COUNT], large_id, huge_id, empty_id;
 
 static uint64_t now_ms(void)
 {
@@ -75,6 +79,7 @@ static int setup(void **state CAS_UNUSED)
         fusebox_open(&box, WATCHDOG_S);
         fusebox_add_many(&box, 1000, SMALL_COUNT, SMALL_BYTES, small_ids);
         fusebox_add(&box, LARGE_SEED, LARGE_BYTES, &large_id);
+        fusebox_add(&box, HUGE_SEED, HUGE_BYTES, &huge_id);
         fusebox_add(&box, 0, 0, &empty_id);
         if (ffs_hold_start(&box.host, &box.serving, &err) < 0) {
                 fprintf(stderr, "hold: %s\n", err.msg);
@@ -130,25 +135,26 @@ static void content_is_right(void **state CAS_UNUSED)
 static void maps_and_reads_anywhere(void **state CAS_UNUSED)
 {
         char path[512];
-        fusebox_object_path(&box, &large_id, path, sizeof(path));
+        fusebox_object_path(&box, &huge_id, path, sizeof(path));
         drop_caches();
         cas_cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
         assert_true(fd >= 0);
-        cas_cleanup_free uint8_t *want = cas_xmalloc(LARGE_BYTES);
-        fusebox_content(LARGE_SEED, LARGE_BYTES, want);
-        uint8_t *map = mmap(NULL, LARGE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+        cas_cleanup_free uint8_t *want = cas_xmalloc(HUGE_BYTES);
+        fusebox_content(HUGE_SEED, HUGE_BYTES, want);
+        uint8_t *map = mmap(NULL, HUGE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
         assert_true(map != MAP_FAILED);
         uint64_t x = 1;
         for (int i = 0; i < 300; i++) {
                 x = x * UINT64_C(6364136223846793005) + 1442695040888963407u;
-                size_t at = (size_t)(x >> 33) % (LARGE_BYTES - 5000);
+                size_t at = (size_t)(x >> 33) % (HUGE_BYTES - 5000);
                 uint8_t got[5000];
                 assert_int_equal(pread(fd, got, sizeof(got), (off_t)at), sizeof(got));
                 assert_memory_equal(got, want + at, sizeof(got));
-                at = (size_t)(x >> 20) % LARGE_BYTES;
+                at = (size_t)(x >> 20) % HUGE_BYTES;
                 assert_int_equal(map[at], want[at]);
         }
-        (void)munmap(map, LARGE_BYTES);
+        assert_int_equal(check_file(&huge_id, HUGE_SEED, HUGE_BYTES), 0);
+        (void)munmap(map, HUGE_BYTES);
 }
 
 static void what_is_absent_may_come(void **state CAS_UNUSED)
@@ -219,6 +225,44 @@ static void who_waits_can_be_killed(void **state CAS_UNUSED)
         assert_true(WIFSIGNALED(status));
         assert_true(now_ms() - start < 2000);
         fusebox_owner_start(&box);
+}
+
+/* An owner that hangs: it takes connections and answers none. */
+static void a_hanging_owner_hinders_nobody_else(void **state CAS_UNUSED)
+{
+        enum { WAITING = 12 };
+        struct cas_err err = CAS_ERR_INIT;
+        assert_int_equal(check_file(&large_id, LARGE_SEED, LARGE_BYTES), 0);
+        fusebox_owner_stop(&box);
+        int hanging = -1;
+        assert_int_equal(ffs_sock_listen(box.resolve_path, &hanging, &err), 0);
+        pid_t pids[WAITING];
+        for (unsigned i = 0; i < WAITING; i++) {
+                struct cas_hash fresh = small_ids[i];
+                fresh.bytes[1] ^= 0xff;
+                pids[i] = fork();
+                if (pids[i] == 0) {
+                        (void)close(hanging);
+                        _exit(check_file(&fresh, 0, 0) != ENOENT);
+                }
+        }
+        struct timespec wait = {.tv_nsec = 200 * 1000 * 1000};
+        (void)nanosleep(&wait, NULL);
+        char path[512];
+        fusebox_object_path(&box, &large_id, path, sizeof(path));
+        cas_cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_true(fd >= 0);
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        uint64_t start = now_ms();
+        assert_int_equal(check_file(&large_id, LARGE_SEED, LARGE_BYTES), 0);
+        assert_true(now_ms() - start < 4000); /* its extents are known */
+        (void)close(hanging);
+        fusebox_owner_start(&box);
+        for (unsigned i = 0; i < WAITING; i++) {
+                int status;
+                assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+                assert_int_equal(status, 0);
+        }
 }
 
 /* ---- fs and hold are killed ---- */
@@ -317,6 +361,7 @@ int main(int argc, char **argv)
                 cmocka_unit_test(what_is_absent_may_come),
                 cmocka_unit_test(cold_reads_wait_for_the_owner),
                 cmocka_unit_test(who_waits_can_be_killed),
+                cmocka_unit_test(a_hanging_owner_hinders_nobody_else),
                 cmocka_unit_test(readers_survive_killed_servers),
                 cmocka_unit_test(a_killed_hold_is_replaced_too),
         };
