@@ -81,8 +81,11 @@ int cas_blob_open(struct cas_store *s, const struct cas_digest *digest, int *out
         cas_blob_path(digest, path);
         int fd;
         rc = cas_io_open(s->io, s->dirfd, path, O_RDONLY, 0, &fd, &open_err);
-        if (rc == -CAS_E_NOTFOUND)
-                return cas_fail(err, CAS_E_CORRUPT, "blob %s: its file is gone", path);
+        if (rc == -CAS_E_NOTFOUND) { /* unless it was collected just now */
+                rc = blob_record(s, digest, &rec, err);
+                return rc < 0 ? rc
+                              : cas_fail(err, CAS_E_CORRUPT, "blob %s: its file is gone", path);
+        }
         if (rc < 0) {
                 *err = open_err;
                 return rc;

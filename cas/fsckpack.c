@@ -317,6 +317,24 @@ static bool check_needed(struct objects *o, const struct cas_hash *object,
         return true;
 }
 
+/* A page of the list, which begins with chunk `first`, says that it starts at byte `bytes`. */
+static bool page_starts_at(struct objects *o, const struct cas_hash *id, uint32_t chunk_count,
+                           uint32_t first, uint64_t bytes)
+{
+        char hex[CAS_HASH_HEX_BYTES];
+        struct cas_err err = CAS_ERR_INIT;
+        uint32_t chunk = 0;
+        uint64_t offset = 0;
+        int rc = cas_index_seek_object_chunk(o->run->s->index, id, chunk_count, first, UINT64_MAX,
+                                             &chunk, &offset, &err);
+        if (rc == 0 && chunk == first && offset == bytes)
+                return true;
+        cas_fsck_say(o->run, CAS_FSCK_OBJECT_SIZE, cas_hash_hex(id, hex),
+                     "the list has chunk %u at byte %llu, it is at %llu", first,
+                     (unsigned long long)offset, (unsigned long long)bytes);
+        return false;
+}
+
 /* True when the object's list is whole and all of its chunks are there. */
 static bool check_list(struct objects *o, const struct cas_hash *id,
                        const struct cas_object_record *rec)
@@ -333,6 +351,8 @@ static bool check_list(struct objects *o, const struct cas_hash *id,
                                      err.msg);
                         return false;
                 }
+                if (count > 0 && !page_starts_at(o, id, rec->chunk_count, first, bytes))
+                        whole = false;
                 for (uint32_t i = 0; i < count; i++) {
                         bytes += refs[i].length_bytes;
                         whole = check_needed(o, id, &refs[i].chunk, refs[i].length_bytes) && whole;

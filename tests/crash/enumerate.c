@@ -44,6 +44,7 @@ struct operation {
         enum outcome (*look)(struct cas_store *s);
         bool whole_open; /* opening the store is what is enumerated */
         bool only_long;
+        bool from_nothing; /* there is no store before */
 };
 
 static bool has_tag(struct cas_store *s, const char *tag, struct cas_digest *out)
@@ -256,14 +257,33 @@ static enum outcome look_recover(struct cas_store *s)
         return image_is_whole(s, "old", 0) && image_is_whole(s, "second", 50) ? AFTER : BROKEN;
 }
 
+/* ---- making a store ---- */
+
+static enum outcome look_empty(struct cas_store *s)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_store_stats st;
+        return cas_store_stats(s, &st, &err) == 0 && st.blob_count == 0 ? AFTER : BROKEN;
+}
+
 static const struct operation operations[] = {
-        {"publish", prepare_one, run_publish, look_publish, false, false},
-        {"upload", prepare_one, run_upload, look_upload, false, false},
-        {"tag", prepare_two, run_tag, look_tag, false, false},
-        {"delete", prepare_two, run_delete, look_delete, false, false},
-        {"gc", prepare_gc, run_gc, look_gc, false, false},
-        {"compact", prepare_two, run_compact, look_tag, false, false},
-        {"recover", prepare_recover, run_nothing, look_recover, true, false},
+        {.name = "publish", .prepare = prepare_one, .run = run_publish, .look = look_publish},
+        {.name = "upload", .prepare = prepare_one, .run = run_upload, .look = look_upload},
+        {.name = "tag", .prepare = prepare_two, .run = run_tag, .look = look_tag},
+        {.name = "delete", .prepare = prepare_two, .run = run_delete, .look = look_delete},
+        {.name = "gc", .prepare = prepare_gc, .run = run_gc, .look = look_gc},
+        {.name = "compact", .prepare = prepare_two, .run = run_compact, .look = look_tag},
+        {.name = "recover",
+         .prepare = prepare_recover,
+         .run = run_nothing,
+         .look = look_recover,
+         .whole_open = true},
+        {.name = "make",
+         .run = run_nothing,
+         .look = look_empty,
+         .whole_open = true,
+         .only_long = true,
+         .from_nothing = true},
 };
 
 /* ---- children ---- */
@@ -394,7 +414,8 @@ static const struct mode modes[] = {
 static bool strike_at(struct arena *a, const struct operation *op, const struct mode *mode,
                       unsigned at)
 {
-        scratch_copy(a->base, a->store);
+        if (!op->from_nothing)
+                scratch_copy(a->base, a->store);
         fault_plan_reset(a->plan, mode->kind, at);
         int status = in_child(child_operate, a, op);
         bool struck = fault_plan_struck(a->plan);
@@ -415,7 +436,7 @@ static bool strike_at(struct arena *a, const struct operation *op, const struct 
 static unsigned enumerate(struct arena *a, const struct operation *op, bool is_long)
 {
         unsigned tries = 0;
-        must(in_child(child_prepare, a, op) == 0);
+        must(op->from_nothing || in_child(child_prepare, a, op) == 0);
         for (size_t m = 0; m < CAS_COUNT(modes); m++) {
                 if (modes[m].only_long && !is_long)
                         continue;
@@ -426,7 +447,8 @@ static unsigned enumerate(struct arena *a, const struct operation *op, bool is_l
                 tries += at;
                 (void)printf("%-8s %-22s %4u calls\n", op->name, modes[m].name, at - 1);
         }
-        scratch_free(cas_xstrdup(a->base));
+        if (!op->from_nothing)
+                scratch_free(cas_xstrdup(a->base));
         return tries;
 }
 
