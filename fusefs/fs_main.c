@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "cas/limits.h"
 #include "cas/log.h"
@@ -21,6 +22,7 @@
 #define READ_AHEAD_KIB 4096
 #define PAUSE_MS 500
 #define START_WAIT_MS 10000
+#define OWNER_START_PAUSE_MS 5000
 
 struct fs_process {
         const struct ffs_host *host;
@@ -28,6 +30,7 @@ struct fs_process {
         int fuse_fd, table_fd;
         struct ffs_serving serving;
         struct ffs_reader *reader;
+        uint64_t owner_started_ms; /* by us, last; 0: never. Of the waiting thread alone */
 };
 
 static int receive_start(struct fs_process *p, struct cas_err *err)
@@ -64,6 +67,24 @@ static unsigned worker_count(void)
         return cpus < 2 ? 4 : cpus > 6 ? 8 : (unsigned)cpus + 2;
 }
 
+/* Requests wait and nobody has replaced the owner: this process does. One that starts is given
+ * time, and one that is there already makes the new one end. */
+static void owner_away(void *arg)
+{
+        struct fs_process *p = arg;
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        uint64_t now_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+        if (p->owner_started_ms && now_ms - p->owner_started_ms < OWNER_START_PAUSE_MS)
+                return;
+        p->owner_started_ms = now_ms;
+        struct cas_err err = CAS_ERR_INIT;
+        if (ffs_process_start_owner(p->host, &err) < 0)
+                cas_log(CAS_LOG_ERROR, "fs.owner", "why=\"%s\"", err.msg);
+        else
+                cas_log(CAS_LOG_WARN, "fs.started_owner", "store=%s", p->host->store_path);
+}
+
 static int serve(struct fs_process *p, struct ffs_objectfs **out, struct cas_err *err)
 {
         struct ffs_slots *slots;
@@ -78,7 +99,9 @@ static int serve(struct fs_process *p, struct ffs_objectfs **out, struct cas_err
                                              .slots = slots,
                                              .reader = p->reader,
                                              .threads = worker_count(),
-                                             .owner_wait_ms = FFS_OWNER_WAIT_MS};
+                                             .owner_wait_ms = FFS_OWNER_WAIT_MS,
+                                             .owner_away = owner_away,
+                                             .owner_away_arg = p};
         return ffs_objectfs_start(&config, out, err);
 }
 

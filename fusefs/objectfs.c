@@ -44,6 +44,8 @@ struct ffs_objectfs {
         struct ffs_slots *slots;
         struct ffs_reader *reader;
         unsigned owner_wait_ms;
+        void (*owner_away)(void *arg);
+        void *owner_away_arg;
         struct cas_mutex mutex; /* guards parked; leaf */
         pthread_cond_t parked_changed;
         struct pending *parked; /* oldest first */
@@ -226,12 +228,19 @@ static void *waiter_thread(void *arg)
 {
         struct ffs_objectfs *fs = arg;
         worker.reply = cas_xmalloc(FFS_REQUEST_BYTES_MAX);
+        uint64_t away_since_ms = 0; /* 0: it is there, or nobody misses it */
         for (;;) {
                 struct pending *list = take_parked(fs);
                 struct cas_err err = CAS_ERR_INIT;
                 bool there = ffs_reader_ping(fs->reader, WAITER_TICK_MS, &err) == 0;
                 list = sweep(fs, list, there);
                 return_parked(fs, list);
+                if (there || !list)
+                        away_since_ms = 0;
+                else if (!away_since_ms)
+                        away_since_ms = now_ms();
+                else if (now_ms() - away_since_ms >= FFS_OWNER_AWAY_MS)
+                        fs->owner_away(fs->owner_away_arg);
                 if (list) {
                         struct timespec tick = {.tv_nsec = WAITER_TICK_MS * 1000000};
                         (void)nanosleep(&tick, NULL);
@@ -512,6 +521,8 @@ int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_obje
         fs->slots = config->slots;
         fs->reader = config->reader;
         fs->owner_wait_ms = config->owner_wait_ms;
+        fs->owner_away = config->owner_away;
+        fs->owner_away_arg = config->owner_away_arg;
         cas_mutex_init(&fs->mutex, "objectfs");
         cas_cond_init(&fs->parked_changed);
         fs->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

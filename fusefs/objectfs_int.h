@@ -13,6 +13,7 @@
 
 /* How long a request waits for an owner that is away. */
 #define FFS_OWNER_WAIT_MS 60000
+#define FFS_OWNER_AWAY_MS 1000
 #define FFS_REQUEST_BYTES_MAX (1 << 20) /* of one read */
 
 struct ffs_objectfs;
@@ -22,6 +23,10 @@ struct ffs_objectfs_config {
         struct ffs_reader *reader; /* borrowed */
         unsigned threads;
         unsigned owner_wait_ms;
+        /* Called by one thread, again and again while requests have been waiting for the owner for
+         * longer than FFS_OWNER_AWAY_MS. */
+        void (*owner_away)(void *arg);
+        void *owner_away_arg;
 };
 
 /* Starts to serve: a new connection by its INIT, one that another process served before by the

@@ -39,13 +39,11 @@ static int prepare_files(posix_spawn_file_actions_t *files, const char *log, int
         return rc;
 }
 
-int ffs_process_spawn(const struct ffs_host *host, const char *role, const char *option,
-                      int socket_fd, pid_t *out_pid, struct cas_err *err)
+/* Output goes to RUN_DIR/LOG.log; argv ends with NULL. */
+static int spawn(const struct ffs_host *host, const char *log, const char *const *argv,
+                 int socket_fd, pid_t *out_pid, struct cas_err *err)
 {
-        cas_cleanup_free char *log = cas_xasprintf("%s/%s.log", host->run_dir, role);
-        const char *argv[] = {
-                host->program,    role,        "--run-dir",        host->run_dir, "--store-path",
-                host->store_path, "--resolve", host->resolve_path, option,        NULL};
+        cas_cleanup_free char *log_path = cas_xasprintf("%s/%s.log", host->run_dir, log);
         /* A descriptor that is the target already would stay close-on-exec. */
         cas_cleanup_fd int moved = fcntl(socket_fd, F_DUPFD_CLOEXEC, FFS_PROCESS_FD + 1);
         if (moved < 0)
@@ -54,7 +52,7 @@ int ffs_process_spawn(const struct ffs_host *host, const char *role, const char 
         posix_spawnattr_t attr;
         if (posix_spawn_file_actions_init(&files) != 0 || posix_spawnattr_init(&attr) != 0)
                 return cas_fail(err, CAS_E_NOMEM, "spawn");
-        int rc = prepare_files(&files, log, moved);
+        int rc = prepare_files(&files, log_path, moved);
         sigset_t none, defaults;
         (void)sigemptyset(&none);
         (void)sigfillset(&defaults);
@@ -67,8 +65,31 @@ int ffs_process_spawn(const struct ffs_host *host, const char *role, const char 
         (void)posix_spawn_file_actions_destroy(&files);
         (void)posix_spawnattr_destroy(&attr);
         if (rc)
-                return cas_fail_sys(err, rc, "start %s %s", host->program, role);
+                return cas_fail_sys(err, rc, "start %s %s", host->program, argv[1]);
         return 0;
+}
+
+int ffs_process_spawn(const struct ffs_host *host, const char *role, const char *option,
+                      int socket_fd, pid_t *out_pid, struct cas_err *err)
+{
+        const char *const argv[] = {
+                host->program,    role,        "--run-dir",        host->run_dir, "--store-path",
+                host->store_path, "--resolve", host->resolve_path, option,        NULL};
+        return spawn(host, role, argv, socket_fd, out_pid, err);
+}
+
+int ffs_process_start_owner(const struct ffs_host *host, struct cas_err *err)
+{
+        const char *const argv[] = {host->program,   "serve",      "--store", host->store_path,
+                                    "--no-registry", "--ready-fd", "3",       NULL};
+        _Static_assert(FFS_PROCESS_FD == 3, "the descriptor is named in argv");
+        int pair[2];
+        if (ffs_process_socketpair(pair, err) < 0)
+                return -(int)err->code;
+        cas_cleanup_fd int mine CAS_UNUSED = pair[0]; /* nobody listens to what it reports */
+        cas_cleanup_fd int theirs = pair[1];
+        pid_t pid;
+        return spawn(host, "owner", argv, theirs, &pid, err);
 }
 
 void ffs_process_protect(void)

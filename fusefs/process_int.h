@@ -15,6 +15,9 @@
  * RUN_DIR/ROLE.log. option is an argument more, or NULL. */
 int ffs_process_spawn(const struct ffs_host *host, const char *role, const char *option,
                       int socket_fd, pid_t *out_pid, struct cas_err *err) CAS_MUST_CHECK;
+/* Starts an owner of the store in the background, as a command does: it ends by itself when it is
+ * not needed, makes way for one that was asked for, and at once when there is one. */
+int ffs_process_start_owner(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
 /* Whatever happens to other processes, these are to be killed last. */
 void ffs_process_protect(void);
 /* A connected pair of message sockets. */

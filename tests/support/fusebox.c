@@ -23,6 +23,19 @@ static void must(int rc, const struct cas_err *err)
         }
 }
 
+bool fusebox_is_process(int argc, char **argv, int *status)
+{
+        const char *role = argc > 1 ? argv[1] : "";
+        if (strcmp(role, "serve") == 0) {
+                *status = 0;
+                return true;
+        }
+        if (strcmp(role, "hold") != 0 && strcmp(role, "fs") != 0)
+                return false;
+        *status = ffs_process_main(argc - 1, argv + 1);
+        return true;
+}
+
 bool fusebox_possible(void)
 {
         return geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0 &&

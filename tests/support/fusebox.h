@@ -20,6 +20,9 @@ struct fusebox {
         pid_t watchdog;
 };
 
+/* The program of the test is `hold`, `fs` and (with the store of the test's own process) a `serve`
+ * that ends at once: main() calls this first, and returns *status when it says so. */
+bool fusebox_is_process(int argc, char **argv, int *status);
 /* False where the machine cannot: no root, no /dev/fuse. The namespace is the process's from then
  * on. seconds: until the watchdog acts. */
 bool fusebox_possible(void);

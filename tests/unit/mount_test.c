@@ -430,8 +430,9 @@ static void mounting_is_quick(void **state CAS_UNUSED)
 
 int main(int argc, char **argv)
 {
-        if (argc > 1 && (strcmp(argv[1], "hold") == 0 || strcmp(argv[1], "fs") == 0))
-                return ffs_process_main(argc - 1, argv + 1);
+        int status;
+        if (fusebox_is_process(argc, argv, &status))
+                return status;
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(reads_like_the_image),
                 cmocka_unit_test(stacked_trees_are_one_image),

@@ -351,8 +351,9 @@ static void a_killed_hold_is_replaced_too(void **state CAS_UNUSED)
 
 int main(int argc, char **argv)
 {
-        if (argc > 1 && (strcmp(argv[1], "hold") == 0 || strcmp(argv[1], "fs") == 0))
-                return ffs_process_main(argc - 1, argv + 1);
+        int status;
+        if (fusebox_is_process(argc, argv, &status))
+                return status;
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(attributes_are_exact),
                 cmocka_unit_test(the_root_lists_its_directories),
