@@ -64,6 +64,7 @@ CRASH := $(CRASH_SRC:%.c=$(B)/%)
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/*.c))
 FUZZ := $(FUZZ_SRC:%.c=$(B)/%)
 LIB := $(B)/liblamina.a
+TOOL_LIB := $(B)/libtools.a
 
 .PHONY: deps
 deps: ## Install what building, testing and running need (Debian, root)
@@ -88,6 +89,11 @@ $(LIB): $(LIB_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
+# Everything of tools but main(), for tests.
+$(TOOL_LIB): $(filter-out %/main.o,$(TOOL_OBJ))
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+
 # The first process of a sandbox: static, so that it runs over any image; carried in the program.
 $(B)/enter: tools/enter/enter.c
 	@mkdir -p $(@D)
@@ -102,17 +108,17 @@ $(B)/lamina: $(TOOL_OBJ) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(TOOL_OBJ) -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive $(PKG_LIBS)
 
-$(UNIT) $(CRASH): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(LIB)
+$(UNIT) $(CRASH): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(TEST_SUPPORT_OBJ) $(LIB) -lcmocka $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB) -lcmocka $(PKG_LIBS)
 
 # A fuzz target is its own program under CONFIG=fuzz; elsewhere it replays a corpus.
 ifeq ($(CONFIG),fuzz)
-$(FUZZ): $(B)/%: $(B)/%.o $(LIB)
-	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $< $(LIB) $(PKG_LIBS)
+$(FUZZ): $(B)/%: $(B)/%.o $(TOOL_LIB) $(LIB)
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $< $(TOOL_LIB) $(LIB) $(PKG_LIBS)
 else
-$(FUZZ): $(B)/%: $(B)/%.o $(B)/tests/support/replay.o $(LIB)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(B)/tests/support/replay.o $(LIB) $(PKG_LIBS)
+$(FUZZ): $(B)/%: $(B)/%.o $(B)/tests/support/replay.o $(TOOL_LIB) $(LIB)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(B)/tests/support/replay.o $(TOOL_LIB) $(LIB) $(PKG_LIBS)
 endif
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -138,11 +138,8 @@ static bool group_find(struct cas_buf *group, const char *wanted, const char *na
                         out->gid = gid;
                         return true;
                 }
-                if (!wanted && out->group_count < ACCOUNT_GROUPS_MAX && member_of(f[3], name)) {
-                        out->groups = cas_xrealloc(out->groups,
-                                                   (out->group_count + 1) * sizeof(*out->groups));
-                        out->groups[out->group_count++] = gid;
-                }
+                if (!wanted && member_of(f[3], name))
+                        group_add(out, gid);
         }
         return wanted && number_parse(wanted, &out->gid);
 }
