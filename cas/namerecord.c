@@ -158,12 +158,16 @@ int cas_name_record_from_index(enum cas_family family, const void *key, size_t k
         int rc = cas_key_split_repo(key, key_len, out->repo, &rest, err);
         if (rc < 0)
                 return rc;
+        if (!cas_repo_name_valid(out->repo))
+                return cas_fail(err, CAS_E_CORRUPT, "malformed repository name");
         if (family == CAS_FAMILY_TAGS) {
                 size_t len = cas_cursor_left(&rest);
                 out->kind = CAS_NAME_TAG;
-                if (len == 0 || len > CAS_TAG_BYTES_MAX)
+                if (len > CAS_TAG_BYTES_MAX)
                         return cas_fail(err, CAS_E_CORRUPT, "tag: malformed key");
                 memcpy(out->tag, cas_cursor_take(&rest, len), len);
+                if (strlen(out->tag) != len || !cas_tag_valid(out->tag))
+                        return cas_fail(err, CAS_E_CORRUPT, "tag: malformed key");
                 return cas_digest_value_decode(value, value_len, &out->digest, err);
         }
         cas_cursor_digest(&rest, &out->digest);
