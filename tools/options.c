@@ -79,8 +79,7 @@ static int option_set(const struct cli_option *o, void *into, const char *value,
         case CLI_NUMBER:
                 return number_parse(value, o->name, field, err);
         }
-        cas_assert(!"option kind");
-        return 0;
+        return cas_fail(err, CAS_E_INVALID, "--%s: of no known kind", o->name);
 }
 
 /* getopt has seen something it does not know at `arg`. */

@@ -16,10 +16,20 @@ static void put(int dir, const char *name, const uint8_t *data, size_t len)
         cas_assert(write(fd, data, len) == (ssize_t)len);
 }
 
+static char root[64];
+static int etc = -1;
+
+static void root_remove(void)
+{
+        cas_cleanup_free char *path = cas_xasprintf("%s/etc", root);
+        (void)rmdir(path);
+        (void)rmdir(root);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-        static char root[64];
-        static int etc = -1;
+        if (size == 0)
+                return 0;
         if (etc < 0) {
                 snprintf(root, sizeof(root), "/dev/shm/lamina-account-%d", (int)getpid());
                 (void)mkdir(root, 0700);
@@ -27,6 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 (void)mkdir(path, 0700);
                 etc = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
                 cas_assert(etc >= 0);
+                cas_assert(atexit(root_remove) == 0);
         }
         const uint8_t *end = data + size;
         const uint8_t *group = memchr(data, 0, size);
