@@ -13,7 +13,10 @@ struct cas_buf {
         size_t alloc_bytes;
 };
 
-#define CAS_BUF_INIT {0}
+#define CAS_BUF_INIT                                                                               \
+        {                                                                                          \
+                0                                                                                  \
+        }
 
 void cas_buf_init(struct cas_buf *b);
 void cas_buf_release(struct cas_buf *b); /* contents; usable again after init */

@@ -9,8 +9,9 @@
 #include "cas/base.h"
 
 #define CAS_CHUNKER_BYTES_MIN (32 * CAS_KIB)
-#define CAS_CHUNKER_BYTES_NORMAL (96 * CAS_KIB) /* cuts are rarer before this and likelier after   \
-                                                 */
+#define CAS_CHUNKER_BYTES_NORMAL                                                                   \
+        (96 * CAS_KIB) /* cuts are rarer before this and likelier after                            \
+                        */
 #define CAS_CHUNKER_BYTES_MAX (256 * CAS_KIB)
 
 /* The length of the chunk that starts at data. len must be the rest of the

@@ -8,7 +8,11 @@
 
 #include "cas/err.h"
 
-enum cas_compression { CAS_COMPRESSION_NONE = 0, CAS_COMPRESSION_GZIP = 1, CAS_COMPRESSION_ZSTD = 2 };
+enum cas_compression {
+        CAS_COMPRESSION_NONE = 0,
+        CAS_COMPRESSION_GZIP = 1,
+        CAS_COMPRESSION_ZSTD = 2
+};
 const char *cas_compression_name(enum cas_compression c);
 
 /* Gives up to len stored bytes; *out_len 0 means the end. */

@@ -133,8 +133,8 @@ int cas_digest_parse(const char *text, struct cas_digest *out, struct cas_err *e
                 const char *hex = text + prefix_len;
                 if (strnlen(hex, 2 * count + 1) != 2 * count || !hex_decode(hex, count, d.bytes))
                         return cas_fail(err, CAS_E_INVALID,
-                                        "digest \"%.160s\": %zu lowercase hex digits expected", text,
-                                        2 * count);
+                                        "digest \"%.160s\": %zu lowercase hex digits expected",
+                                        text, 2 * count);
                 d.alg = (uint8_t)algs[i].alg;
                 *out = d;
                 return 0;

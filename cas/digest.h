@@ -34,7 +34,7 @@ struct cas_digest {
         uint8_t bytes[CAS_DIGEST_BYTES_MAX]; /* unused tail is zero */
 };
 
-size_t cas_digest_alg_bytes(enum cas_digest_alg alg);  /* 32 or 64; 0 for none */
+size_t cas_digest_alg_bytes(enum cas_digest_alg alg); /* 32 or 64; 0 for none */
 const char *cas_digest_alg_name(enum cas_digest_alg alg);
 bool cas_digest_equal(const struct cas_digest *a, const struct cas_digest *b);
 /* "alg:hex", NUL-terminated; out has CAS_DIGEST_TEXT_BYTES. Returns out. */

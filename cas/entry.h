@@ -30,17 +30,17 @@ struct cas_xattr {
 
 struct cas_entry {
         enum cas_entry_type type;
-        char *path;   /* owned; in listings: relative, no leading or trailing slash, "" is the root */
-        char *target; /* owned; symlink: its text; hardlink: path in the image */
+        char *path; /* owned; in listings: relative, no leading or trailing slash, "" is the root */
+        char *target;  /* owned; symlink: its text; hardlink: path in the image */
         uint32_t mode; /* permission bits and setuid, setgid, sticky: 07777 */
         uint32_t uid, gid;
         int64_t mtime_s;
         uint32_t mtime_ns;
         uint32_t dev_major, dev_minor;
-        uint64_t size_bytes; /* files */
+        uint64_t size_bytes;    /* files */
         struct cas_hash object; /* files above CAS_INLINE_BYTES_MAX */
         uint8_t inline_data[CAS_INLINE_BYTES_MAX];
-        bool opaque; /* directories: hide what lies below */
+        bool opaque;  /* directories: hide what lies below */
         bool implied; /* directories, with opaque: the layer has only the mark, not the directory;
                        * one that lies below keeps its attributes, and none is made */
         bool below;   /* hard links: the target is the file of that path as the layers below left

@@ -39,7 +39,10 @@ struct cas_err {
         char msg[CAS_ERR_MSG_MAX];
 };
 
-#define CAS_ERR_INIT {0}
+#define CAS_ERR_INIT                                                                               \
+        {                                                                                          \
+                0                                                                                  \
+        }
 
 /* Fills err and returns -code, so that callers `return cas_fail(...)`. */
 #define cas_fail(err, code, ...) cas_fail_at_((err), (code), 0, __func__, __VA_ARGS__)

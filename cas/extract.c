@@ -11,7 +11,7 @@
 #define AUFS_PREFIX ".wh..wh."
 #define OPAQUE_NAME ".wh..wh..opq"
 #define NODE_KEY_BYTES 64 /* what the map takes for a name, about */
-#define SYMLINKS_MAX 40 /* as many as the kernel follows in one path */
+#define SYMLINKS_MAX 40   /* as many as the kernel follows in one path */
 
 /* A file of this layer; several nodes may name it. Lives as long as the model, because its
  * content may still be on the way when its last name is gone. */

@@ -143,10 +143,9 @@ int cas_io_pread_exact(const struct cas_io *io, int fd, void *buf, size_t len, u
         if (rc < 0)
                 return rc;
         if (got != len)
-                return cas_fail(err, CAS_E_CORRUPT,
-                                "%s: ends at byte %llu, %zu bytes at %llu expected", what,
-                                (unsigned long long)(offset + got), len,
-                                (unsigned long long)offset);
+                return cas_fail(
+                        err, CAS_E_CORRUPT, "%s: ends at byte %llu, %zu bytes at %llu expected",
+                        what, (unsigned long long)(offset + got), len, (unsigned long long)offset);
         return 0;
 }
 

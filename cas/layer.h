@@ -43,8 +43,9 @@ int cas_layer_listing(struct cas_store *s, const struct cas_layer_record *layer,
                       struct cas_listing *out, struct cas_err *err) CAS_MUST_CHECK;
 /* Adds a layer blob that `source` gives: verbatim and decoded in one pass, in one
  * publication of its own. expected may be NULL. Errors as cas_layer_ensure, INVALID (digest). */
-int cas_layer_import(struct cas_store *s, int (*source)(void *arg, void *buf, size_t len,
-                                                        size_t *out_len, struct cas_err *err),
+int cas_layer_import(struct cas_store *s,
+                     int (*source)(void *arg, void *buf, size_t len, size_t *out_len,
+                                   struct cas_err *err),
                      void *arg, const struct cas_digest *expected,
                      const struct cas_progress *progress, struct cas_layer_record *out,
                      struct cas_err *err) CAS_MUST_CHECK;

@@ -7,10 +7,10 @@
 #include "cas/store.h"
 
 struct cas_lease {
-        char id[128];              /* chosen by the caller, e.g. "mount:<uuid>" */
-        struct cas_digest root;    /* manifest, blob or layer that is kept with all it refers to */
-        uint64_t expires_unix_s;   /* 0: never */
-        char owner[256];           /* for people: "pid 12 boot …", a path */
+        char id[128];            /* chosen by the caller, e.g. "mount:<uuid>" */
+        struct cas_digest root;  /* manifest, blob or layer that is kept with all it refers to */
+        uint64_t expires_unix_s; /* 0: never */
+        char owner[256];         /* for people: "pid 12 boot …", a path */
 };
 /* Durable on return; replaces a lease of the same id. Waits for a collection that is under way:
  * take the lease first, then look whether the root is there. Errors: INVALID. */

@@ -19,7 +19,8 @@ uint64_t *cas_map_put(struct cas_map *m, const void *key, size_t key_len, bool *
 bool cas_map_remove(struct cas_map *m, const void *key, size_t key_len);
 /* Calls fn for each entry, in no order; fn must not change the map. */
 void cas_map_each(const struct cas_map *m,
-                  void (*fn)(void *arg, const void *key, size_t key_len, uint64_t value), void *arg);
+                  void (*fn)(void *arg, const void *key, size_t key_len, uint64_t value),
+                  void *arg);
 
 static inline uint64_t *cas_map_get_str(const struct cas_map *m, const char *key)
 {

@@ -30,7 +30,10 @@ struct cas_mutex {
         _Atomic bool held;
 };
 
-#define CAS_MUTEX_INIT(NAME) {.mutex = PTHREAD_MUTEX_INITIALIZER, .name = (NAME)}
+#define CAS_MUTEX_INIT(NAME)                                                                       \
+        {                                                                                          \
+                .mutex = PTHREAD_MUTEX_INITIALIZER, .name = (NAME)                                 \
+        }
 
 void cas_mutex_init(struct cas_mutex *m, const char *name);
 void cas_mutex_release(struct cas_mutex *m);
@@ -42,7 +45,8 @@ bool cas_mutex_is_mine(const struct cas_mutex *m);
 void cas_mutex_wait(struct cas_mutex *m, pthread_cond_t *cond);
 /* The same, at most until `deadline` of CLOCK_MONOTONIC (the condition must use that clock).
  * False on time-out. */
-bool cas_mutex_timedwait(struct cas_mutex *m, pthread_cond_t *cond, const struct timespec *deadline);
+bool cas_mutex_timedwait(struct cas_mutex *m, pthread_cond_t *cond,
+                         const struct timespec *deadline);
 /* Initialises a condition that cas_mutex_timedwait can use. */
 void cas_cond_init(pthread_cond_t *cond);
 

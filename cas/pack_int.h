@@ -20,8 +20,9 @@
 #define CAS_PACK_TRAILER_MAGIC "lam-seal"
 #define CAS_PACK_RECORD_MAGIC UINT32_C(0x6365726c) /* "lrec" */
 #define CAS_PACK_CHUNK_IS_OBJECT UINT32_C(0x80000000)
-#define CAS_PACK_FOOTER 4 /* record kind beside enum cas_pack_record_kind; never shown by a walk   \
-                           */
+#define CAS_PACK_FOOTER                                                                            \
+        4 /* record kind beside enum cas_pack_record_kind; never shown by a walk                   \
+           */
 
 /* Bounds of tables. */
 #define CAS_BLOCK_CHUNKS_MAX 65536

@@ -50,14 +50,14 @@ struct cas_pack_chunk {
 struct cas_pack_item {
         enum cas_pack_record_kind kind;
         uint64_t record_offset, record_bytes;
-        struct cas_extent block;              /* BLOCK: pack, offset, lengths, codec, checksum */
-        const struct cas_pack_chunk *chunks;  /* BLOCK */
+        struct cas_extent block;             /* BLOCK: pack, offset, lengths, codec, checksum */
+        const struct cas_pack_chunk *chunks; /* BLOCK */
         uint32_t chunk_count;
-        struct cas_hash object;               /* OBJECT */
+        struct cas_hash object; /* OBJECT */
         uint64_t object_bytes;
         const struct cas_chunk_ref *refs;
         uint32_t ref_count;
-        struct cas_layer_record layer;        /* LAYER */
+        struct cas_layer_record layer; /* LAYER */
 };
 /* Calls fn (0 goes on, else its error is returned) for each whole record. *end_offset: where the
  * last whole record ends. *sealed: a valid footer was found. Errors: CORRUPT for damage before the

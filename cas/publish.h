@@ -67,9 +67,9 @@ struct cas_layer_record {
         uint64_t tar_bytes;        /* length of the tar stream */
         uint64_t content_bytes;    /* bytes of regular files */
         uint64_t entry_count;
-        struct cas_hash listing;   /* object that holds the layer listing (spec/layer.md) */
+        struct cas_hash listing; /* object that holds the layer listing (spec/layer.md) */
         uint32_t listing_version;
-        uint8_t compression;       /* enum cas_compression of cas/decompress.h */
+        uint8_t compression; /* enum cas_compression of cas/decompress.h */
 };
 int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *layer,
                       struct cas_err *err) CAS_MUST_CHECK;

@@ -13,12 +13,12 @@ struct cas_store;
 struct cas_backend;
 
 struct cas_store_config {
-        const char *path;          /* directory; borrowed during open */
-        const struct cas_io *io;   /* NULL: cas_io_posix(); outlives the store */
+        const char *path;            /* directory; borrowed during open */
+        const struct cas_io *io;     /* NULL: cas_io_posix(); outlives the store */
         struct cas_backend *backend; /* where packs live (cas/backend.h); NULL: STORE/packs */
-        bool must_exist;           /* else it is made on first use */
-        unsigned lock_wait_ms;     /* how long to wait for another owner; 0: do not wait */
-        unsigned threads;          /* workers; 0: one per CPU */
+        bool must_exist;             /* else it is made on first use */
+        unsigned lock_wait_ms;       /* how long to wait for another owner; 0: do not wait */
+        unsigned threads;            /* workers; 0: one per CPU */
 };
 
 /* Opens the store, making it when it is not there, takes its lock and recovers
@@ -40,7 +40,7 @@ struct cas_store_stats {
         uint64_t blob_count, blob_bytes;     /* verbatim */
         uint64_t object_count, object_bytes; /* distinct file contents */
         uint64_t chunk_count;
-        uint64_t pack_count, pack_bytes;     /* stored */
+        uint64_t pack_count, pack_bytes; /* stored */
         uint64_t layer_count, manifest_count, repo_count, tag_count, lease_count;
         uint64_t tree_count, tree_bytes;
 };
