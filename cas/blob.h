@@ -38,7 +38,9 @@ int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *er
 /* Ends this writer; the session stays. */
 void cas_upload_close(struct cas_upload *u);
 /* Verifies the whole, publishes it as a blob linked to the repository, ends the
- * session. Errors: INVALID (digest differs; the session stays). Consumes u on success. */
+ * session. Errors: INVALID (digest differs; the session stays), NOTFOUND (the session is over).
+ * After any other error the session is over: publishing takes the file, and what could not be
+ * synced is not to be trusted. Consumes u on success. */
 int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected,
                       struct cas_err *err) CAS_MUST_CHECK;
 /* Drops the session. Consumes u on success. */

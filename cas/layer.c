@@ -268,20 +268,18 @@ static int decode_blob(struct cas_store *s, const struct cas_digest *blob,
 {
         struct cas_layer_record rec = {.blob = *blob};
         cas_cleanup_fd int fd = -1;
-        uint64_t bytes = 0;
-        if (cas_blob_open(s, blob, &fd, &bytes, err) < 0)
-                return -(int)err->code;
-        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
         cas_cleanup_hasher struct cas_hasher *hasher =
                 cas_hasher_new((enum cas_digest_alg)blob->alg);
-        struct blob_source source = {.io = s->io, .fd = fd, .hasher = hasher, .digest = blob};
-        cleanup_decode struct decode d = {.source = blob_read,
-                                          .source_arg = &source,
-                                          .progress = progress,
-                                          .stored_bytes_total = bytes};
+        struct blob_source source = {.io = s->io, .hasher = hasher, .digest = blob};
+        cleanup_decode struct decode d = {
+                .source = blob_read, .source_arg = &source, .progress = progress};
         cas_cleanup_publish struct cas_publish *p = NULL;
-        if (cas_publish_begin(s, &p, err) < 0)
+        /* The blob is looked for once no collection can take it away any more. */
+        if (cas_publish_begin(s, &p, err) < 0 ||
+            cas_blob_open(s, blob, &fd, &d.stored_bytes_total, err) < 0)
                 return -(int)err->code;
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+        source.fd = fd;
         d.publish = p;
         if (decode_stream(&d, err) < 0 || check_blob(&source, err) < 0 ||
             publish_layer(&d, &rec, err) < 0)

@@ -188,6 +188,9 @@ int cas_packfile_seal(struct cas_packset *ps, struct cas_packfile *pf, struct ca
         cas_cleanup_buf struct cas_buf footer = CAS_BUF_INIT;
         struct cas_hash sha256;
         int rc = build_footer(ps, pf, &footer, &sha256, err);
+        /* What reads back damaged is not written to again, nor counted on. */
+        if (rc == -CAS_E_CORRUPT)
+                atomic_store(&pf->failed, true);
         if (rc == 0)
                 rc = cas_packfile_append(ps, pf, footer.data, footer.len_bytes, err);
         if (rc < 0)

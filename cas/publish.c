@@ -7,6 +7,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "cas/blob.h"
 #include "cas/commit_int.h"
 #include "cas/packset_int.h"
 #include "cas/store_int.h"
@@ -159,18 +160,29 @@ static void stage_blob(struct cas_publish *p, const struct cas_digest *digest, u
         memcpy(b->path, path, sizeof(b->path));
 }
 
-/* Whether the store has it, or this publication brings it. */
+/* Whether the store has it, or this publication brings it. One whose file is gone or has another
+ * length is not there: so a damaged store is healed by who brings the blob again. */
 static int blob_is_here(struct cas_publish *p, const struct cas_digest *digest, bool *out,
                         struct cas_err *err)
 {
-        struct cas_record_key key;
         for (size_t i = 0; i < p->blob_count; i++) {
                 *out = cas_digest_equal(&p->blobs[i].digest, digest);
                 if (*out)
                         return 0;
         }
-        cas_key_digest(digest, &key);
-        return cas_index_has(p->store->index, CAS_FAMILY_BLOBS, key.bytes, key.len, out, err);
+        uint64_t indexed_bytes, file_bytes;
+        struct cas_err miss = CAS_ERR_INIT;
+        char path[CAS_BLOB_PATH_BYTES];
+        cas_blob_path(digest, path);
+        *out = false;
+        int rc = cas_blob_stat(p->store, digest, &indexed_bytes, &miss);
+        if (rc == 0)
+                rc = cas_io_size(p->store->io, p->store->dirfd, path, &file_bytes, &miss);
+        if (rc == 0)
+                *out = file_bytes == indexed_bytes;
+        else if (rc != -CAS_E_NOTFOUND)
+                *err = miss;
+        return rc == -CAS_E_NOTFOUND ? 0 : rc;
 }
 
 int cas_publish_blob_begin(struct cas_publish *p, enum cas_digest_alg alg, struct cas_err *err)
@@ -266,7 +278,7 @@ int cas_publish_blob(struct cas_publish *p, const void *data, size_t len,
 int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct cas_digest *digest,
                            uint64_t size_bytes, struct cas_err *err)
 {
-        const struct cas_io *io = p->store->io;
+        struct cas_store *s = p->store;
         bool here;
         int rc = blob_is_here(p, digest, &here, err);
         if (rc < 0 || here)
@@ -277,17 +289,14 @@ int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct
         cas_cleanup_fd int fd = -1;
         rc = cas_temporary_path(path, err);
         if (rc == 0)
-                rc = cas_blob_dirs_make(p->store, digest->alg, err);
+                rc = cas_blob_dirs_make(s, digest->alg, err);
         if (rc == 0)
-                rc = cas_io_open(io, p->store->dirfd, from, O_RDONLY, 0, &fd, err);
-        if (rc == 0)
-                rc = cas_io_fsync(io, fd, from, err);
-        if (rc == 0)
-                rc = cas_io_link(io, p->store->dirfd, from, p->store->dirfd, path, err);
+                rc = cas_io_rename(s->io, s->dirfd, from, s->dirfd, path, err);
         if (rc < 0)
                 return rc;
         stage_blob(p, digest, size_bytes, path);
-        return 0;
+        rc = cas_io_open(s->io, s->dirfd, path, O_RDONLY, 0, &fd, err);
+        return rc < 0 ? rc : cas_io_fsync(s->io, fd, path, err);
 }
 
 /* Gives a staged blob its name. What has that name already is the same content (another
@@ -299,8 +308,6 @@ static int name_blob(struct cas_publish *p, struct staged_blob *b, struct cas_er
         char path[CAS_BLOB_PATH_BYTES];
         cas_blob_path(&b->digest, path);
         int rc = cas_io_rename(io, p->store->dirfd, b->path, p->store->dirfd, path, err);
-        if (rc == 0) /* rename(2) leaves both names when they are links of one file */
-                rc = cas_io_unlink(io, p->store->dirfd, b->path, err);
         if (rc < 0)
                 return rc;
         b->path[0] = '\0';

@@ -56,7 +56,9 @@ int cas_publish_blob(struct cas_publish *p, const void *data, size_t len,
                      const struct cas_digest *expected, struct cas_digest *out,
                      struct cas_err *err) CAS_MUST_CHECK;
 /* A file of known content that lies in STORE/uploads already becomes a blob by
- * link: no copy. `name` is relative to that directory; the caller has hashed it. */
+ * rename: no copy. `name` is relative to that directory; the caller has hashed it.
+ * The file is the publication's from then on, and goes with it when that is not
+ * committed; when the blob is here already, it stays. */
 int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct cas_digest *digest,
                            uint64_t size_bytes, struct cas_err *err) CAS_MUST_CHECK;
 

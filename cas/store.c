@@ -90,28 +90,30 @@ int cas_store_mkdir(struct cas_store *s, const char *path, struct cas_err *err)
         return 0;
 }
 
-/* Makes the store's directory and what is above it, as `mkdir -p` does. */
-static int make_parents(const char *path, struct cas_err *err)
+/* Makes the store's directory and what is above it, as `mkdir -p` does, durably. */
+static int make_parents(const struct cas_store *s, const char *path, struct cas_err *err)
 {
         cas_cleanup_free char *part = cas_xstrdup(path);
         for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
                 *slash = '\0';
-                if (mkdir(part, 0755) != 0 && errno != EEXIST)
-                        return cas_fail_sys(err, errno, "make directory %s", part);
+                int rc = cas_io_mkdir(s->io, AT_FDCWD, part, 0755, err);
                 *slash = '/';
+                if (rc < 0)
+                        return rc;
         }
-        if (mkdir(part, 0700) != 0)
-                return errno == EEXIST ? 0 : cas_fail_sys(err, errno, "make directory %s", part);
-        if (chmod(part, 0700) != 0)
+        if (access(part, F_OK) == 0)
+                return 0;
+        int rc = cas_io_mkdir(s->io, AT_FDCWD, part, 0700, err);
+        if (rc == 0 && chmod(part, 0700) != 0)
                 return cas_fail_sys(err, errno, "set the mode of %s", part);
-        return 0;
+        return rc;
 }
 
 static int open_dir(struct cas_store *s, const struct cas_store_config *config, struct cas_err *err)
 {
         s->dirfd = open(config->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (s->dirfd < 0 && errno == ENOENT && !config->must_exist) {
-                int rc = make_parents(config->path, err);
+                int rc = make_parents(s, config->path, err);
                 if (rc < 0)
                         return rc;
                 s->dirfd = open(config->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -34,6 +34,7 @@ struct cas_upload {
         int fd;
         uint64_t size_bytes;
         bool unsynced;
+        bool over; /* its file is gone, or not to be trusted: all that is left is to close it */
         struct upload_state *state; /* ours alone while state->writing */
 };
 
@@ -219,12 +220,19 @@ uint64_t cas_upload_bytes(const struct cas_upload *u)
         return u->size_bytes;
 }
 
+static int fail_over(const struct cas_upload *u, struct cas_err *err)
+{
+        return cas_fail(err, CAS_E_NOTFOUND, "upload %s is over", u->id);
+}
+
 int cas_upload_append(struct cas_upload *u, const void *data, size_t len, struct cas_err *err)
 {
         struct upload_state *state = u->state;
         if (len > CAS_UPLOAD_BYTES_MAX - u->size_bytes)
                 return cas_fail(err, CAS_E_LIMIT, "upload: more than %llu bytes",
                                 (unsigned long long)CAS_UPLOAD_BYTES_MAX);
+        if (u->over)
+                return fail_over(u, err);
         u->unsynced = true;
         int rc = cas_io_pwrite_all(u->store->io, u->fd, data, len, u->size_bytes, u->id, err);
         if (rc < 0) {
@@ -248,7 +256,7 @@ int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *er
         if (bytes > u->size_bytes)
                 return cas_fail(err, CAS_E_INVALID, "upload: only %llu bytes long",
                                 (unsigned long long)u->size_bytes);
-        if (bytes == u->size_bytes)
+        if (bytes == u->size_bytes || u->over)
                 return 0;
         u->unsynced = true;
         state_forget_digest(u->state);
@@ -258,13 +266,37 @@ int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *er
         return rc;
 }
 
+/* The name goes first: a session without data is none. */
+static int remove_files(struct cas_store *s, const char *id, struct cas_err *err)
+{
+        char path[UPLOAD_PATH_BYTES];
+        data_path(id, path);
+        int rc = cas_io_unlink(s->io, s->dirfd, path, err);
+        if (rc < 0)
+                return rc;
+        repo_path(id, path);
+        return cas_io_unlink(s->io, s->dirfd, path, err);
+}
+
+/* What is left of the session, if it cannot be removed, expires. */
+static void end_session(struct cas_upload *u)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        u->over = true;
+        (void)!remove_files(u->store, u->id, &ignored);
+}
+
+/* After a failed sync the kernel may take the pages for clean, and a later sync that succeeds
+ * would prove nothing: the session is over. */
 static int sync_data(struct cas_upload *u, struct cas_err *err)
 {
-        if (!u->unsynced)
+        if (!u->unsynced || u->over)
                 return 0;
         int rc = cas_io_fsync(u->store->io, u->fd, u->id, err);
         if (rc == 0)
                 u->unsynced = false;
+        else
+                end_session(u);
         return rc;
 }
 
@@ -274,8 +306,8 @@ void cas_upload_close(struct cas_upload *u)
                 return;
         /* What a client was told survives a power cut; if not, the length tells it. */
         struct cas_err ignored = CAS_ERR_INIT;
-        int rc = sync_data(u, &ignored);
-        upload_free(u, rc < 0);
+        (void)!sync_data(u, &ignored);
+        upload_free(u, u->over);
 }
 
 /* ---- finishing ---- */
@@ -316,18 +348,6 @@ static int verify(struct cas_upload *u, const struct cas_digest *expected, struc
         return 0;
 }
 
-/* The name goes first: a session without data is none. */
-static int remove_files(struct cas_store *s, const char *id, struct cas_err *err)
-{
-        char path[UPLOAD_PATH_BYTES];
-        data_path(id, path);
-        int rc = cas_io_unlink(s->io, s->dirfd, path, err);
-        if (rc < 0)
-                return rc;
-        repo_path(id, path);
-        return cas_io_unlink(s->io, s->dirfd, path, err);
-}
-
 static int publish(struct cas_upload *u, const struct cas_digest *digest, struct cas_err *err)
 {
         char name[UPLOAD_PATH_BYTES];
@@ -343,18 +363,18 @@ static int publish(struct cas_upload *u, const struct cas_digest *digest, struct
 
 int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected, struct cas_err *err)
 {
+        if (u->over)
+                return fail_over(u, err);
         int rc = verify(u, expected, err);
         if (rc == 0)
                 rc = sync_data(u, err);
-        if (rc == 0)
-                rc = publish(u, expected, err);
         if (rc < 0)
                 return rc;
-        /* The blob is there. What is left of the session, if it cannot be removed, expires. */
-        struct cas_err ignored = CAS_ERR_INIT;
-        rc = remove_files(u->store, u->id, &ignored);
-        upload_free(u, true);
-        return 0;
+        rc = publish(u, expected, err);
+        end_session(u); /* the file is the publication's, however that ended */
+        if (rc == 0)
+                upload_free(u, true);
+        return rc;
 }
 
 int cas_upload_cancel(struct cas_upload *u, struct cas_err *err)
@@ -386,14 +406,15 @@ static int expire_one(struct cas_store *s, const char *name, time_t before, uint
                 if (s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, 0) != 0)
                         return 0;
         }
-        if (st.st_mtime >= before)
-                return 0;
-        struct upload_state *state = state_take(s, id);
+        struct upload_state *state = st.st_mtime < before ? state_take(s, id) : NULL;
         if (!state)
                 return 0;
-        int rc = remove_files(s, id, err);
-        state_give(s, id, state, true);
-        if (rc == 0)
+        /* It may have had a writer since. */
+        bool old = s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, 0) == 0 &&
+                   st.st_mtime < before;
+        int rc = old ? remove_files(s, id, err) : 0;
+        state_give(s, id, state, old);
+        if (old && rc == 0)
                 (*count)++;
         return rc;
 }

@@ -208,6 +208,24 @@ static bool count_tag(void *arg, const char *tag CAS_UNUSED, const struct cas_di
         return true;
 }
 
+static void who_brings_a_damaged_blob_heals_it(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest d = test_put_blob(t->store, "r", "precious");
+        char hex[CAS_DIGEST_TEXT_BYTES];
+        cas_digest_hex(&d, hex);
+        cas_cleanup_free char *path = cas_xasprintf("%s/blobs/sha256/%.2s/%s", t->path, hex, hex);
+        for (int cut = 0; cut < 2; cut++) {
+                cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+                ok(cut ? truncate(path, 3) : unlink(path));
+                assert_int_not_equal(cas_blob_read(t->store, &d, 100, &out, &err), 0);
+                (void)test_put_blob(t->store, "r", "precious");
+                ok(cas_blob_read(t->store, &d, 100, &out, &err));
+                assert_string_equal(cas_buf_str(&out), "precious");
+        }
+}
+
 static void many_publish_at_once(void **state)
 {
         struct teststore *t = *state;
@@ -239,6 +257,7 @@ int main(void)
                 TEST(checks_expected_digests),
                 TEST(what_is_not_committed_is_not_there),
                 TEST(the_same_blob_costs_nothing),
+                TEST(who_brings_a_damaged_blob_heals_it),
                 TEST(a_whole_publication_is_there),
                 TEST(refuses_bad_names),
                 TEST(many_publish_at_once),

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -212,15 +213,92 @@ static void the_same_blob_twice(void **state)
         assert_int_equal(files_left(t), 0);
 }
 
+/* The file of a session must not be reachable once it is a blob's, committed or not: another
+ * publication may count on the same name. */
+static void a_failed_commit_ends_the_session(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_digest d = test_digest("wanted by two"), missing = test_digest("no manifest");
+        ok(cas_upload_create(t->store, "r", id, &err));
+        struct cas_upload *u = open_upload(t, "r", id);
+        append(u, "wanted by two");
+        cas_upload_close(u);
+        cas_cleanup_free char *name = cas_xasprintf("%s.data", id);
+        struct cas_publish *p = NULL;
+        ok(cas_publish_begin(t->store, &p, &err));
+        ok(cas_publish_blob_adopt(p, name, &d, strlen("wanted by two"), &err));
+        ok(cas_publish_tag(p, "r", "tag", &missing, &err));
+        (void)test_put_blob(t->store, "other", "wanted by two");
+        assert_int_equal(cas_publish_commit(p, &err), -CAS_E_NOTFOUND);
+        cas_publish_free(p);
+        assert_int_equal(cas_upload_open(t->store, "r", id, &u, &err), -CAS_E_NOTFOUND);
+        expect_blob(t, "other", "wanted by two");
+}
+
+/* The system's table, but for one fsync of a file that fails. */
+static bool fsync_fails;
+static int fsync_once(void *ctx CAS_UNUSED, int fd)
+{
+        struct stat st;
+        if (fsync_fails && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+                fsync_fails = false;
+                errno = EIO;
+                return -1;
+        }
+        return fsync(fd);
+}
+
+/* After a failed sync the kernel takes the pages for clean: another sync proves nothing. */
+static void a_failed_sync_ends_the_session(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_io_ops ops = *cas_io_posix()->ops;
+        const struct cas_io io = {.ops = &ops};
+        struct cas_digest d = test_digest("bytes");
+        ops.fsync = fsync_once;
+        t->io = &io;
+        teststore_reopen(t);
+        for (int close_first = 0; close_first < 2; close_first++) {
+                char id[CAS_UPLOAD_ID_BYTES];
+                ok(cas_upload_create(t->store, "r", id, &err));
+                struct cas_upload *u = open_upload(t, "r", id);
+                append(u, "bytes");
+                fsync_fails = true;
+                if (!close_first) {
+                        assert_int_equal(cas_upload_finish(u, &d, &err), -CAS_E_IO);
+                        assert_int_equal(cas_upload_append(u, "x", 1, &err), -CAS_E_NOTFOUND);
+                        ok(cas_upload_truncate(u, 0, &err));
+                        assert_int_equal(cas_upload_finish(u, &d, &err), -CAS_E_NOTFOUND);
+                }
+                cas_upload_close(u);
+                assert_false(fsync_fails);
+                assert_int_equal(cas_upload_open(t->store, "r", id, &u, &err), -CAS_E_NOTFOUND);
+                assert_false(test_has_blob(t->store, &d));
+                assert_int_equal(files_left(t), 0);
+        }
+        teststore_close(t);
+        t->io = NULL;
+        ok(teststore_open(t, &err));
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
 
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                TEST(arrives_in_pieces),      TEST(survives_a_restart),
-                TEST(takes_back_what_failed), TEST(a_wrong_digest_ends_nothing),
-                TEST(has_one_writer),         TEST(belongs_to_its_repository),
-                TEST(old_sessions_expire),    TEST(the_same_blob_twice),
+                TEST(arrives_in_pieces),
+                TEST(survives_a_restart),
+                TEST(takes_back_what_failed),
+                TEST(a_wrong_digest_ends_nothing),
+                TEST(has_one_writer),
+                TEST(belongs_to_its_repository),
+                TEST(old_sessions_expire),
+                TEST(the_same_blob_twice),
+                TEST(a_failed_commit_ends_the_session),
+                TEST(a_failed_sync_ends_the_session),
         };
         return cmocka_run_group_tests_name("upload", tests, NULL, NULL);
 }
