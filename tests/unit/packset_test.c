@@ -529,6 +529,23 @@ static void a_failed_sync_ends_the_pack(void **state)
         test_ok(read_back(t, 1, 5000, &id, err));
 }
 
+/* A pack that reads back damaged cannot be sealed: it must not be handed out for ever after. */
+static void a_damaged_pack_is_left_when_it_is_to_be_sealed(void **state)
+{
+        struct test_packs *t = *state;
+        struct cas_hash id, other;
+        struct cas_err reason = CAS_ERR_INIT;
+        put(t, 1, 9000, &id);
+        struct only_pack p = packs_of(t);
+        cas_cleanup_fd int fd = openat(t->dirfd, p.name, O_RDWR | O_CLOEXEC);
+        assert_int_equal(pwrite(fd, "xxxx", 4, 200), 4);
+        assert_int_equal(cas_packset_seal(t->store.packset, &reason), -CAS_E_CORRUPT);
+        put(t, 2, 9000, &other);
+        assert_int_equal(packs_of(t).count, 2);
+        test_ok(cas_packset_seal(t->store.packset, err));
+        test_ok(read_back(t, 2, 9000, &other, err));
+}
+
 /* B counted on a chunk in A's pack; that pack fails to sync for A: B must fail as well. */
 static void those_who_count_on_a_failed_pack_fail(void **state)
 {
@@ -574,6 +591,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(a_damaged_pack_is_not_rewritten, setup, teardown),
                 cmocka_unit_test_setup_teardown(a_full_disk_loses_nothing, setup, teardown),
                 cmocka_unit_test_setup_teardown(a_failed_sync_ends_the_pack, setup, teardown),
+                cmocka_unit_test_setup_teardown(a_damaged_pack_is_left_when_it_is_to_be_sealed,
+                                                setup, teardown),
                 cmocka_unit_test_setup_teardown(those_who_count_on_a_failed_pack_fail, setup,
                                                 teardown),
         };
