@@ -357,6 +357,10 @@ int cas_image_trees(struct cas_store *s, const struct cas_image *image,
 {
         const struct cas_digest *diff_ids = image->config.diff_ids;
         size_t count = image->manifest.child_count, base = 0;
+        if (s->flat_trees) {
+                *out_count = 1;
+                return cas_tree_ensure(s, image->layers, count, &out[0], err);
+        }
         bool found = false; /* trees stay as they are cut, so that uppers over them go on */
         int r = cas_tree_find_cut(s, image->layers, count, &base, &found, err);
         if (r < 0)

@@ -19,6 +19,7 @@ struct cas_store_config {
         bool must_exist;             /* else it is made on first use */
         unsigned lock_wait_ms;       /* how long to wait for another owner; 0: do not wait */
         unsigned threads;            /* workers; 0: one per CPU */
+        bool flat_trees; /* never cut chains of layers: one tree an image (spec/tree.md) */
 };
 
 /* Opens the store, making it when it is not there, takes its lock and recovers

@@ -29,6 +29,7 @@ struct cas_store {
         struct cas_index *index;
         struct cas_backend *backend;
         bool own_backend;
+        bool flat_trees;
         struct cas_packset *packset;
         struct cas_blockcache *blocks;
         struct cas_pool *pool;

@@ -44,6 +44,12 @@ static bool text_set(const char *text, char **out)
         return text[0] != '\0';
 }
 
+static bool trees_set(const char *text, bool *out_flat)
+{
+        *out_flat = strcmp(text, "flat") == 0;
+        return *out_flat || strcmp(text, "shared") == 0;
+}
+
 /* Returns 0 for a line that is wrong, as inih wants it. */
 static int line_seen(void *user, const char *section, const char *key, const char *value)
 {
@@ -57,6 +63,8 @@ static int line_seen(void *user, const char *section, const char *key, const cha
                 good = number_set(value, THREADS_MAX, &c->store_threads);
         else if (strcmp(name, "store.lock_wait_s") == 0)
                 good = number_set(value, LOCK_WAIT_S_MAX, &c->lock_wait_s);
+        else if (strcmp(name, "store.trees") == 0)
+                good = trees_set(value, &c->flat_trees);
         else if (strcmp(name, "registry.listen") == 0)
                 good = text_set(value, &c->registry_listen);
         else if (strcmp(name, "registry.threads") == 0)

@@ -8,6 +8,7 @@
 struct config {
         char *store_path; /* owned; NULL when it is not set, as the others */
         unsigned store_threads;
+        bool flat_trees;
         unsigned lock_wait_s;
         char *registry_listen; /* owned */
         unsigned registry_threads;

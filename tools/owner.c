@@ -125,7 +125,8 @@ static int owner_start(struct owner *o, struct cas_err *err)
         const struct owner_config *c = o->config;
         struct cas_store_config store = {.path = c->store_path,
                                          .lock_wait_ms = c->lock_wait_ms,
-                                         .threads = c->store_threads};
+                                         .threads = c->store_threads,
+                                         .flat_trees = c->flat_trees};
         if (cas_store_open(&store, &o->store, err) < 0 ||
             path_run_dir(cas_store_id(o->store), &o->run_dir, err) < 0 ||
             path_program(&o->program, err) < 0)
