@@ -188,6 +188,8 @@ int ffs_process_main(int argc, char **argv)
         if (n > (ssize_t)sizeof(deleted) &&
             strcmp(self + n - (ssize_t)sizeof(deleted) + 1, deleted) == 0)
                 self[n - (ssize_t)sizeof(deleted) + 1] = '\0';
+        if (access(self, X_OK) != 0) /* as seen from another root, or mount namespace */
+                (void)snprintf(self, sizeof(self), "/proc/self/exe");
         struct ffs_host host = {.program = self};
         bool adopt = false;
         int c;

@@ -137,7 +137,8 @@ int path_program(char **out, struct cas_err *err)
         if (len < 0)
                 return cas_fail_sys(err, errno, "/proc/self/exe");
         buf[len] = '\0';
-        *out = cas_xstrdup(buf);
+        /* The name may be of another root or mount namespace; the link itself always works. */
+        *out = cas_xstrdup(access(buf, X_OK) == 0 ? buf : "/proc/self/exe");
         return 0;
 }
 
