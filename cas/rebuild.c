@@ -9,9 +9,11 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "cas/blockcache.h"
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/format_int.h"
+#include "cas/layer.h"
 #include "cas/maintain.h"
 #include "cas/pack_int.h"
 #include "cas/packset_int.h"
@@ -19,6 +21,7 @@
 #define NEW_DIR "index.new"
 #define OLD_DIR "index.old"
 #define BATCH_BYTES (1 * CAS_MIB)
+#define BLOCK_CACHE_BYTES (4 * CAS_MIB)
 
 struct rebuild {
         struct cas_store *s; /* bare: locked, s->index is the new one */
@@ -141,6 +144,37 @@ static int take_tier(void *arg, uint32_t tier CAS_UNUSED, int dirfd, struct cas_
         }
 }
 
+struct known_packs {
+        struct rebuild *rb;
+        struct cas_err *err;
+        int rc;
+};
+
+static bool keep_known_pack(void *arg, uint64_t pack_id, const struct cas_pack_record *rec)
+{
+        struct known_packs *known = arg;
+        struct cas_store *s = known->rb->s;
+        char name[CAS_PACK_NAME_BYTES];
+        struct stat st;
+        int dirfd;
+        known->rc = s->backend->ops->pack_dir(s->backend, pack_id, rec->tier, &dirfd, known->err);
+        if (known->rc == 0 && s->io->ops->fstatat(s->io->ctx, dirfd, cas_pack_name(pack_id, name),
+                                                  &st, AT_SYMLINK_NOFOLLOW) == 0)
+                cas_batch_put_pack(known->rb->batch, pack_id, rec);
+        return known->rc == 0;
+}
+
+/* How long packs are by the old index: damage within that is not the torn tail of a write, and
+ * nothing behind it is cut off. */
+static int keep_known_packs(struct rebuild *rb, struct cas_err *err)
+{
+        struct known_packs known = {.rb = rb, .err = err};
+        struct cas_err bad = CAS_ERR_INIT;
+        if (!rb->old || cas_index_each_pack(rb->old, keep_known_pack, &known, &bad) < 0)
+                return 0;
+        return known.rc;
+}
+
 static int take_packs(struct rebuild *rb, const struct cas_store_config *config,
                       struct cas_err *err)
 {
@@ -151,7 +185,10 @@ static int take_packs(struct rebuild *rb, const struct cas_store_config *config,
                 return rc;
         s->own_backend = config->backend == NULL;
         s->backend = s->own_backend ? cas_backend_local_new(s->packs_fd) : config->backend;
+        s->blocks = cas_blockcache_new(BLOCK_CACHE_BYTES);
         rc = s->backend->ops->tier_each(s->backend, take_tier, rb, err);
+        if (rc == 0)
+                rc = keep_known_packs(rb, err);
         if (rc == 0)
                 rc = flush(rb, 0, err);
         /* Opening them makes the packs themselves known. */
@@ -231,6 +268,12 @@ static int names_from_old(struct rebuild *rb, struct cas_err *err)
         return rc < 0 ? rc : cas_commit_compact(s, err);
 }
 
+static int ignore_name(void *arg CAS_UNUSED, const struct cas_name_record *rec CAS_UNUSED,
+                       struct cas_err *err CAS_UNUSED)
+{
+        return 0;
+}
+
 static int take_names(struct rebuild *rb, struct cas_err *err)
 {
         struct cas_store *s = rb->s;
@@ -239,9 +282,11 @@ static int take_names(struct rebuild *rb, struct cas_err *err)
         if (rb->old && cas_commit_seen(rb->old, &seen, &bad) < 0)
                 seen = (struct cas_journal_position){0};
         int rc = cas_journal_open(s->io, s->dirfd, s->id, NULL, &s->journal, &bad);
-        if (rc == 0)
+        if (rc == 0) {
                 have = cas_journal_position(s->journal);
-        else if (!rb->old) {
+                rc = cas_journal_replay(s->journal, ignore_name, NULL, NULL, &bad);
+        }
+        if (rc < 0 && !rb->old) {
                 *err = bad;
                 return rc;
         }
@@ -294,21 +339,43 @@ static int prune_object(void *arg, const void *key, size_t key_len CAS_UNUSED, c
         return rc < 0 ? rc : flush(rb, BATCH_BYTES, err);
 }
 
-/* A layer without its listing is decoded again when it is wanted. */
+/* Whether the layer's listing can be read and every file in it is there. */
+static int layer_is_whole(struct rebuild *rb, const struct cas_layer_record *rec, bool *out,
+                          struct cas_err *err)
+{
+        cas_cleanup_listing struct cas_listing listing = {0};
+        struct cas_err bad = CAS_ERR_INIT;
+        *out = false;
+        int rc = cas_layer_listing(rb->s, rec, &listing, &bad);
+        if (rc == -CAS_E_IO || rc == -CAS_E_NOMEM) {
+                *err = bad;
+                return rc;
+        }
+        *out = rc == 0;
+        rc = 0;
+        for (size_t i = 0; rc == 0 && *out && i < listing.count; i++) {
+                const struct cas_entry *e = &listing.entries[i];
+                if (e->type == CAS_ENTRY_FILE && e->size_bytes > CAS_INLINE_BYTES_MAX)
+                        rc = cas_index_has(rb->s->index, CAS_FAMILY_OBJECTS, e->object.bytes,
+                                           CAS_HASH_BYTES, out, err);
+        }
+        return rc;
+}
+
+/* A layer that lacks its listing or a file is decoded again when it is wanted. */
 static int prune_layer(void *arg, const void *key, size_t key_len, const void *value,
                        size_t value_len, struct cas_err *err)
 {
         struct rebuild *rb = arg;
         struct cas_layer_record rec;
         struct cas_digest blob;
-        bool here = false;
+        bool whole = false;
         int rc = cas_digest_value_decode(key, key_len, &blob, err);
         if (rc == 0)
                 rc = cas_layer_record_decode(&blob, value, value_len, &rec, err);
         if (rc == 0)
-                rc = cas_index_has(rb->s->index, CAS_FAMILY_OBJECTS, rec.listing.bytes,
-                                   CAS_HASH_BYTES, &here, err);
-        if (rc == 0 && !here)
+                rc = layer_is_whole(rb, &rec, &whole, err);
+        if (rc == 0 && !whole)
                 cas_batch_del(rb->batch, CAS_FAMILY_LAYERS, key, key_len);
         return rc < 0 ? rc : flush(rb, BATCH_BYTES, err);
 }

@@ -10,9 +10,11 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "cas/commit_int.h"
 #include "cas/format_int.h"
 #include "cas/lease.h"
 #include "cas/maintain.h"
+#include "cas/pack_int.h"
 #include "cas/packset_int.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
@@ -482,6 +484,54 @@ static void rebuilding_needs_no_index(void **state)
         expect_fsck(t, "");
 }
 
+static bool last_pack(void *arg, uint64_t pack_id, const struct cas_pack_record *rec CAS_UNUSED)
+{
+        *(uint64_t *)arg = pack_id;
+        return true;
+}
+
+static char *last_pack_path(struct teststore *t)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        char name[CAS_PACK_NAME_BYTES];
+        uint64_t id = 0;
+        ok(cas_index_each_pack(t->store->index, last_pack, &id, &err));
+        return cas_xasprintf("%s/packs/%s", t->path, cas_pack_name(id, name));
+}
+
+/* Two layers share files, the pack with these is lost: both are to be decoded again. */
+static void rebuilding_forgets_layers_that_lost_files(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_layer_record rec;
+        struct testimage image = put(t, "a", "x", 0);
+        cas_cleanup_free char *lost = last_pack_path(t);
+        ok(cas_packset_seal(t->store->packset, &err));
+        struct testimage sharing = put(t, "a", "y", 3), other = put(t, "a", "z", 50);
+        ok(unlink(lost));
+        rebuild(t);
+        assert_int_equal(cas_layer_stat(t->store, &image.layer.blob, &rec, &err), -CAS_E_NOTFOUND);
+        assert_int_equal(cas_layer_stat(t->store, &sharing.layer.blob, &rec, &err),
+                         -CAS_E_NOTFOUND);
+        assert_true(testimage_is_whole(t->store, &other, 50, FILES));
+}
+
+static void rebuilding_cuts_nothing_off_a_damaged_pack(void **state)
+{
+        struct teststore *t = *state;
+        struct stat before, after;
+        (void)put(t, "a", "x", 0);
+        cas_cleanup_free char *path = last_pack_path(t);
+        cas_cleanup_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+        ok(fstat(fd, &before));
+        assert_int_equal(pwrite(fd, "xxxx", 4, 200), 4);
+        rebuild(t);
+        teststore_reopen(t);
+        ok(fstat(fd, &after));
+        assert_int_equal(after.st_size, before.st_size);
+}
+
 static void rebuilding_rescues_names_of_a_lost_journal(void **state)
 {
         struct teststore *t = *state;
@@ -499,6 +549,13 @@ static void rebuilding_rescues_names_of_a_lost_journal(void **state)
         expect_fsck(t, "");
         teststore_close(t);
         ok(truncate(journal, 3));
+        rebuild(t);
+        ok(cas_tag_get(t->store, "a", "x", &tagged, &err));
+        expect_fsck(t, "");
+        /* Damage in the snapshot, where the journal tells its length and not what it lost. */
+        ok(cas_commit_compact(t->store, &err));
+        cas_cleanup_fd int fd = open(journal, O_RDWR | O_CLOEXEC);
+        assert_int_equal(pwrite(fd, "xxxx", 4, 100), 4);
         rebuild(t);
         ok(cas_tag_get(t->store, "a", "x", &tagged, &err));
         expect_fsck(t, "");
@@ -546,6 +603,8 @@ int main(void)
                 TEST(fsck_reads_manifests),
                 TEST(rebuilding_gives_the_same_index),
                 TEST(rebuilding_needs_no_index),
+                TEST(rebuilding_forgets_layers_that_lost_files),
+                TEST(rebuilding_cuts_nothing_off_a_damaged_pack),
                 TEST(rebuilding_rescues_names_of_a_lost_journal),
                 TEST(upgrading_is_checked),
         };
