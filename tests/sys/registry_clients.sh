@@ -1,7 +1,7 @@
 #!/bin/bash
 # Real clients push to and pull from the registry: skopeo, podman, containerd (ctr) and docker,
 # those of them that are installed. Digests must stay what they are. The image is made here;
-# with $LAMINA_CORPUS (an OCI layout) skopeo copies every image of it, too.
+# with $LAMINA_CORPUS (an OCI layout) every image of it goes through skopeo, podman and containerd, too.
 # $REGISTRY=HOST:PORT tests a registry that runs already.
 set -u
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -22,7 +22,7 @@ cleanup() {
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null; done
     # engines leave mounts below their directories; the namespace is private
-    grep -o " $dir[^ ]*" /proc/mounts | sort -r | xargs -r -n1 umount -l 2>/dev/null
+    grep -o " ${dir}[^ ]*" /proc/mounts | sort -r | xargs -r -n1 umount -l 2>/dev/null
     rm -rf "$dir"
 }
 trap cleanup EXIT
@@ -100,38 +100,48 @@ try_skopeo() { # layout tag
     rm -rf "$out"
 }
 
-try_podman() { # digest
-    local p=(podman --root "$dir/podman" --runroot "$dir/podman-run" --storage-driver vfs --cgroup-manager cgroupfs)
-    check "podman pulls" "${p[@]}" pull -q --tls-verify=false "$registry/skopeo/tiny:v1"
-    check "podman: digest pulled" equal "$("${p[@]}" image inspect -f '{{.Digest}}' "$registry/skopeo/tiny:v1")" "$1"
-    local id; id=$("${p[@]}" image inspect -f '{{.Id}}' "$registry/skopeo/tiny:v1")
-    check "podman pushes" "${p[@]}" push -q --tls-verify=false --digestfile "$dir/podman-digest" \
-        "$registry/skopeo/tiny:v1" "$registry/podman/tiny:v1"
-    check "podman: digest in the registry" equal "$(pushed_digest podman/tiny:v1)" "$(cat "$dir/podman-digest")"
-    check "podman removes" "${p[@]}" rmi -a -f
-    check "podman pulls what it pushed" "${p[@]}" pull -q --tls-verify=false "$registry/podman/tiny:v1"
-    check "podman: the same image" equal "$("${p[@]}" image inspect -f '{{.Id}}' "$registry/podman/tiny:v1")" "$id"
-    check "podman pushes zstd layers" "${p[@]}" push -q --tls-verify=false --format oci --compression-format zstd \
-        --digestfile "$dir/podman-digest" "$registry/podman/tiny:v1" "$registry/podman/zstd:v1"
+podman=(podman --root "$dir/podman" --runroot "$dir/podman-run" --storage-driver "${PODMAN_DRIVER:-vfs}" \
+    --cgroup-manager cgroupfs)
+podman_of() { "${podman[@]}" image inspect -f "$1" "$registry/$2"; }
+try_podman() { # tag digest
+    local tag=$1 id
+    check "podman pulls $tag" "${podman[@]}" pull -q --tls-verify=false "$registry/skopeo/$tag:v1"
+    check "podman: digest of $tag pulled" equal "$(podman_of '{{.Digest}}' "skopeo/$tag:v1")" "$2"
+    id=$(podman_of '{{.Id}}' "skopeo/$tag:v1")
+    check "podman pushes $tag" "${podman[@]}" push -q --tls-verify=false --digestfile "$dir/podman-digest" \
+        "$registry/skopeo/$tag:v1" "$registry/podman/$tag:v1"
+    check "podman: digest of $tag in the registry" equal "$(pushed_digest "podman/$tag:v1")" "$(cat "$dir/podman-digest")"
+    check "podman removes $tag" "${podman[@]}" rmi -a -f
+    check "podman pulls $tag that it pushed" "${podman[@]}" pull -q --tls-verify=false "$registry/podman/$tag:v1"
+    check "podman: the same image $tag" equal "$(podman_of '{{.Id}}' "podman/$tag:v1")" "$id"
+}
+try_podman_zstd() { # tag, as try_podman left it
+    local tag=$1 id; id=$(podman_of '{{.Id}}' "podman/$tag:v1")
+    check "podman pushes zstd layers" "${podman[@]}" push -q --tls-verify=false --format oci --compression-format zstd \
+        --digestfile "$dir/podman-digest" "$registry/podman/$tag:v1" "$registry/podman/zstd:v1"
     check "podman: digest of zstd layers" equal "$(pushed_digest podman/zstd:v1)" "$(cat "$dir/podman-digest")"
-    check "podman removes again" "${p[@]}" rmi -a -f
-    check "podman pulls zstd layers" "${p[@]}" pull -q --tls-verify=false "$registry/podman/zstd:v1"
-    check "podman: the same image from zstd" equal "$("${p[@]}" image inspect -f '{{.Id}}' "$registry/podman/zstd:v1")" "$id"
+    check "podman removes again" "${podman[@]}" rmi -a -f
+    check "podman pulls zstd layers" "${podman[@]}" pull -q --tls-verify=false "$registry/podman/zstd:v1"
+    check "podman: the same image from zstd" equal "$(podman_of '{{.Id}}' podman/zstd:v1)" "$id"
 }
 
-try_containerd() { # digest
+ctr=(ctr -a "$dir/containerd.sock" images)
+start_containerd() {
     containerd --root "$dir/containerd" --state "$dir/containerd-run" --address "$dir/containerd.sock" \
         >"$dir/containerd.log" 2>&1 &
     pids+=($!)
-    local c=(ctr -a "$dir/containerd.sock" images)
-    wait_until 30 "${c[@]}" ls || { check "containerd starts" false; tail -n 5 "$dir/containerd.log"; return; }
-    check "containerd pulls" "${c[@]}" pull --plain-http --snapshotter native "$registry/skopeo/tiny:v1"
-    check "containerd: digest pulled" equal \
-        "$("${c[@]}" ls | awk -v n="$registry/skopeo/tiny:v1" '$1 == n {print $3}')" "$1"
-    check "containerd tags" "${c[@]}" tag "$registry/skopeo/tiny:v1" "$registry/containerd/tiny:v1"
-    check "containerd pushes" "${c[@]}" push --plain-http "$registry/containerd/tiny:v1"
-    check "containerd: digest in the registry" equal "$(pushed_digest containerd/tiny:v1)" "$1"
-    check "containerd pushes again" "${c[@]}" push --plain-http "$registry/containerd/tiny:v1"
+    wait_until 30 "${ctr[@]}" ls && return
+    check "containerd starts" false; tail -n 5 "$dir/containerd.log"; return 1
+}
+try_containerd() { # tag digest
+    local tag=$1
+    check "containerd pulls $tag" "${ctr[@]}" pull --plain-http --snapshotter native "$registry/skopeo/$tag:v1"
+    check "containerd: digest of $tag pulled" equal \
+        "$("${ctr[@]}" ls | awk -v n="$registry/skopeo/$tag:v1" '$1 == n {print $3}')" "$2"
+    check "containerd tags $tag" "${ctr[@]}" tag "$registry/skopeo/$tag:v1" "$registry/containerd/$tag:v1"
+    check "containerd pushes $tag" "${ctr[@]}" push --plain-http "$registry/containerd/$tag:v1"
+    check "containerd: digest of $tag in the registry" equal "$(pushed_digest "containerd/$tag:v1")" "$2"
+    check "containerd pushes $tag again" "${ctr[@]}" push --plain-http "$registry/containerd/$tag:v1"
 }
 
 try_docker() { # digest
@@ -166,14 +176,22 @@ fi
 make_image "$dir/tiny"
 tiny=$(layout_digest "$dir/tiny" tiny)
 try_skopeo "$dir/tiny" tiny
+corpus=()
 if [ -n "${LAMINA_CORPUS-}" ] && [ -f "$LAMINA_CORPUS/index.json" ]; then
-    for tag in $(jq -r '.manifests[].annotations["org.opencontainers.image.ref.name"]' "$LAMINA_CORPUS/index.json"); do
-        try_skopeo "$LAMINA_CORPUS" "$tag"
-    done
+    mapfile -t corpus < <(jq -r '.manifests[].annotations["org.opencontainers.image.ref.name"]' "$LAMINA_CORPUS/index.json")
+    for tag in "${corpus[@]}"; do try_skopeo "$LAMINA_CORPUS" "$tag"; done
 fi
-for client in podman containerd docker; do
-    program=$client; [ $client = docker ] && program=dockerd
-    if command -v $program >/dev/null; then try_$client "$tiny"; else echo "skipped: $program is not installed"; fi
-done
+if command -v podman >/dev/null; then
+    try_podman tiny "$tiny"
+    try_podman_zstd tiny
+    for tag in "${corpus[@]}"; do try_podman "$tag" "$(layout_digest "$LAMINA_CORPUS" "$tag")"; done
+else echo "skipped: podman is not installed"; fi
+if command -v containerd >/dev/null; then
+    if start_containerd; then
+        try_containerd tiny "$tiny"
+        for tag in "${corpus[@]}"; do try_containerd "$tag" "$(layout_digest "$LAMINA_CORPUS" "$tag")"; done
+    fi
+else echo "skipped: containerd is not installed"; fi
+if command -v dockerd >/dev/null; then try_docker "$tiny"; else echo "skipped: dockerd is not installed"; fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
