@@ -320,18 +320,19 @@ static int import_plan(struct import *in, struct cas_err *err)
 
 /* ---- bringing blobs in ---- */
 
-/* Whether the store has it already, decoded when it is a layer. */
+/* Whether the store has it already, decoded when it is a layer. One whose file is gone is brought
+ * again. */
 static int blob_is_here(struct import_blob *b, bool *here, struct cas_err *err)
 {
         struct cas_store *s = b->import->s;
         struct cas_layer_record record;
         struct cas_err miss = CAS_ERR_INIT;
-        uint64_t bytes;
-        int r = cas_blob_stat(s, &b->digest, &bytes, &miss);
+        cas_cleanup_fd int fd = -1;
+        int r = cas_blob_open(s, &b->digest, &fd, NULL, &miss);
         if (r == 0 && b->layer)
                 r = cas_layer_ensure(s, &b->digest, NULL, &record, &miss);
         *here = r == 0;
-        if (r == 0 || r == -CAS_E_NOTFOUND)
+        if (r == 0 || r == -CAS_E_NOTFOUND || (r == -CAS_E_CORRUPT && fd < 0))
                 return 0;
         *err = miss;
         return r;

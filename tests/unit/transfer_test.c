@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <glob.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -171,6 +172,27 @@ static void layouts_round_trip(void **state)
         check(export_to(u, "group/two:v2", NULL, out2, &err), &err);
         assert_int_equal(teststore_teardown((void **)&u), 0);
         assert_same_blobs(t, "out", "out2");
+}
+
+/* Files of blobs are lost, the index is not: what is imported again is there again. */
+static void importing_heals_lost_blobs(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        make_layout(t, "in");
+        cas_cleanup_free char *in = at(t, "oci:", "in"), *out = at(t, "oci:", "out");
+        cas_cleanup_free char *pattern = cas_xasprintf("%s/blobs/sha256/*/*", t->path);
+        check(import_from(t, in, NULL, &err), &err);
+        glob_t files;
+        assert_int_equal(glob(pattern, 0, NULL, &files), 0);
+        assert_int_equal(files.gl_pathc, 6);
+        for (size_t i = 0; i < files.gl_pathc; i++)
+                assert_int_equal(unlink(files.gl_pathv[i]), 0);
+        globfree(&files);
+        check(import_from(t, in, NULL, &err), &err);
+        check(export_to(t, "one", NULL, out, &err), &err);
+        check(export_to(t, "group/two:v2", NULL, out, &err), &err);
+        assert_int_equal(count_blobs(t, "out"), 6);
 }
 
 static void archives_round_trip(void **state)
@@ -489,6 +511,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(addresses_are_parsed),
                 with_store(layouts_round_trip),
+                with_store(importing_heals_lost_blobs),
                 with_store(archives_round_trip),
                 with_store(docker_archives_round_trip),
                 with_store(docker_archives_may_link_layers),
