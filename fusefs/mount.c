@@ -174,14 +174,16 @@ static int make_record(const struct ffs_host *host, const struct ffs_image *imag
 }
 
 static int attach(const struct ffs_host *host, const struct ffs_image *image,
-                  const struct ffs_record *r, struct cas_err *err)
+                  const struct ffs_mount_options *options, const struct ffs_record *r,
+                  struct cas_err *err)
 {
         if (r->info.rw) {
                 cas_cleanup_free struct ffs_upper *made = cas_xmalloc(sizeof(*made));
                 if (ffs_upper_prepare(r->info.upper, r->trees, r->tree_count,
                                       FFS_OVERLAY_OPTIONS_RW, made, err) < 0)
                         return -(int)err->code;
-                return ffs_overlay_writable(host, image, made->upper, made->work, r->info.dir, err);
+                unsigned attributes = options->guarded ? MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID : 0;
+                return ffs_overlay_writable(host, image, made, attributes, r->info.dir, err);
         }
         cas_cleanup_free char *from = cas_xasprintf("%s/images/%s", host->run_dir, r->image);
         return ffs_kmount_bind(from, r->info.dir, MOUNT_ATTR_RDONLY, err);
@@ -212,7 +214,8 @@ int ffs_mount(const struct ffs_host *host, const struct ffs_image *image,
          * removed by umount. */
         if (ffs_overlay_trees(host, image, err) < 0 ||
             (!r->info.rw && ffs_overlay_image(host, image, &serving, r->image, err) < 0) ||
-            ffs_record_save(host->run_dir, r, err) < 0 || attach(host, image, r, err) < 0) {
+            ffs_record_save(host->run_dir, r, err) < 0 ||
+            attach(host, image, options, r, err) < 0) {
                 undo(host, r);
                 return -(int)err->code;
         }
@@ -225,7 +228,11 @@ int ffs_mount(const struct ffs_host *host, const struct ffs_image *image,
 static int unmount_record(const struct ffs_host *host, const struct ffs_record *r,
                           struct cas_err *err)
 {
-        if (ffs_kmount_detach(r->info.dir, false, err) < 0) {
+        char boot[40];
+        if (ffs_boot_id(boot, err) < 0)
+                return -(int)err->code;
+        /* What is mounted there after another boot is not ours. */
+        if (strcmp(r->boot, boot) == 0 && ffs_kmount_detach(r->info.dir, false, err) < 0) {
                 if (err->code != CAS_E_BUSY)
                         return -(int)err->code;
                 return cas_fail(err, CAS_E_BUSY,

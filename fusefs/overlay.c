@@ -189,17 +189,34 @@ int ffs_overlay_image(const struct ffs_host *host, const struct ffs_image *image
         return 0;
 }
 
+static int copy_root(const struct ffs_host *host, const struct ffs_image *image, const char *upper,
+                     struct cas_err *err)
+{
+        char dir[4352];
+        struct stat st;
+        tree_dir(host, &image->trees[0], dir, sizeof(dir));
+        if (stat(dir, &st) < 0)
+                return cas_fail_sys(err, errno, "%s", dir);
+        const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
+        if (chown(upper, st.st_uid, st.st_gid) < 0 || chmod(upper, st.st_mode & 07777) < 0 ||
+            utimensat(AT_FDCWD, upper, times, 0) < 0)
+                return cas_fail_sys(err, errno, "attributes of %s", upper);
+        return 0;
+}
+
 int ffs_overlay_writable(const struct ffs_host *host, const struct ffs_image *image,
-                         const char *upper, const char *work, const char *dir, struct cas_err *err)
+                         const struct ffs_upper *upper, unsigned attributes, const char *dir,
+                         struct cas_err *err)
 {
         ffs_cleanup_kmount struct ffs_kmount m = {0};
-        if (ffs_kmount_open("overlay", &m, err) < 0 ||
+        if ((upper->fresh && copy_root(host, image, upper->upper, err) < 0) ||
+            ffs_kmount_open("overlay", &m, err) < 0 ||
             ffs_kmount_set(&m, "source", "lamina", err) < 0 ||
             set_layers(&m, host, image, err) < 0 ||
-            ffs_kmount_set_path(&m, "upperdir", upper, err) < 0 ||
-            ffs_kmount_set_path(&m, "workdir", work, err) < 0 ||
+            ffs_kmount_set_path(&m, "upperdir", upper->upper, err) < 0 ||
+            ffs_kmount_set_path(&m, "workdir", upper->work, err) < 0 ||
             set_options(&m, FFS_OVERLAY_OPTIONS_RW, err) < 0 ||
-            ffs_kmount_finish(&m, 0, dir, err) < 0)
+            ffs_kmount_finish(&m, attributes, dir, err) < 0)
                 return -(int)err->code;
         return 0;
 }

@@ -7,6 +7,7 @@
 
 #include "fusefs/process_int.h"
 #include "fusefs/records_int.h"
+#include "fusefs/upper_int.h"
 
 /* Of every overlay, and more of a writable one. An upper is bound to this text. */
 #define FFS_OVERLAY_OPTIONS "metacopy=on,redirect_dir=on,xino=on"
@@ -21,9 +22,10 @@ int ffs_overlay_trees(const struct ffs_host *host, const struct ffs_image *image
 int ffs_overlay_image(const struct ffs_host *host, const struct ffs_image *image,
                       const struct ffs_serving *serving, char key[FFS_IMAGE_KEY_BYTES],
                       struct cas_err *err) CAS_MUST_CHECK;
-/* A writable overlay at dir. Errors: BUSY (the upper is in use). */
+/* A writable overlay at dir; attributes: MOUNT_ATTR_*. A fresh upper gets the attributes of the
+ * image's root, since it is what shows them. Errors: BUSY (the upper is in use). */
 int ffs_overlay_writable(const struct ffs_host *host, const struct ffs_image *image,
-                         const char *upper, const char *work, const char *dir,
+                         const struct ffs_upper *upper, unsigned attributes, const char *dir,
                          struct cas_err *err) CAS_MUST_CHECK;
 /* Unmounts trees and images that no record names. */
 int ffs_overlay_sweep(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;

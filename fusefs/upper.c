@@ -4,12 +4,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
 #include "cas/io.h"
+#include "cas/removetree.h"
 
 #define BINDING_NAME "lamina.json"
 #define BINDING_VERSION 1
@@ -40,11 +40,43 @@ static bool binding_equal(const struct cas_buf *have, const char *want)
         return equal;
 }
 
-static int make_dir(const char *path, struct cas_err *err)
+/* A directory, and no link to one: overlayfs would write behind it. *made when it was not there. */
+static int make_dir(const char *path, bool *made, struct cas_err *err)
 {
-        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+        struct stat st;
+        *made = mkdir(path, 0755) == 0;
+        if (!*made && errno != EEXIST)
                 return cas_fail_sys(err, errno, "make %s", path);
+        if (lstat(path, &st) < 0)
+                return cas_fail_sys(err, errno, "%s", path);
+        if (!S_ISDIR(st.st_mode))
+                return cas_fail(err, CAS_E_INVALID, "%s is not a directory", path);
         return 0;
+}
+
+/* Who else could write here could turn what root writes elsewhere by links. */
+static int refuse_shared(const char *dir, struct cas_err *err)
+{
+        struct stat st;
+        if (lstat(dir, &st) < 0)
+                return cas_fail_sys(err, errno, "%s", dir);
+        if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 0022))
+                return cas_fail(err, CAS_E_DENIED,
+                                "%s is not a directory that only its user, who is this one, can "
+                                "write (chown, chmod go-w)",
+                                dir);
+        return 0;
+}
+
+/* Only a regular file: nothing that blocks, and no link. */
+static int binding_read(const char *path, struct cas_buf *out, struct cas_err *err)
+{
+        struct stat st;
+        if (lstat(path, &st) < 0)
+                return cas_fail_sys(err, errno, "%s", path);
+        if (!S_ISREG(st.st_mode))
+                return cas_fail(err, CAS_E_INVALID, "%s is not a regular file", path);
+        return cas_io_read_file(cas_io_posix(), AT_FDCWD, path, BINDING_BYTES_MAX, out, err);
 }
 
 static int refuse_foreign(const char *upper, struct cas_err *err)
@@ -76,9 +108,10 @@ int ffs_upper_prepare(const char *dir, const struct cas_digest *trees, size_t tr
         cas_cleanup_free char *want = binding_text(trees, tree_count, options);
         cas_cleanup_buf struct cas_buf have = CAS_BUF_INIT;
         struct cas_err why = CAS_ERR_INIT;
-        if (make_dir(dir, err) < 0)
+        bool made;
+        if (make_dir(dir, &made, err) < 0 || refuse_shared(dir, err) < 0)
                 return -(int)err->code;
-        if (cas_io_read_file(io, AT_FDCWD, binding, BINDING_BYTES_MAX, &have, &why) == 0) {
+        if (binding_read(binding, &have, &why) == 0) {
                 if (!binding_equal(&have, want))
                         return cas_fail(err, CAS_E_INVALID,
                                         "%s was made over other trees or options (see %s): an "
@@ -92,20 +125,12 @@ int ffs_upper_prepare(const char *dir, const struct cas_digest *trees, size_t tr
                            0) {
                 return -(int)err->code;
         }
-        if (make_dir(out->upper, err) < 0 || make_dir(out->work, err) < 0)
+        if (make_dir(out->upper, &out->fresh, err) < 0 || make_dir(out->work, &made, err) < 0)
                 return -(int)err->code;
         return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st CAS_UNUSED, int type CAS_UNUSED,
-                      struct FTW *at CAS_UNUSED)
-{
-        return remove(path);
-}
-
 int ffs_upper_remove(const char *dir, struct cas_err *err)
 {
-        if (nftw(dir, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0 && errno != ENOENT)
-                return cas_fail_sys(err, errno, "remove %s", dir);
-        return 0;
+        return cas_remove_tree(dir, err);
 }

@@ -10,10 +10,12 @@
 struct ffs_upper {
         char upper[4096];
         char work[4096];
+        bool fresh; /* upper was made now, and has no attributes of an image yet */
 };
 
 /* Makes DIR/upper and DIR/work where they are not, binds DIR to the trees, or checks that it is
- * bound to them. Durable. Errors: INVALID (bound to others, or not made by us). */
+ * bound to them. Durable. Errors: INVALID (bound to others, or not made by us), DENIED (others can
+ * write to DIR). */
 int ffs_upper_prepare(const char *dir, const struct cas_digest *trees, size_t tree_count,
                       const char *options, struct ffs_upper *out,
                       struct cas_err *err) CAS_MUST_CHECK;

@@ -12,9 +12,12 @@
 
 #include "tools/enter_program.h"
 
+/* The last two are for tools/enter alone, which drops them: crun forgets nodev and nosuid of the
+ * root, and enter sets them again. */
 static const char *const capabilities[] = {
-        "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID",     "CAP_KILL",
-        "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
+        "CAP_CHOWN",      "CAP_DAC_OVERRIDE", "CAP_FOWNER",  "CAP_FSETID",
+        "CAP_KILL",       "CAP_SETGID",       "CAP_SETUID",  "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT", "CAP_SYS_ADMIN",    "CAP_SETPCAP",
 };
 static const char *const masked_paths[] = {
         "/proc/acpi",          "/proc/asound",     "/proc/kcore",       "/proc/keys",
@@ -64,8 +67,8 @@ static json_t *mounts_json(const struct run_spec *s)
                                             "nosuid,noexec,nodev,mode=1777,size=65536k"));
         json_array_append_new(m,
                               mount_json("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"));
-        json_array_append_new(m,
-                              mount_json("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"));
+        /* Without what is mounted below: cgroups and debugfs would be writable there. */
+        json_array_append_new(m, mount_json("/sys", "none", "/sys", "bind,nosuid,noexec,nodev,ro"));
         if (s->read_only)
                 json_array_append_new(
                         m, mount_json("/tmp", "tmpfs", "tmpfs", "nosuid,nodev,mode=1777"));

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "cas/removetree.h"
 #include "tools/bundle.h"
 #include "tools/mounting.h"
 #include "tools/ops_json.h"
@@ -87,9 +88,9 @@ static int sandbox_undo(struct sandbox *s, struct cas_err *err)
                 return umounted; /* nothing below a live mount is removed */
         }
         if (s->upper_is_ours && !s->keep)
-                rc = path_remove_tree(s->upper, err);
+                rc = cas_remove_tree(s->upper, err);
         one = (struct cas_err)CAS_ERR_INIT;
-        if (path_remove_tree(s->dir, &one) < 0 && rc == 0) {
+        if (cas_remove_tree(s->dir, &one) < 0 && rc == 0) {
                 *err = one;
                 rc = -(int)one.code;
         }
@@ -192,7 +193,8 @@ static int sandbox_make(struct sandbox *s, const struct run_args *a, struct cas_
 static int sandbox_mount(struct sandbox *s, const struct run_args *a, const char *name,
                          json_t **prepared, struct cas_err *err)
 {
-        struct ffs_mount_options mount = {.dir = s->root, .rw = true, .upper = s->upper};
+        struct ffs_mount_options mount = {
+                .dir = s->root, .rw = true, .upper = s->upper, .guarded = true};
         cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
         cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
         if (mounting_driver(a->driver, &mount.driver, err) < 0 ||

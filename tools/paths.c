@@ -2,7 +2,6 @@
 #include "tools/paths.h"
 
 #include <errno.h>
-#include <fts.h>
 #include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -140,39 +139,4 @@ int path_program(char **out, struct cas_err *err)
         /* The name may be of another root or mount namespace; the link itself always works. */
         *out = cas_xstrdup(access(buf, X_OK) == 0 ? buf : "/proc/self/exe");
         return 0;
-}
-
-int path_remove_tree(const char *path, struct cas_err *err)
-{
-        char *roots[] = {(char *)(uintptr_t)path, NULL};
-        FTS *walk = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR | FTS_XDEV, NULL);
-        if (!walk)
-                return cas_fail_sys(err, errno, "%s", path);
-        int failed = 0;
-        for (FTSENT *e; (e = fts_read(walk));) {
-                int rc = 0;
-                switch (e->fts_info) {
-                case FTS_D:
-                        rc = 0;
-                        break;
-                case FTS_DNR:
-                case FTS_ERR:
-                        failed = failed ? failed : e->fts_errno;
-                        break;
-                case FTS_NS:
-                        if (e->fts_errno != ENOENT)
-                                failed = failed ? failed : e->fts_errno;
-                        break;
-                case FTS_DP:
-                        rc = rmdir(e->fts_accpath);
-                        break;
-                default:
-                        rc = unlink(e->fts_accpath);
-                        break;
-                }
-                if (rc != 0 && errno != ENOENT)
-                        failed = failed ? failed : errno;
-        }
-        (void)fts_close(walk);
-        return failed ? cas_fail_sys(err, failed, "remove %s", path) : 0;
 }

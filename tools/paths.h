@@ -21,7 +21,5 @@ int path_real(const char *path, char **out, struct cas_err *err) CAS_MUST_CHECK;
 int path_program(char **out, struct cas_err *err) CAS_MUST_CHECK;
 /* Makes a directory and those above it. Existing is success. */
 int path_make_dirs(const char *path, unsigned mode, struct cas_err *err) CAS_MUST_CHECK;
-/* Removes a tree, links not followed, other file systems not entered. Absent is success. */
-int path_remove_tree(const char *path, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

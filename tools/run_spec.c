@@ -10,6 +10,7 @@
 
 #include "tools/paths.h"
 
+#define PATH_LINKS_MAX 40
 #define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 static void strings_free(char **list)
@@ -68,38 +69,66 @@ static char *path_normal(const char *path)
         return out;
 }
 
+/* Opens what `path` begins with, as much as there is: *len bytes of it. *real is where that is
+ * inside of root, "" the root itself. */
+static int path_open_head(int root_fd, const char *root, const char *path, size_t *len, int *out_fd,
+                          char real[PATH_MAX], struct cas_err *err)
+{
+        struct open_how how = {.flags = O_PATH | O_CLOEXEC,
+                               .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+        *len = strlen(path);
+        for (;;) {
+                cas_cleanup_free char *head = cas_xstrndup(path, *len ? *len : 1);
+                cas_cleanup_fd int fd = (int)syscall(SYS_openat2, root_fd, head, &how, sizeof(how));
+                if (fd < 0) {
+                        if ((errno != ENOENT && errno != ENOTDIR) || *len == 0)
+                                return cas_fail_sys(err, errno, "%s in the image", path);
+                        while (*len > 0 && path[--*len] != '/')
+                                continue;
+                        continue;
+                }
+                char link[32], full[PATH_MAX];
+                snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+                ssize_t n = readlink(link, full, sizeof(full) - 1);
+                if (n < 0 || strncmp(full, root, strlen(root)) != 0)
+                        return cas_fail(err, CAS_E_INVALID, "%s: not in the image", path);
+                full[n] = '\0';
+                snprintf(real, PATH_MAX, "%s", full + strlen(root));
+                *out_fd = cas_steal_fd(&fd);
+                return 0;
+        }
+}
+
 int run_path_resolve(const char *root, const char *path, char **out, struct cas_err *err)
 {
-        cas_cleanup_free char *normal = path_normal(path);
+        cas_cleanup_free char *text = path_normal(path);
         cas_cleanup_fd int root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (root_fd < 0)
                 return cas_fail_sys(err, errno, "%s", root);
-        struct open_how how = {.flags = O_PATH | O_CLOEXEC,
-                               .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
-        size_t len = strlen(normal);
-        for (;;) {
-                cas_cleanup_free char *head = cas_xstrndup(normal, len ? len : 1);
-                cas_cleanup_fd int fd = (int)syscall(SYS_openat2, root_fd, head, &how, sizeof(how));
-                if (fd >= 0) {
-                        char link[32], real[PATH_MAX];
-                        snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-                        ssize_t n = readlink(link, real, sizeof(real) - 1);
-                        if (n < 0 || strncmp(real, root, strlen(root)) != 0)
-                                return cas_fail(err, CAS_E_INVALID, "%s: not in the image", path);
-                        real[n] = '\0';
-                        const char *inside = real + strlen(root);
-                        *out = cas_xasprintf("%s%s", inside, normal + len);
-                        if ((*out)[0] == '\0') {
-                                free(*out);
-                                *out = cas_xstrdup("/");
-                        }
+        for (unsigned links = 0; links <= PATH_LINKS_MAX; links++) {
+                size_t len;
+                char real[PATH_MAX], target[PATH_MAX];
+                cas_cleanup_fd int fd = -1;
+                if (path_open_head(root_fd, root, text, &len, &fd, real, err) < 0)
+                        return -(int)err->code;
+                const char *missing = text + len + (text[len] == '/');
+                size_t name_len = strcspn(missing, "/");
+                cas_cleanup_free char *name = cas_xstrndup(missing, name_len);
+                ssize_t n = name_len ? readlinkat(fd, name, target, sizeof(target) - 1) : -1;
+                if (n < 0) {
+                        *out = text[len] ? cas_xasprintf("%s/%s", real, missing)
+                                         : cas_xstrdup(real[0] ? real : "/");
                         return 0;
                 }
-                if ((errno != ENOENT && errno != ENOTDIR) || len == 0)
-                        return cas_fail_sys(err, errno, "%s in the image", path);
-                while (len > 0 && normal[--len] != '/')
-                        continue;
+                /* A link to what is not there: what would follow it makes things where it leads,
+                 * and need not see the image as the root. */
+                target[n] = '\0';
+                cas_cleanup_free char *joined = cas_xasprintf(
+                        "%s/%s%s", target[0] == '/' ? "" : real, target, missing + name_len);
+                free(text);
+                text = path_normal(joined);
         }
+        return cas_fail(err, CAS_E_INVALID, "%s in the image: too many links", path);
 }
 
 /* ---- binds ---- */

@@ -13,10 +13,11 @@
 #define INFO_FD 4 /* in the child */
 
 /* What a program that believes to be root needs within its own tree; nothing that reaches
- * the host: no mounting, no devices, no modules, no other namespaces. */
+ * the host: no mounting, no devices, no modules, no other namespaces. CAP_SETPCAP is for
+ * tools/enter alone, which drops it: bwrap leaves the bounding set as it is. */
 static const char *const capabilities[] = {
         "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID",     "CAP_KILL",
-        "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
+        "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_SETPCAP",
 };
 
 struct words {
@@ -69,6 +70,10 @@ static void words_mounts(struct words *w, const struct run_spec *s)
 {
         words3(w, "--bind", s->root, "/");
         words3(w, "--proc", "/proc", NULL);
+        /* bwrap takes /proc/sys for read-only, but root writes the files in it. */
+        words3(w, "--ro-bind", "/proc/sys", "/proc/sys");
+        words3(w, "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger");
+        words3(w, "--ro-bind-try", "/proc/fs", "/proc/fs");
         words3(w, "--dev", "/dev", NULL);
         words3(w, "--perms", "1777", NULL);
         words3(w, "--tmpfs", "/dev/shm", NULL);
@@ -87,6 +92,7 @@ static void words_mounts(struct words *w, const struct run_spec *s)
 static void words_environment(struct words *w, const struct run_spec *s)
 {
         word(w, "--clearenv");
+        words3(w, "--chdir", "/", NULL); /* and not where the caller stands */
         for (char **e = s->env; *e; e++) {
                 size_t key = strcspn(*e, "=");
                 word(w, "--setenv");

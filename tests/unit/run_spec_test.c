@@ -10,7 +10,7 @@
 #include <cmocka.h>
 #include <sys/stat.h>
 
-#include "tools/paths.h"
+#include "cas/removetree.h"
 #include "tools/run_spec.h"
 
 static char root[128];
@@ -58,7 +58,7 @@ static int teardown(void **state)
 {
         (void)state;
         struct cas_err err = CAS_ERR_INIT;
-        return path_remove_tree(root, &err);
+        return cas_remove_tree(root, &err);
 }
 
 static void users_are_found_by_name(void **state)
@@ -156,6 +156,16 @@ static void paths_stay_in_the_image(void **state)
         resolves("/up/etc/passwd", "/etc/passwd");
         resolves("/../../etc", "/etc");
         resolves("/not/there/yet", "/not/there/yet");
+        /* Links to what is not there are no end: nothing is made through them. */
+        make_link("../../oldroot/outside", "etc/dangling");
+        make_link("/etc/dangling/more", "chain");
+        resolves("/etc/resolv.conf", "/run/stub.conf");
+        resolves("/etc/dangling", "/oldroot/outside");
+        resolves("/chain/file", "/oldroot/outside/more/file");
+        make_link("round", "round");
+        struct cas_err err = CAS_ERR_INIT;
+        char *got = NULL;
+        assert_true(run_path_resolve(root, "/round/file", &got, &err) < 0);
 }
 
 static json_t *config(void)

@@ -6,12 +6,23 @@
  *
  * enter UID GID GROUP,GROUP,…|- DIR PROGRAM ARGUMENT… */
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +34,85 @@ static _Noreturn void die(int status, const char *what)
 {
         fprintf(stderr, "lamina: run: %s: %s\n", what, strerror(errno));
         _exit(status);
+}
+
+/* What an architecture that this kernel runs as well calls ioctl(2). */
+#if defined(__x86_64__)
+#define ARCH AUDIT_ARCH_X86_64
+#define ARCH_OTHER AUDIT_ARCH_I386
+#define IOCTL_ALIAS 514 /* x32 */
+#define IOCTL_OTHER 54
+#elif defined(__aarch64__)
+#define ARCH AUDIT_ARCH_AARCH64
+#define ARCH_OTHER AUDIT_ARCH_ARM
+#define IOCTL_ALIAS __NR_ioctl
+#define IOCTL_OTHER 54
+#else
+#error "say how ioctl(2) is called here"
+#endif
+#define X32_BIT 0x40000000u
+
+/* The terminal may be a shell's of the host: nothing in the sandbox types into it. */
+static int terminal_guard(void)
+{
+        struct sock_filter code[] = {
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 3, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH_OTHER, 0, 9),
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IOCTL_OTHER, 4, 7),
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+                BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~X32_BIT),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_ioctl, 1, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IOCTL_ALIAS, 0, 3),
+                /* The kernel looks at the lower half of the request only. */
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 2, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, TIOCLINUX, 1, 0),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        };
+        struct sock_fprog program = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+                return -1;
+        return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+/* Device nodes and set-id files of the image have no effect, whatever the runtime made of the
+ * mount's flags. */
+static int root_guard(void)
+{
+        struct statvfs st;
+        struct mount_attr attr = {.attr_set = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID};
+        if (statvfs("/", &st) != 0)
+                return -1;
+        if ((st.f_flag & ST_NODEV) && (st.f_flag & ST_NOSUID))
+                return 0;
+        return mount_setattr(AT_FDCWD, "/", 0, &attr, sizeof(attr));
+}
+
+/* What was given for this program alone goes, and so does what others would inherit, or gain up to
+ * the bound: root has its capabilities without that. */
+static int capabilities_drop(void)
+{
+        struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+        struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+        static const int own[] = {CAP_SYS_ADMIN, CAP_SETPCAP};
+        if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 ||
+            syscall(SYS_capget, &header, data) != 0)
+                return -1;
+        for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+                data[CAP_TO_INDEX(own[i])].permitted &= ~CAP_TO_MASK(own[i]);
+        for (int cap = 0; cap < 32 * _LINUX_CAPABILITY_U32S_3; cap++) {
+                if (!(data[CAP_TO_INDEX(cap)].permitted & CAP_TO_MASK(cap)) &&
+                    prctl(PR_CAPBSET_READ, cap) == 1 && prctl(PR_CAPBSET_DROP, cap) != 0)
+                        return -1;
+        }
+        for (size_t i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+                data[i].effective = data[i].permitted;
+                data[i].inheritable = 0;
+        }
+        return (int)syscall(SYS_capset, &header, data);
 }
 
 static size_t groups_parse(char *text, gid_t *out)
@@ -48,6 +138,7 @@ static _Noreturn void program_exec(char **argv, const sigset_t *mask)
                 die(EXIT_NOT_STARTED, "change the user");
         if (chdir(argv[3]) != 0)
                 die(EXIT_NOT_STARTED, argv[3]);
+        (void)setenv("PWD", argv[3], 1); /* a runtime's is of another directory */
         (void)sigprocmask(SIG_SETMASK, mask, NULL);
         (void)execvp(argv[4], argv + 4);
         die(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_STARTED, argv[4]);
@@ -78,6 +169,8 @@ int main(int argc, char **argv)
         (void)sigprocmask(SIG_SETMASK, &all, NULL);
         for (int sig = 1; sig < SIGRTMIN; sig++)
                 (void)signal(sig, SIG_DFL);
+        if (root_guard() != 0 || capabilities_drop() != 0 || terminal_guard() != 0)
+                die(EXIT_NOT_STARTED, "give privileges up");
         pid_t program = fork();
         if (program < 0)
                 die(EXIT_NOT_STARTED, "fork");
