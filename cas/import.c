@@ -54,6 +54,7 @@ struct import {
         struct import_blob *blobs; /* owned */
         size_t blob_count;
         size_t doc_count;      /* of all images */
+        uint64_t doc_bytes;    /* read so far: bounds what many names of few documents cost */
         struct cas_map *known; /* owned; digest -> index in blobs */
         struct cas_map *named; /* owned; "repo:tag" -> index in images */
         struct cas_progress_sum progress;
@@ -288,6 +289,10 @@ static int plan_doc(struct import *in, size_t image, const struct cas_descriptor
         if (r < 0)
                 return r;
         cas_digest_text(&d->digest, text);
+        in->doc_bytes += bytes.len_bytes;
+        if (in->doc_bytes > CAS_IMPORT_DOCUMENT_BYTES_MAX)
+                return cas_fail(err, CAS_E_LIMIT, "more than %llu MiB of manifests",
+                                (unsigned long long)(CAS_IMPORT_DOCUMENT_BYTES_MAX / CAS_MIB));
         if (bytes.len_bytes != d->size_bytes)
                 return cas_fail(err, CAS_E_INVALID, "%s has %zu bytes, its descriptor says %llu",
                                 text, bytes.len_bytes, (unsigned long long)d->size_bytes);

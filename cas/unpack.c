@@ -196,7 +196,8 @@ static int set_attributes_at(struct unpack *u, int dirfd, const char *name,
                                     {.tv_sec = inode->mtime_s, .tv_nsec = inode->mtime_ns}};
         if (fchownat(dirfd, name, inode->uid, inode->gid, AT_SYMLINK_NOFOLLOW) < 0)
                 r = allow_loss(&lost, name, "owner", err);
-        if (r == 0 && !S_ISLNK(inode->mode) && fchmodat(dirfd, name, inode->mode & 07777, 0) < 0)
+        if (r == 0 && !S_ISLNK(inode->mode) &&
+            fchmodat(dirfd, name, inode->mode & 07777, AT_SYMLINK_NOFOLLOW) < 0)
                 r = allow_loss(&lost, name, "mode", err);
         if (r == 0)
                 r = set_xattrs(u, &x, inode->nid);

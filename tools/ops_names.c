@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Operations on names: what is here, what it is, tags, removal. */
 #include "cas/blob.h"
+#include "cas/json.h"
+#include "cas/map.h"
 #include "tools/ops.h"
 #include "tools/ops_json.h"
 
@@ -65,13 +67,9 @@ static int blob_json(struct cas_store *s, const struct cas_digest *digest, size_
 {
         if (cas_blob_read(s, digest, bytes_max, bytes, err) < 0)
                 return -(int)err->code;
-        json_error_t json_err;
-        *out = json_loadb((const char *)bytes->data, bytes->len_bytes, 0, &json_err);
-        if (!*out) {
-                char text[CAS_DIGEST_TEXT_BYTES];
-                return cas_fail(err, CAS_E_INVALID, "%s is not JSON: %s",
-                                cas_digest_text(digest, text), json_err.text);
-        }
+        char text[CAS_DIGEST_TEXT_BYTES];
+        if (cas_json_parse(bytes->data, bytes->len_bytes, bytes_max, out, err) < 0)
+                return cas_err_wrap(err, "%s", cas_digest_text(digest, text));
         return 0;
 }
 
@@ -107,44 +105,62 @@ int op_inspect(struct cas_store *s, const json_t *args, const struct op_context 
 
 /* ---- tag ---- */
 
-/* Links a manifest with all that it names to a repository. Children of an index that are
- * not here stay away. */
-static int link_all(struct cas_store *s, struct cas_publish *p, const char *repo,
-                    const struct cas_digest *digest, const char *media_type, unsigned depth,
-                    struct cas_err *err)
+/* Names of one repository in the making. */
+struct linking {
+        struct cas_store *s;
+        struct cas_publish *p; /* borrowed */
+        const char *repo;
+        struct cas_map *seen; /* manifests: an index may name one as often as it likes */
+};
+
+static int link_all(struct linking *l, const struct cas_digest *digest, const char *media_type,
+                    unsigned depth, struct cas_err *err);
+
+/* What is not here stays away, where that is allowed. */
+static int link_child(struct linking *l, enum cas_manifest_kind kind,
+                      const struct cas_descriptor *child, unsigned depth, struct cas_err *err)
 {
+        uint64_t size;
+        struct cas_err absent = CAS_ERR_INIT;
+        int rc = cas_blob_stat(l->s, &child->digest, &size, &absent);
+        if (rc == -CAS_E_NOTFOUND && (kind == CAS_MANIFEST_INDEX || child->foreign))
+                return 0;
+        if (rc < 0) {
+                *err = absent;
+                return rc;
+        }
+        if (kind == CAS_MANIFEST_INDEX && cas_media_type_is_manifest(child->media_type))
+                return link_all(l, &child->digest, child->media_type, depth + 1, err);
+        return cas_publish_blob_link(l->p, l->repo, &child->digest, err);
+}
+
+/* Links a manifest with all that it names to a repository. */
+static int link_all(struct linking *l, const struct cas_digest *digest, const char *media_type,
+                    unsigned depth, struct cas_err *err)
+{
+        bool inserted;
+        (void)cas_map_put(l->seen, digest, sizeof(*digest), &inserted);
+        if (!inserted)
+                return 0;
         if (depth > CAS_INDEX_DEPTH_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "indexes nested deeper than %d",
                                 CAS_INDEX_DEPTH_MAX);
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
         cas_cleanup_manifest struct cas_manifest m = {0};
-        if (cas_blob_read(s, digest, CAS_MANIFEST_BYTES_MAX, &bytes, err) < 0 ||
+        if (cas_blob_read(l->s, digest, CAS_MANIFEST_BYTES_MAX, &bytes, err) < 0 ||
             cas_manifest_parse(bytes.data, bytes.len_bytes, media_type, &m, err) < 0)
                 return -(int)err->code;
         for (size_t i = 0; i < m.child_count; i++) {
-                const struct cas_descriptor *child = &m.children[i];
-                uint64_t size;
-                struct cas_err absent = CAS_ERR_INIT;
-                int rc = cas_blob_stat(s, &child->digest, &size, &absent);
-                if (rc == -CAS_E_NOTFOUND && (m.kind == CAS_MANIFEST_INDEX || child->foreign))
-                        continue;
-                if (rc < 0) {
-                        *err = absent;
-                        return rc;
-                }
-                rc = m.kind == CAS_MANIFEST_INDEX
-                             ? link_all(s, p, repo, &child->digest, child->media_type, depth + 1,
-                                        err)
-                             : cas_publish_blob_link(p, repo, &child->digest, err);
-                if (rc < 0)
-                        return rc;
+                if (link_child(l, m.kind, &m.children[i], depth, err) < 0)
+                        return -(int)err->code;
         }
         if (m.kind == CAS_MANIFEST_IMAGE &&
-            cas_publish_blob_link(p, repo, &m.config.digest, err) < 0)
+            cas_publish_blob_link(l->p, l->repo, &m.config.digest, err) < 0)
                 return -(int)err->code;
-        if (m.has_subject && cas_publish_referrer(p, repo, &m.subject.digest, digest, err) < 0)
+        if (m.has_subject &&
+            cas_publish_referrer(l->p, l->repo, &m.subject.digest, digest, err) < 0)
                 return -(int)err->code;
-        return cas_publish_manifest_link(p, repo, digest, m.media_type, bytes.len_bytes, err);
+        return cas_publish_manifest_link(l->p, l->repo, digest, m.media_type, bytes.len_bytes, err);
 }
 
 int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
@@ -160,10 +176,12 @@ int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx
         if (cas_ref_resolve(s, &from, &info, err) < 0)
                 return -(int)err->code;
         cas_cleanup_publish struct cas_publish *p = NULL;
+        cas_cleanup_map struct cas_map *seen = cas_map_new();
         if (cas_publish_begin(s, &p, err) < 0)
                 return -(int)err->code;
+        struct linking linking = {.s = s, .p = p, .repo = to.repo, .seen = seen};
         if (strcmp(from.repo, to.repo) != 0 &&
-            link_all(s, p, to.repo, &info.digest, info.media_type, 0, err) < 0)
+            link_all(&linking, &info.digest, info.media_type, 0, err) < 0)
                 return -(int)err->code;
         if (cas_publish_tag(p, to.repo, to.tag, &info.digest, err) < 0 ||
             cas_publish_commit(p, err) < 0)

@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 """Hostile images and upper directories: links that lead out of the root, device nodes, FIFOs in
 place of files, directories deeper than any path, a terminal that must not be typed into."""
+import hashlib
+import json
 import os
 import pty
 import shutil
@@ -160,6 +162,56 @@ def check_umask(checks, host):
     checks.check(done.returncode == 0, "a root directory does not depend on the umask", done.stderr)
 
 
+def write_blob(layout, data):
+    digest = hashlib.sha256(data).hexdigest()
+    with open(f"{layout}/blobs/sha256/{digest}", "wb") as f:
+        f.write(data)
+    return {"digest": "sha256:" + digest, "size": len(data)}
+
+
+def check_nested_indexes(checks, host):
+    """Indexes that name each other often: a walk that does not remember takes 100^6 steps."""
+    layout, index = host.dir + "/nested", "application/vnd.oci.image.index.v1+json"
+    os.makedirs(layout + "/blobs/sha256")
+    config = dict(write_blob(layout, b"{}"), mediaType="application/vnd.test")
+    top = dict(write_blob(layout, json.dumps({"schemaVersion": 2, "config": config, "layers": []}).encode()),
+               mediaType="application/vnd.oci.image.manifest.v1+json")
+    other = dict(write_blob(layout, b"no manifest"), mediaType="application/vnd.test")
+    for _ in range(7):
+        top = dict(write_blob(layout, json.dumps({"schemaVersion": 2, "mediaType": index,
+                                                  "manifests": [top] * 100 + [other]}).encode()), mediaType=index)
+    with open(layout + "/oci-layout", "w", encoding="utf-8") as f:
+        f.write('{"imageLayoutVersion": "1.0.0"}')
+    with open(layout + "/index.json", "w", encoding="utf-8") as f:
+        json.dump({"schemaVersion": 2, "manifests": [top]}, f)
+    for words in (("import", f"oci:{layout}", "nested/a:1"), ("tag", "nested/a:1", "nested/b:1"),
+                  ("inspect", "nested/b:1"), ("rm", "nested/a:1"), ("gc", "--grace", "0"), ("rm", "nested/b:1")):
+        try:
+            done = host.run(*words, check=False, timeout=20)
+            checks.check(done.returncode == 0, f"{words[0]} of nested indexes", done.stderr)
+        except subprocess.TimeoutExpired:
+            checks.check(False, f"{words[0]} of nested indexes does not end")
+            return
+    done = host.run("mount", "nested/a:1", layout, check=False, timeout=20)
+    checks.check(done.returncode == 1, "a mount of what is gone", done.stderr)
+
+
+def check_many_names(checks, host):
+    """A large document under many names costs its reading each time."""
+    layout, manifest = host.dir + "/names", "application/vnd.oci.image.manifest.v1+json"
+    os.makedirs(layout + "/blobs/sha256")
+    config = dict(write_blob(layout, b"{}"), mediaType="application/vnd.test")
+    top = dict(write_blob(layout, json.dumps({"schemaVersion": 2, "config": config, "layers": [],
+                                              "annotations": {"x": "y" * 4000000}}).encode()), mediaType=manifest)
+    with open(layout + "/oci-layout", "w", encoding="utf-8") as f:
+        f.write('{"imageLayoutVersion": "1.0.0"}')
+    names = [dict(top, annotations={"org.opencontainers.image.ref.name": f"many/a:{i}"}) for i in range(50000)]
+    with open(layout + "/index.json", "w", encoding="utf-8") as f:
+        json.dump({"schemaVersion": 2, "manifests": names}, f)
+    done = host.run("import", f"oci:{layout}", check=False, timeout=100)
+    checks.check(done.returncode == 1 and "MiB of manifests" in done.stderr, "many names of a large manifest", done.stderr)
+
+
 def make_images(host):
     roots = host.dir + "/roots"
     os.mkdir(host.dir + "/outside")
@@ -202,6 +254,8 @@ def main():
         check_accounts(checks, host)
         check_uppers(checks, host)
         check_umask(checks, host)
+        check_nested_indexes(checks, host)
+        check_many_names(checks, host)
     checks.finish()
 
 
