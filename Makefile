@@ -123,6 +123,9 @@ endif
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
+$(B)/bench/access: $(B)/bench/access.o $(LIB)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(PKG_LIBS)
+
 .PHONY: unit
 unit: $(UNIT) ## Build and run the unit and property tests of this CONFIG
 	@tests/run.sh unit 300 $(UNIT)
@@ -150,7 +153,7 @@ fuzz: ## Run each fuzz target for FUZZ_SECONDS, from its corpus
 fuzz-programs: $(FUZZ)
 
 .PHONY: bench
-bench: $(B)/lamina ## Benchmarks beside the peers (CORPUS=LAYOUT)
+bench: $(B)/lamina $(B)/bench/access ## Benchmarks beside the peers (CORPUS=LAYOUT)
 	@bench/run.sh $(CORPUS)
 
 .PHONY: run
