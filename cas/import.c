@@ -25,11 +25,10 @@ struct import_blob {
         struct import *import;
         struct cas_digest digest;
         uint64_t size_bytes;
-        size_t image;  /* the first that needs it */
-        bool layer;    /* decoded as well */
-        bool optional; /* may be absent in the source */
-        struct cas_err err;
-        int result;
+        size_t image;        /* the first that needs it */
+        bool layer;          /* decoded as well */
+        bool optional;       /* may be absent in the source */
+        struct cas_err *err; /* owned; why it failed, else NULL: there may be very many blobs */
 };
 
 struct import_doc {
@@ -67,6 +66,8 @@ static void import_release(struct import *in)
                 free(in->images[i].docs);
                 cas_map_free(in->images[i].seen);
         }
+        for (size_t i = 0; i < in->blob_count; i++)
+                free(in->blobs[i].err);
         free(in->images);
         free(in->blobs);
         cas_map_free(in->known);
@@ -400,12 +401,14 @@ static void blob_task(void *arg)
                 return;
         struct cas_progress_part part;
         cas_progress_part_init(&part, &b->import->progress, b->size_bytes);
-        b->result = blob_bring(b, &part.progress, &b->err);
-        if (b->result == 0) {
+        struct cas_err err = CAS_ERR_INIT;
+        if (blob_bring(b, &part.progress, &err) == 0) {
                 cas_progress_part_end(&part);
         } else {
                 char text[CAS_DIGEST_TEXT_BYTES];
-                (void)cas_err_wrap(&b->err, "blob %s", cas_digest_text(&b->digest, text));
+                (void)cas_err_wrap(&err, "blob %s", cas_digest_text(&b->digest, text));
+                b->err = cas_xmalloc(sizeof(err));
+                *b->err = err;
                 atomic_store(&b->import->stop, true);
         }
 }
@@ -439,9 +442,9 @@ static int image_blobs_result(const struct import *in, size_t image, size_t *at,
                               struct cas_err *err)
 {
         for (; *at < in->blob_count && in->blobs[*at].image == image; (*at)++) {
-                if (in->blobs[*at].result < 0) {
-                        *err = in->blobs[*at].err;
-                        return in->blobs[*at].result;
+                if (in->blobs[*at].err) {
+                        *err = *in->blobs[*at].err;
+                        return -(int)err->code;
                 }
         }
         return 0;

@@ -26,7 +26,7 @@
 #define CAS_ARCHIVE_ENTRIES_MAX 200000
 #define CAS_SOURCE_IMAGES_MAX 100000
 #define CAS_IMPORT_DOCUMENTS_MAX 100000 /* manifests of one import */
-#define CAS_IMPORT_DOCUMENT_BYTES_MAX CAS_GIB /* theirs, as often as images name them */
+#define CAS_IMPORT_DOCUMENT_BYTES_MAX (512 * CAS_MIB) /* theirs, as often as images name them */
 #define CAS_IMPORT_BLOBS_MAX 1000000    /* blobs of one import */
 
 /* layers */

@@ -101,8 +101,9 @@ static int private_check(const char *path, struct cas_err *err)
                 return cas_fail_sys(err, errno, "%s", path);
         if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid())
                 return cas_fail(err, CAS_E_DENIED, "%s is not a directory of this user", path);
-        if ((st.st_mode & 0022) && chmod(path, 0700) != 0)
-                return cas_fail_sys(err, errno, "%s", path);
+        if (st.st_mode & 0022) /* what is in it may be somebody's already */
+                return cas_fail(err, CAS_E_DENIED, "%s can be written by others (chmod go-w)",
+                                path);
         return 0;
 }
 

@@ -11,7 +11,7 @@
 int path_store(const char *option, char **out, struct cas_err *err) CAS_MUST_CHECK;
 /* $LAMINA_RUN, else /run/lamina/STORE_ID (root), $XDG_RUNTIME_DIR/lamina/STORE_ID or
  * /tmp/lamina-UID/STORE_ID. Made with mode 0700 when it is not there; a directory of somebody
- * else is refused (DENIED). */
+ * else, or that others can write, is refused (DENIED). */
 int path_run_dir(const char *store_id, char **out, struct cas_err *err) CAS_MUST_CHECK;
 /* Absolute: the working directory before a relative path. The path need not exist. */
 int path_absolute(const char *path, char **out, struct cas_err *err) CAS_MUST_CHECK;

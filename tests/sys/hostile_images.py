@@ -155,6 +155,18 @@ def check_uppers(checks, host):
     host.umount(point)
 
 
+def check_run_dirs(checks, host):
+    shared = host.dir + "/shared-run"
+    os.mkdir(shared)
+    os.chmod(shared, 0o1777)
+    kept, host.env["LAMINA_RUN"] = host.env["LAMINA_RUN"], shared
+    done = host.run("mounts", check=False)
+    host.env["LAMINA_RUN"] = kept
+    checks.check(done.returncode == 1 and "written by others" in done.stderr, "a shared runtime directory is refused",
+                 done.stdout + done.stderr)
+    checks.check(os.stat(shared).st_mode & 0o7777 == 0o1777, "... and left as it is")
+
+
 def check_umask(checks, host):
     old = os.umask(0o077)
     done = sandbox(host, "bwrap", "plain:1", "ls", "/", options=("-u", "1000"))
@@ -256,6 +268,8 @@ def main():
         check_umask(checks, host)
         check_nested_indexes(checks, host)
         check_many_names(checks, host)
+        host.shutdown()
+        check_run_dirs(checks, host)
     checks.finish()
 
 
