@@ -68,8 +68,8 @@ static int check_holes(const struct decode *d, struct cas_err *err)
         if (holes > CAS_TAR_BYTES_MAX - cas_min_u64(d->tar_bytes, CAS_TAR_BYTES_MAX))
                 return cas_fail(err, CAS_E_LIMIT, "sparse files of more than %" PRIu64 " GiB",
                                 CAS_TAR_BYTES_MAX / CAS_GIB);
-        if (holes > CAS_TAR_RATIO_FREE_BYTES &&
-            (holes - CAS_TAR_RATIO_FREE_BYTES) / CAS_TAR_RATIO_MAX > stored)
+        if (holes > CAS_TAR_HOLES_FREE_BYTES &&
+            (holes - CAS_TAR_HOLES_FREE_BYTES) / CAS_TAR_RATIO_MAX > stored)
                 return cas_fail(err, CAS_E_LIMIT, "sparse files that expand more than %d times",
                                 CAS_TAR_RATIO_MAX);
         return 0;
@@ -92,12 +92,13 @@ static int take_small(struct decode *d, struct cas_entry *file, struct cas_err *
 
 static int take_object(struct decode *d, struct cas_entry *file, struct cas_err *err)
 {
-        if (cas_publish_object_begin(d->publish, &file->object, err) < 0)
+        if (check_holes(d, err) < 0 ||
+            cas_publish_object_begin(d->publish, &file->object, err) < 0)
                 return -(int)err->code;
         for (;;) {
                 const uint8_t *data;
                 size_t len;
-                if (cas_tar_data(d->tar, &data, &len, err) < 0 || check_holes(d, err) < 0)
+                if (cas_tar_data(d->tar, &data, &len, err) < 0)
                         return -(int)err->code;
                 if (len == 0)
                         break;

@@ -409,6 +409,9 @@ static int settle_entry(struct cas_tar *t, bool extended, struct cas_err *err)
                 return -(int)err->code;
         t->stored_left = t->content_left = h->stored_bytes;
         e->size_bytes = h->sparse == CAS_TAR_DENSE ? h->stored_bytes : h->real_bytes;
+        if (h->sparse != CAS_TAR_DENSE)
+                t->hole_bytes += cas_min_u64(h->real_bytes - h->stored_bytes,
+                                             UINT64_MAX - t->hole_bytes);
         if (e->size_bytes > CAS_OBJECT_BYTES_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "a file of %" PRIu64 " bytes", e->size_bytes);
         return 0;
@@ -487,7 +490,6 @@ static int sparse_data(struct cas_tar *t, const uint8_t **data, size_t *len, str
                 uint64_t end = more ? r[t->region].offset : h->real_bytes;
                 *data = zeros;
                 *len = (size_t)cas_min_u64(end - t->position, ZEROS_BYTES);
-                t->hole_bytes += *len;
         }
         t->position += *len;
         return 0;

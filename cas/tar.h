@@ -28,7 +28,8 @@ int cas_tar_next(struct cas_tar *t, struct cas_entry **out, struct cas_err *err)
  * Holes come as zeros. */
 int cas_tar_data(struct cas_tar *t, const uint8_t **data, size_t *len,
                  struct cas_err *err) CAS_MUST_CHECK;
-/* Bytes of the stream read so far, and bytes of holes given so far. */
+/* Bytes of the stream read so far, and bytes of holes in the files so far: those of the present
+ * one count from its header on. */
 uint64_t cas_tar_stream_bytes(const struct cas_tar *t);
 uint64_t cas_tar_hole_bytes(const struct cas_tar *t);
 
