@@ -56,7 +56,7 @@ def main():
             tag, by_push = rng.choice(tags), rng.random() < 0.5
             name = f"killed/{turn}"
             worker = work(host, port, layout, tag, name, by_push)
-            time.sleep(rng.random() * 0.35)
+            time.sleep(rng.random() * (0.3 if by_push else 0.08))
             done_before = worker.poll()
             server.send_signal(signal.SIGKILL)
             server.wait()
