@@ -121,6 +121,10 @@ static int archive_walk(struct cas_archive *a, struct window *w, struct cas_err 
                 r = cas_tar_next(tar, &e, err);
                 if (r < 0 || !e)
                         break;
+                if (cas_tar_is_sparse(tar))
+                        return cas_fail(err, CAS_E_UNSUPPORTED,
+                                        "%.200s is a sparse member: make the archive without them",
+                                        e->path);
                 uint64_t offset = cas_tar_stream_bytes(tar);
                 r = archive_add(a, e, offset, err);
                 w->unread_to = e->type == CAS_ENTRY_FILE ? offset + e->size_bytes : 0;

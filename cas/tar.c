@@ -63,6 +63,11 @@ uint64_t cas_tar_hole_bytes(const struct cas_tar *t)
         return t->hole_bytes;
 }
 
+bool cas_tar_is_sparse(const struct cas_tar *t)
+{
+        return t->header.sparse != CAS_TAR_DENSE;
+}
+
 /* ---- the stream ---- */
 
 /* Makes the window non-empty, or sets source_ended. */

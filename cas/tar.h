@@ -32,5 +32,8 @@ int cas_tar_data(struct cas_tar *t, const uint8_t **data, size_t *len,
  * one count from its header on. */
 uint64_t cas_tar_stream_bytes(const struct cas_tar *t);
 uint64_t cas_tar_hole_bytes(const struct cas_tar *t);
+/* Whether the present file is kept with a map of its holes: its bytes in the stream are then not
+ * its content. */
+bool cas_tar_is_sparse(const struct cas_tar *t);
 
 #endif

@@ -64,6 +64,17 @@ def check_archives(host, checks, layout, label, tag):
     checks.check(f"saved/{tag}" in names, f"{label}/{tag}: docker archive gives its own name", names[:300])
 
 
+def check_sparse_archive(host, checks, layout):
+    """An archive whose members GNU tar made sparse is refused by name, not misread."""
+    with open(layout + "/hole", "wb") as f:
+        f.truncate(1 << 20)
+    archive = host.dir + "/sparse.tar"
+    subprocess.run(["tar", "-C", layout, "--sparse", "--format=gnu", "-cf", archive, "."], check=True)
+    os.unlink(layout + "/hole")
+    done = host.run("import", "oci-archive:" + archive, check=False)
+    checks.check(done.returncode == 1 and "sparse" in done.stderr, "a sparse archive is refused", done.stderr)
+
+
 def check_registry(host, checks, layout, label, tags):
     server = host.start("serve", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     port = lamina.wait_for(lambda: server_port(host), what="the registry")
@@ -112,6 +123,7 @@ def main():
             if compression == "gzip":
                 for tag in ("kinds", "hardlinks", "many"):
                     check_archives(host, checks, layout, compression, tag)
+                check_sparse_archive(host, checks, layout)
             check_registry(host, checks, layout, compression, tags[:6])
         corpus = lamina.corpus()
         if corpus:
