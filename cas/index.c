@@ -8,6 +8,8 @@
 #include <rocksdb/c.h>
 
 #include "cas/limits.h"
+#include "cas/map.h"
+#include "cas/mutex.h"
 #include "cas/record_int.h"
 
 #define COLUMN_COUNT 3
@@ -40,6 +42,7 @@ struct cas_index {
         rocksdb_column_family_handle_t *columns[COLUMN_COUNT];
         rocksdb_readoptions_t *point;   /* single keys */
         rocksdb_writeoptions_t *synced; /* every write */
+        struct cas_mutex packs;         /* held while pack records are written */
 };
 
 /* One change: u8 family, u8 put, le32 key_len, le32 value_len, key, value. */
@@ -52,8 +55,7 @@ const char *cas_family_name(enum cas_family family)
         return families[family].name;
 }
 
-/* Takes RocksDB's message. */
-static int fail_rocks(struct cas_err *err, char *message, const char *doing)
+static enum cas_code code_of(const char *message)
 {
         static const struct {
                 const char *start;
@@ -61,20 +63,36 @@ static int fail_rocks(struct cas_err *err, char *message, const char *doing)
         } kinds[] = {
                 {"Corruption", CAS_E_CORRUPT},
                 {"NotFound", CAS_E_NOTFOUND},
-                {"Invalid argument", CAS_E_NOTFOUND}, /* create_if_missing is false */
                 {"IO error: No space left", CAS_E_NOSPACE},
                 {"IO error: lock", CAS_E_BUSY},
         };
-        enum cas_code code = CAS_E_IO;
+        if (strstr(message, "No space left on device"))
+                return CAS_E_NOSPACE;
         for (size_t i = 0; i < CAS_COUNT(kinds); i++) {
                 if (strncmp(message, kinds[i].start, strlen(kinds[i].start)) == 0)
-                        code = kinds[i].code;
+                        return kinds[i].code;
         }
-        if (strstr(message, "No space left on device"))
-                code = CAS_E_NOSPACE;
+        return CAS_E_IO;
+}
+
+/* Takes RocksDB's message. */
+static int fail_as(struct cas_err *err, enum cas_code code, char *message, const char *doing)
+{
         int rc = cas_fail(err, code, "%s: %s", doing, message);
         rocksdb_free(message);
         return rc;
+}
+
+static int fail_rocks(struct cas_err *err, char *message, const char *doing)
+{
+        return fail_as(err, code_of(message), message, doing);
+}
+
+/* Of opening: RocksDB calls a database that is not there, and is not to be made, an argument. */
+static int fail_open(struct cas_err *err, char *message)
+{
+        bool absent = strncmp(message, "Invalid argument", strlen("Invalid argument")) == 0;
+        return fail_as(err, absent ? CAS_E_NOTFOUND : code_of(message), message, "open index");
 }
 
 static rocksdb_options_t *column_options(unsigned column, rocksdb_cache_t *cache, bool create)
@@ -125,12 +143,14 @@ static void index_free(struct cas_index *ix)
         rocksdb_cache_destroy(ix->cache);
         rocksdb_readoptions_destroy(ix->point);
         rocksdb_writeoptions_destroy(ix->synced);
+        cas_mutex_release(&ix->packs);
         free(ix);
 }
 
 int cas_index_open(const char *path, bool create, struct cas_index **out, struct cas_err *err)
 {
         struct cas_index *ix = cas_xcalloc(1, sizeof(*ix));
+        cas_mutex_init(&ix->packs, "index.packs");
         ix->cache = rocksdb_cache_create_lru(BLOCK_CACHE_BYTES);
         for (unsigned i = 0; i < COLUMN_COUNT; i++)
                 ix->options[i] = column_options(i, ix->cache, create);
@@ -143,7 +163,7 @@ int cas_index_open(const char *path, bool create, struct cas_index **out, struct
                                               ix->columns, &message);
         if (message) {
                 index_free(ix);
-                return fail_rocks(err, message, "open index");
+                return fail_open(err, message);
         }
         *out = ix;
         return 0;
@@ -579,23 +599,111 @@ void cas_batch_put_tree(struct cas_batch *b, const struct cas_hash *key,
         cas_batch_put(b, CAS_FAMILY_TREES, key->bytes, CAS_HASH_BYTES, value.data, value.len_bytes);
 }
 
-/* Applies one change of the batch to w and moves the cursor behind it. */
-static void write_op(const struct cas_index *ix, rocksdb_writebatch_t *w, struct cas_cursor *c)
+/* ---- writing ---- */
+
+/* One change of a batch. */
+struct op {
+        enum cas_family family;
+        bool put;
+        size_t key_len, value_len;
+        const uint8_t *key, *value;
+};
+
+static struct op next_op(struct cas_cursor *c)
 {
-        enum cas_family family = cas_cursor_u8(c);
-        bool put = cas_cursor_u8(c) != 0;
-        size_t key_len = cas_cursor_le32(c);
-        size_t value_len = cas_cursor_le32(c);
-        struct full_key full;
-        full_key_set(&full, family, cas_cursor_take(c, key_len), key_len);
-        const uint8_t *value = cas_cursor_take(c, value_len);
+        struct op op;
+        op.family = cas_cursor_u8(c);
+        op.put = cas_cursor_u8(c) != 0;
+        op.key_len = cas_cursor_le32(c);
+        op.value_len = cas_cursor_le32(c);
+        op.key = cas_cursor_take(c, op.key_len);
+        op.value = cas_cursor_take(c, op.value_len);
         cas_assert(!c->failed);
-        rocksdb_column_family_handle_t *column = ix->columns[families[family].column];
-        if (put)
-                rocksdb_writebatch_put_cf(w, column, full.bytes, full.len, (const char *)value,
-                                          value_len);
+        return op;
+}
+
+/* Packs only grow, and are sealed last: of two records of one, the later has the greater age. */
+static uint64_t pack_age(const void *value, size_t value_len)
+{
+        struct cas_pack_record rec;
+        struct cas_err malformed = CAS_ERR_INIT;
+        if (cas_pack_record_decode(value, value_len, &rec, &malformed) < 0)
+                return 0;
+        return rec.size_bytes << 1 | rec.sealed;
+}
+
+/* Publications that share a pack each say how long it was when they synced it, and may write that
+ * in another order. *out: the index, or the batch so far, knows a later state of the pack. `ages`
+ * holds what was seen so far, by key. */
+static int pack_is_older(struct cas_index *ix, struct cas_map *ages, const struct op *op, bool *out,
+                         struct cas_err *err)
+{
+        bool unseen;
+        cas_assert_held(&ix->packs);
+        uint64_t *age = cas_map_put(ages, op->key, op->key_len, &unseen);
+        *out = false;
+        if (!op->put) { /* whoever removes a pack knows that nobody writes to it */
+                *age = 0;
+                return 0;
+        }
+        if (unseen) {
+                rocksdb_pinnableslice_t *slice;
+                int rc = get_pinned(ix, CAS_FAMILY_PACKS, op->key, op->key_len, &slice, err);
+                if (rc < 0)
+                        return rc;
+                if (slice) {
+                        size_t len;
+                        const char *value = rocksdb_pinnableslice_value(slice, &len);
+                        *age = pack_age(value, len);
+                        rocksdb_pinnableslice_destroy(slice);
+                }
+        }
+        uint64_t given = pack_age(op->value, op->value_len);
+        *out = given < *age;
+        *age = cas_max_u64(*age, given);
+        return 0;
+}
+
+static void write_op(const struct cas_index *ix, rocksdb_writebatch_t *w, const struct op *op)
+{
+        struct full_key full;
+        full_key_set(&full, op->family, op->key, op->key_len);
+        rocksdb_column_family_handle_t *column = ix->columns[families[op->family].column];
+        if (op->put)
+                rocksdb_writebatch_put_cf(w, column, full.bytes, full.len, (const char *)op->value,
+                                          op->value_len);
         else
                 rocksdb_writebatch_delete_cf(w, column, full.bytes, full.len);
+}
+
+static int write_ops(struct cas_index *ix, const struct cas_batch *b, rocksdb_writebatch_t *w,
+                     struct cas_map *ages, struct cas_err *err)
+{
+        struct cas_cursor c = cas_cursor_over(b->ops.data, b->ops.len_bytes);
+        while (cas_cursor_left(&c) > 0) {
+                struct op op = next_op(&c);
+                bool older = false;
+                if (op.family == CAS_FAMILY_PACKS) {
+                        int rc = pack_is_older(ix, ages, &op, &older, err);
+                        if (rc < 0)
+                                return rc;
+                }
+                if (!older)
+                        write_op(ix, w, &op);
+        }
+        char *message = NULL;
+        rocksdb_write(ix->db, ix->synced, w, &message);
+        return message ? fail_rocks(err, message, "write index") : 0;
+}
+
+static bool has_packs(const struct cas_batch *b)
+{
+        struct cas_cursor c = cas_cursor_over(b->ops.data, b->ops.len_bytes);
+        while (cas_cursor_left(&c) > 0) {
+                if (next_op(&c).family == CAS_FAMILY_PACKS)
+                        return true;
+        }
+        return false;
 }
 
 int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *err)
@@ -603,14 +711,15 @@ int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *e
         if (b->ops.len_bytes == 0)
                 return 0;
         rocksdb_writebatch_t *w = rocksdb_writebatch_create();
-        struct cas_cursor c = cas_cursor_over(b->ops.data, b->ops.len_bytes);
-        while (cas_cursor_left(&c) > 0)
-                write_op(ix, w, &c);
-        char *message = NULL;
-        rocksdb_write(ix->db, ix->synced, w, &message);
+        struct cas_map *ages = has_packs(b) ? cas_map_new() : NULL;
+        if (ages)
+                cas_mutex_lock(&ix->packs);
+        int rc = write_ops(ix, b, w, ages, err);
+        if (ages)
+                cas_mutex_unlock(&ix->packs);
+        cas_map_free(ages);
         rocksdb_writebatch_destroy(w);
-        if (message)
-                return fail_rocks(err, message, "write index");
-        cas_buf_clear(&b->ops);
-        return 0;
+        if (rc == 0)
+                cas_buf_clear(&b->ops);
+        return rc;
 }

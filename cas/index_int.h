@@ -149,7 +149,8 @@ void cas_batch_del(struct cas_batch *b, enum cas_family family, const void *key,
 size_t cas_batch_bytes(const struct cas_batch *b); /* 0: nothing in it */
 /* Moves what `from` holds to the end of b. */
 void cas_batch_join(struct cas_batch *b, struct cas_batch *from);
-/* Atomic; durable on return. Empties the batch. */
+/* Atomic; durable on return. Empties the batch. A pack record that tells of less than what is known
+ * of the pack (shorter, or not sealed) is left out, unless the pack was removed before it. */
 int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

@@ -226,6 +226,54 @@ static void says_what_is_wrong_with_an_index(void **state)
         assert_int_equal(cas_index_get_chunk(f->ix, &h, &rec, &err), -CAS_E_CORRUPT);
 }
 
+static void put_pack(struct cas_batch *b, uint64_t bytes, bool sealed)
+{
+        const struct cas_pack_record rec = {.tier = 3, .sealed = sealed, .size_bytes = bytes};
+        cas_batch_put_pack(b, 7, &rec);
+}
+
+static void expect_pack(struct fixture *f, uint64_t bytes, bool sealed)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_pack_record rec;
+        assert_int_equal(cas_index_get_pack(f->ix, 7, &rec, &err), 0);
+        assert_int_equal(rec.size_bytes, bytes);
+        assert_int_equal(rec.sealed, sealed);
+}
+
+/* Publications that share a pack may write what they know of it in another order. */
+static void packs_do_not_shrink(void **state)
+{
+        struct fixture *f = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_batch struct cas_batch *b = cas_batch_new();
+        cas_cleanup_batch struct cas_batch *other = cas_batch_new();
+        put_pack(b, 2000, false);
+        assert_int_equal(cas_index_write(f->ix, b, &err), 0);
+        put_pack(b, 1000, false);
+        assert_int_equal(cas_index_write(f->ix, b, &err), 0);
+        expect_pack(f, 2000, false);
+        /* Both in one batch. */
+        put_pack(b, 5000, false);
+        put_pack(other, 4000, false);
+        cas_batch_join(b, other);
+        assert_int_equal(cas_index_write(f->ix, b, &err), 0);
+        expect_pack(f, 5000, false);
+        /* Sealed is last. */
+        put_pack(b, 6000, true);
+        assert_int_equal(cas_index_write(f->ix, b, &err), 0);
+        put_pack(b, 6000, false);
+        assert_int_equal(cas_index_write(f->ix, b, &err), 0);
+        expect_pack(f, 6000, true);
+        reopen(f);
+        expect_pack(f, 6000, true);
+        /* One that was removed starts anew. */
+        cas_batch_del_pack(b, 7);
+        put_pack(b, 10, false);
+        assert_int_equal(cas_index_write(f->ix, b, &err), 0);
+        expect_pack(f, 10, false);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -234,6 +282,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(scans_one_family_in_order, setup, teardown),
                 cmocka_unit_test_setup_teardown(lists_packs, setup, teardown),
                 cmocka_unit_test_setup_teardown(says_what_is_wrong_with_an_index, setup, teardown),
+                cmocka_unit_test_setup_teardown(packs_do_not_shrink, setup, teardown),
         };
         return cmocka_run_group_tests_name("index", tests, NULL, NULL);
 }

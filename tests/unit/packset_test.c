@@ -312,6 +312,7 @@ static void a_footer_that_the_index_missed_counts(void **state)
         struct only_pack before = packs_of(t);
         test_ok(cas_packset_seal(t->store.packset, err));
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        cas_batch_del_pack(batch, before.id); /* else the index keeps what it knows */
         cas_batch_put_pack(batch, before.id, &before.rec);
         test_ok(cas_index_write(t->store.index, batch, err));
         test_packs_close(t);
@@ -323,6 +324,7 @@ static void a_footer_that_the_index_missed_counts(void **state)
         cas_cleanup_fd int fd = openat(t->dirfd, p.name, O_RDWR | O_CLOEXEC);
         assert_int_equal(ftruncate(fd, (off_t)p.rec.size_bytes - 1), 0);
         test_packs_open(t);
+        cas_batch_del_pack(batch, before.id);
         cas_batch_put_pack(batch, before.id, &before.rec);
         test_ok(cas_index_write(t->store.index, batch, err));
         test_packs_close(t);
@@ -575,6 +577,38 @@ static void those_who_count_on_a_failed_pack_fail(void **state)
         test_ok(read_back(t, 1, sizeof(data[0]), &idb, err));
 }
 
+/* ---- publications that share a pack ---- */
+
+/* B counts on a chunk in A's pack, which A goes on writing; B's batch is written last. */
+static void a_late_batch_does_not_shrink_a_pack(void **state)
+{
+        struct test_packs *t = *state;
+        struct cas_hash ida, idb, more;
+        static uint8_t data[2][CAS_BLOCK_TARGET_BYTES];
+        struct cas_ingest *a = cas_ingest_new(t->store.packset);
+        struct cas_ingest *b = cas_ingest_new(t->store.packset);
+        cas_cleanup_batch struct cas_batch *early = cas_batch_new();
+        cas_cleanup_batch struct cas_batch *late = cas_batch_new();
+        fill(data[0], sizeof(data[0]), 1);
+        fill(data[1], sizeof(data[1]), 2);
+        test_ingest_object(a, data[0], sizeof(data[0]), &ida);
+        test_ingest_object(a, data[1], sizeof(data[1]), &more); /* the first block is written */
+        test_ok(cas_ingest_drain(a, err));
+        test_ingest_object(b, data[0], sizeof(data[0]), &idb);
+        test_ok(cas_ingest_flush(b, late, err));
+        test_ok(cas_ingest_flush(a, early, err));
+        test_ok(cas_index_write(t->store.index, early, err));
+        struct only_pack p = packs_of(t);
+        assert_int_equal(p.count, 1);
+        assert_int_equal(p.rec.size_bytes, file_bytes(t, p.name));
+        test_ok(cas_index_write(t->store.index, late, err));
+        assert_int_equal(packs_of(t).rec.size_bytes, p.rec.size_bytes);
+        cas_ingest_published(a);
+        cas_ingest_published(b);
+        cas_ingest_free(a);
+        cas_ingest_free(b);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -594,6 +628,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(a_damaged_pack_is_left_when_it_is_to_be_sealed,
                                                 setup, teardown),
                 cmocka_unit_test_setup_teardown(those_who_count_on_a_failed_pack_fail, setup,
+                                                teardown),
+                cmocka_unit_test_setup_teardown(a_late_batch_does_not_shrink_a_pack, setup,
                                                 teardown),
         };
         return cmocka_run_group_tests_name("packset", tests, NULL, NULL);
