@@ -11,6 +11,8 @@
         X(PACK_DAMAGED, ERROR, "pack-damaged", "a record of a pack cannot be read")                \
         X(PACK_SHA256, ERROR, "pack-sha256", "a sealed pack has another digest")                   \
         X(PACK_GARBAGE, WARNING, "pack-garbage", "a pack holds what the index does not know")      \
+        X(PACK_TAIL, WARNING, "pack-tail",                                                         \
+          "a pack has records behind damage; nobody writes to it")                                 \
         X(BLOCK_DAMAGED, ERROR, "block-damaged", "a block does not decode to what it should")      \
         X(CHUNK_DIGEST, ERROR, "chunk-digest", "the bytes of a chunk have another digest")         \
         X(CHUNK_LOCATION, ERROR, "chunk-location", "a chunk is not where the index says")          \

@@ -6,6 +6,7 @@
 
 #include "cas/fsck_int.h"
 #include "cas/object.h"
+#include "cas/pack_int.h"
 #include "cas/packset_int.h"
 #include "cas/record_int.h"
 #include "cas/verity.h"
@@ -154,11 +155,24 @@ static void hash_pack(void *arg)
                 cas_fsck_say(pack->run, CAS_FSCK_PACK_SHA256, pack->subject, "%s", "");
 }
 
+/* Recovery cuts torn tails, but no whole records. */
+static void check_tail(struct pack_check *pack, uint64_t end)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        bool more = false;
+        if (cas_pack_has_record(pack->run->s->io, pack->fd, pack->pack_id, end + 1, &more, &err) <
+            0)
+                cas_fsck_fail(pack->run, &err);
+        else if (more)
+                cas_fsck_say(pack->run, CAS_FSCK_PACK_TAIL, pack->subject, "damaged at byte %llu",
+                             (unsigned long long)end);
+}
+
 static void walk_pack(struct pack_check *pack, const struct cas_pack_record *rec)
 {
         struct cas_fsck_run *run = pack->run;
         struct cas_err err = CAS_ERR_INIT;
-        struct stat st;
+        struct stat st = {0};
         uint64_t end = 0;
         bool sealed = false;
         if (fstat(pack->fd, &st) != 0 || (uint64_t)st.st_size < rec->size_bytes) {
@@ -174,6 +188,8 @@ static void walk_pack(struct pack_check *pack, const struct cas_pack_record *rec
         else if (!sealed && end < rec->size_bytes)
                 cas_fsck_say(run, CAS_FSCK_PACK_DAMAGED, pack->subject, "at byte %llu",
                              (unsigned long long)end);
+        else if (!sealed && end < (uint64_t)st.st_size)
+                check_tail(pack, end);
 }
 
 static void check_pack(struct cas_fsck_run *run, uint64_t pack_id,

@@ -82,5 +82,9 @@ int cas_pack_walk_from(const struct cas_io *io, int fd, uint64_t pack_id, uint64
                        int (*fn)(void *arg, const struct cas_pack_item *item, struct cas_err *err),
                        void *arg, uint64_t *end_offset, bool *sealed,
                        struct cas_err *err) CAS_MUST_CHECK;
+/* Whether a whole head and table stand at `offset` or anywhere behind it, whatever is before them.
+ * True as well when there is too much that looks like one to tell. */
+int cas_pack_has_record(const struct cas_io *io, int fd, uint64_t pack_id, uint64_t offset,
+                        bool *out, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

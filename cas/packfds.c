@@ -16,6 +16,7 @@ struct kept {
 struct cas_packfds {
         struct cas_mutex mutex; /* a leaf; guards all below */
         uint64_t clock;
+        uint64_t drop_count;
         struct kept kept[KEPT_MAX];
 };
 
@@ -88,6 +89,7 @@ int cas_packset_fd_get(struct cas_packset *ps, uint64_t pack_id, struct cas_pack
         struct cas_packfds *fds = ps->fds;
         cas_mutex_lock(&fds->mutex);
         bool found = kept_find_locked(fds, pack_id, out);
+        uint64_t drop_count = fds->drop_count;
         cas_mutex_unlock(&fds->mutex);
         if (found)
                 return 0;
@@ -99,7 +101,8 @@ int cas_packset_fd_get(struct cas_packset *ps, uint64_t pack_id, struct cas_pack
         if (kept_find_locked(fds, pack_id, out)) {
                 (void)close(fd); /* another thread was faster */
         } else {
-                int slot = kept_room_locked(fds);
+                /* A pack may have been removed while it was opened: that is not kept. */
+                int slot = fds->drop_count == drop_count ? kept_room_locked(fds) : -1;
                 if (slot >= 0)
                         fds->kept[slot] = (struct kept){
                                 .pack_id = pack_id, .fd = fd, .users = 1, .used = ++fds->clock};
@@ -128,6 +131,7 @@ void cas_packset_fd_drop(struct cas_packset *ps, uint64_t pack_id)
 {
         struct cas_packfds *fds = ps->fds;
         cas_mutex_lock(&fds->mutex);
+        fds->drop_count++;
         for (int i = 0; i < KEPT_MAX; i++) {
                 struct kept *k = &fds->kept[i];
                 if (k->fd < 0 || k->pack_id != pack_id)

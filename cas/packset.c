@@ -228,31 +228,67 @@ static int adopt_sealed(struct recovery *r, const struct found_pack *found, int 
         return 0;
 }
 
+/* Tells the index how far the pack's records go. */
+static int note_length(struct recovery *r, const struct found_pack *found, int fd, uint64_t end,
+                       struct cas_err *err)
+{
+        char name[CAS_PACK_NAME_BYTES];
+        struct cas_pack_record rec = {.tier = found->tier, .size_bytes = end};
+        if (found->in_index && end == found->rec.size_bytes)
+                return 0;
+        int rc = cas_io_fdatasync(r->ps->io, fd, cas_pack_name(found->id, name), err);
+        if (rc == 0)
+                rc = cas_io_sync_dir(r->ps->io, found->dirfd, ".", err);
+        if (rc < 0)
+                return rc;
+        cas_batch_put_pack(r->batch, found->id, &rec);
+        r->changed = true;
+        return 0;
+}
+
 /* A pack to go on with, or merely to be known: what is in it beyond what the index knows was
- * never acknowledged and is garbage for gc to find. */
+ * never acknowledged and is garbage for gc to find. A torn tail is cut. One with whole records
+ * behind the damage has lost something in its middle: it stays as it is and nobody writes to it. */
 static int adopt_unsealed(struct recovery *r, const struct found_pack *found, int fd,
                           uint64_t file_bytes, uint64_t end, struct cas_err *err)
 {
         struct cas_packset *ps = r->ps;
         char name[CAS_PACK_NAME_BYTES];
+        bool more = false;
         int rc = 0;
         (void)cas_pack_name(found->id, name);
         if (end < file_bytes)
+                rc = cas_pack_has_record(ps->io, fd, found->id, end + 1, &more, err);
+        if (rc == 0 && end < file_bytes && !more)
                 rc = cas_io_ftruncate(ps->io, fd, end, name, err);
-        if (rc == 0 && (!found->in_index || end != found->rec.size_bytes)) {
-                struct cas_pack_record rec = {.tier = found->tier, .size_bytes = end};
-                rc = cas_io_fdatasync(ps->io, fd, name, err);
-                if (rc == 0)
-                        rc = cas_io_sync_dir(ps->io, found->dirfd, ".", err);
-                cas_batch_put_pack(r->batch, found->id, &rec);
-                r->changed = true;
-        }
-        if (rc < 0)
+        if (rc == 0)
+                rc = note_length(r, found, fd, end, err);
+        if (rc < 0 || more)
                 return rc;
         struct cas_packfile *pf =
                 cas_packfile_adopt(found->id, found->tier, found->dirfd, end, end);
         cas_packset_give(ps, pf);
         return 0;
+}
+
+/* A new pack whose header never reached the disk, and that the index does not know: nothing in it
+ * was acknowledged. Without a record in it it is removed; else, the index may be the one that is
+ * wrong, and it is put aside, where nobody takes it for a pack. */
+static int clear_headless(struct recovery *r, const struct found_pack *found, int fd,
+                          struct cas_err *err)
+{
+        const struct cas_io *io = r->ps->io;
+        char name[CAS_PACK_NAME_BYTES];
+        bool more;
+        (void)cas_pack_name(found->id, name);
+        int rc = cas_pack_has_record(io, fd, found->id, 0, &more, err);
+        if (rc < 0)
+                return rc;
+        if (!more)
+                return cas_io_unlink(io, found->dirfd, name, err);
+        cas_cleanup_free char *aside = cas_xasprintf("%s.damaged", name);
+        rc = cas_io_rename(io, found->dirfd, name, found->dirfd, aside, err);
+        return rc < 0 ? rc : cas_io_sync_dir(io, found->dirfd, ".", err);
 }
 
 static int recover_file(struct recovery *r, const struct found_pack *found, int fd,
@@ -269,11 +305,11 @@ static int recover_file(struct recovery *r, const struct found_pack *found, int 
                 return rc;
         if (file_bytes < known)
                 return 0;
-        if (!found->in_index && file_bytes < CAS_PACK_HEADER_BYTES)
-                return cas_io_unlink(ps->io, found->dirfd, name, err); /* torn at its creation */
         struct cas_err reason = CAS_ERR_INIT;
         rc = cas_pack_walk_from(ps->io, fd, found->id, known, ignore_item, NULL, &end, &sealed,
                                 &reason);
+        if (rc == -CAS_E_CORRUPT && !found->in_index && end == 0)
+                return clear_headless(r, found, fd, err);
         if (rc == -CAS_E_CORRUPT || rc == -CAS_E_UNSUPPORTED)
                 return 0; /* nobody writes to it; fsck tells */
         if (rc < 0) {

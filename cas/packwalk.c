@@ -9,6 +9,8 @@
 #include "cas/pack_int.h"
 
 #define READ_STEP_BYTES (1 * CAS_MIB)
+/* After so many beginnings of records that are none, content imitates records: no more is tried. */
+#define FALSE_RECORDS_MAX 256
 
 struct walk {
         const struct cas_io *io;
@@ -405,6 +407,59 @@ int cas_pack_walk_from(const struct cas_io *io, int fd, uint64_t pack_id, uint64
                 rc = walk_records(&w, end_offset, fn, arg, err);
         }
         return rc < 0 ? cas_err_wrap(err, "%s", w.what) : 0;
+}
+
+/* ---- looking behind damage ---- */
+
+/* Where the next record could begin, at `offset` or behind it; the file's length when nowhere. */
+static int next_magic(struct walk *w, uint64_t *offset, struct cas_err *err)
+{
+        uint8_t magic[4];
+        cas_put_le32(magic, CAS_PACK_RECORD_MAGIC);
+        while (*offset + CAS_PACK_RECORD_BYTES <= w->file_bytes) {
+                const uint8_t *at;
+                size_t len = cas_min_u64(READ_STEP_BYTES, w->file_bytes - *offset);
+                int rc = bytes_at(w, *offset, len, &at, err);
+                if (rc < 0)
+                        return rc;
+                const uint8_t *hit = memmem(at, len, magic, sizeof(magic));
+                if (hit) {
+                        *offset += (uint64_t)(hit - at);
+                        return 0;
+                }
+                *offset += len - (sizeof(magic) - 1);
+        }
+        *offset = w->file_bytes;
+        return 0;
+}
+
+int cas_pack_has_record(const struct cas_io *io, int fd, uint64_t pack_id, uint64_t offset,
+                        bool *out, struct cas_err *err)
+{
+        __attribute__((cleanup(walk_release))) struct walk w = {
+                .io = io, .fd = fd, .pack_id = pack_id};
+        struct stat st;
+        (void)cas_pack_name(pack_id, w.what);
+        if (fstat(fd, &st) != 0)
+                return cas_fail_sys(err, errno, "stat %s", w.what);
+        w.file_bytes = (uint64_t)st.st_size;
+        *out = false;
+        for (unsigned tries = 0;; tries++, offset++) {
+                struct head h;
+                const uint8_t *table;
+                struct cas_err reason = CAS_ERR_INIT;
+                int rc = next_magic(&w, &offset, err);
+                if (rc < 0 || offset >= w.file_bytes)
+                        return rc;
+                rc = read_head(&w, offset, &h, &table, &reason);
+                *out = rc == 0 || tries == FALSE_RECORDS_MAX;
+                if (*out)
+                        return 0;
+                if (rc != -CAS_E_CORRUPT) {
+                        *err = reason;
+                        return rc;
+                }
+        }
 }
 
 int cas_pack_walk(const struct cas_io *io, int fd, uint64_t pack_id,

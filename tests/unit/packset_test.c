@@ -19,6 +19,9 @@ static struct {
         atomic_int syncs_left;
         int error;
         ssize_t torn; /* a failing write writes that many bytes first */
+        struct cas_packset
+                *drop_from; /* the next file that is opened: drop_id is dropped meanwhile */
+        uint64_t drop_id;
 } disk = {.writes_left = -1, .syncs_left = -1};
 
 static bool is_due(atomic_int *left)
@@ -38,6 +41,15 @@ static ssize_t faulty_pwrite(void *ctx CAS_UNUSED, int fd, const void *buf, size
         return pwrite(fd, buf, len, offset);
 }
 
+static int dropping_openat(void *ctx CAS_UNUSED, int dirfd, const char *path, int flags,
+                           mode_t mode)
+{
+        struct cas_packset *ps = cas_steal(&disk.drop_from);
+        if (ps)
+                cas_packset_fd_drop(ps, disk.drop_id);
+        return openat(dirfd, path, flags, mode);
+}
+
 static int faulty_fdatasync(void *ctx CAS_UNUSED, int fd)
 {
         if (is_due(&disk.syncs_left)) {
@@ -54,6 +66,7 @@ static const struct cas_io *faulty_io(void)
         ops = *cas_io_posix()->ops;
         ops.pwrite = faulty_pwrite;
         ops.fdatasync = faulty_fdatasync;
+        ops.openat = dropping_openat;
         return &io;
 }
 
@@ -237,6 +250,56 @@ static void unknown_packs_become_known(void **state)
         put(t, 1, 1000, &id);
         assert_int_equal(packs_of(t).count, 1);
         assert_true(cas_packset_new_id(t->store.packset) > 77);
+}
+
+/* Zeros where a record was, whole ones behind it: not a torn tail. */
+static void records_behind_damage_are_not_cut(void **state)
+{
+        struct test_packs *t = *state;
+        cas_cleanup_buf struct cas_buf record = CAS_BUF_INIT;
+        struct cas_hash id, other, name = {{1, 2, 3}};
+        const uint8_t zeros[200] = {0};
+        put(t, 1, 5000, &id);
+        struct only_pack p = packs_of(t);
+        test_packs_close(t);
+        append_bytes(t, p.name, zeros, sizeof(zeros));
+        cas_pack_object_encode(file_bytes(t, p.name), &name, 0, NULL, 0, &record);
+        append_bytes(t, p.name, record.data, record.len_bytes);
+        uint64_t whole = file_bytes(t, p.name);
+        test_packs_open(t);
+        put(t, 2, 6000, &other);
+        assert_int_equal(file_bytes(t, p.name), whole);
+        assert_int_equal(packs_of(t).count, 2);
+        test_ok(read_back(t, 1, 5000, &id, err));
+        test_ok(read_back(t, 2, 6000, &other, err));
+}
+
+/* The header of a new pack did not reach the disk. */
+static void headless_packs_are_cleared(void **state)
+{
+        struct test_packs *t = *state;
+        char name[CAS_PACK_NAME_BYTES];
+        cas_cleanup_buf struct cas_buf record = CAS_BUF_INIT;
+        struct cas_hash object = {{1, 2, 3}};
+        const uint8_t zeros[CAS_PACK_HEADER_BYTES + 500] = {0};
+        test_packs_close(t);
+        cas_cleanup_fd int fd =
+                openat(t->dirfd, cas_pack_name(77, name), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+        append_bytes(t, name, zeros, sizeof(zeros));
+        test_packs_open(t);
+        assert_int_equal(faccessat(t->dirfd, name, F_OK, 0), -1);
+        test_packs_close(t);
+        cas_cleanup_fd int again = openat(t->dirfd, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+        append_bytes(t, name, zeros, sizeof(zeros));
+        cas_pack_object_encode(sizeof(zeros), &object, 0, NULL, 0, &record);
+        append_bytes(t, name, record.data, record.len_bytes);
+        test_packs_open(t);
+        assert_int_equal(faccessat(t->dirfd, name, F_OK, 0), -1);
+        cas_cleanup_free char *aside = cas_xasprintf("%s.damaged", name);
+        assert_int_equal(file_bytes(t, aside), sizeof(zeros) + record.len_bytes);
+        assert_int_equal(packs_of(t).count, 0);
+        test_packs_close(t);
+        test_packs_open(t);
 }
 
 static void ids_are_not_used_again(void **state)
@@ -459,6 +522,24 @@ static void a_damaged_pack_is_not_rewritten(void **state)
         assert_int_equal(packs_of(t).count, 1);
 }
 
+/* A descriptor that was being opened while the pack was removed must not be kept. */
+static void a_pack_removed_while_it_is_opened_is_not_kept(void **state)
+{
+        struct test_packs *t = *state;
+        struct cas_hash id;
+        struct cas_packfd fd;
+        put(t, 1, 5000, &id);
+        struct only_pack p = packs_of(t);
+        test_packs_close(t);
+        test_packs_open(t);
+        disk.drop_from = t->store.packset;
+        disk.drop_id = p.id;
+        test_ok(cas_packset_fd_get(t->store.packset, p.id, &fd, err));
+        assert_null(disk.drop_from);
+        assert_int_equal(fd.slot, -1);
+        cas_packset_fd_put(t->store.packset, &fd);
+}
+
 /* ---- disks that fail ---- */
 
 static int try_put(struct test_packs *t, uint64_t seed, size_t len, struct cas_hash *id,
@@ -616,7 +697,11 @@ int main(void)
                 cmocka_unit_test_setup_teardown(what_the_index_knows_is_never_cut, setup, teardown),
                 cmocka_unit_test_setup_teardown(a_missing_pack_is_damage, setup, teardown),
                 cmocka_unit_test_setup_teardown(unknown_packs_become_known, setup, teardown),
+                cmocka_unit_test_setup_teardown(records_behind_damage_are_not_cut, setup, teardown),
+                cmocka_unit_test_setup_teardown(headless_packs_are_cleared, setup, teardown),
                 cmocka_unit_test_setup_teardown(ids_are_not_used_again, setup, teardown),
+                cmocka_unit_test_setup_teardown(a_pack_removed_while_it_is_opened_is_not_kept,
+                                                setup, teardown),
                 cmocka_unit_test_setup_teardown(sealed_packs_are_whole_and_named, setup, teardown),
                 cmocka_unit_test_setup_teardown(a_footer_that_the_index_missed_counts, setup,
                                                 teardown),
