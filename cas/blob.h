@@ -35,7 +35,11 @@ int cas_upload_append(struct cas_upload *u, const void *data, size_t len,
                       struct cas_err *err) CAS_MUST_CHECK;
 /* Cuts back to `bytes`: what a failed request added is taken back. */
 int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *err) CAS_MUST_CHECK;
-/* Ends this writer; the session stays. */
+/* What was appended survives a power cut. After an error the session is over, and its file gone:
+ * what could not be synced is not to be trusted. */
+int cas_upload_sync(struct cas_upload *u, struct cas_err *err) CAS_MUST_CHECK;
+/* Ends this writer; the session stays. Syncs, but tells nobody: call cas_upload_sync before a
+ * client is told that its bytes were taken. */
 void cas_upload_close(struct cas_upload *u);
 /* Verifies the whole, publishes it as a blob linked to the repository, ends the
  * session. Errors: INVALID (digest differs; the session stays), NOTFOUND (the session is over).

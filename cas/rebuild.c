@@ -19,7 +19,7 @@
 #include "cas/packset_int.h"
 
 #define NEW_DIR "index.new"
-#define OLD_DIR "index.old"
+#define OLD_DIR CAS_DIR_INDEX_OLD
 #define BATCH_BYTES (1 * CAS_MIB)
 #define BLOCK_CACHE_BYTES (4 * CAS_MIB)
 
@@ -452,6 +452,9 @@ static int run(struct rebuild *rb, const struct cas_store_config *config, struct
         if (rc < 0)
                 return rc;
         memcpy(s->id, format.id, sizeof(s->id));
+        rc = cas_store_settle_index(s, err);
+        if (rc < 0)
+                return rc;
         if (cas_index_open(s->index_path, false, &rb->old, &bad) < 0)
                 rb->old = NULL;
         cas_cleanup_free char *path = cas_xasprintf("%s/" NEW_DIR, s->path);

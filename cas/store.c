@@ -254,11 +254,31 @@ static int read_format(struct cas_store *s, const struct cas_store_config *confi
         return cas_format_check(&format, err);
 }
 
+static bool is_there(const struct cas_store *s, const char *path)
+{
+        struct stat st;
+        return s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+int cas_store_settle_index(struct cas_store *s, struct cas_err *err)
+{
+        if (!is_there(s, CAS_DIR_INDEX_OLD))
+                return 0;
+        if (is_there(s, CAS_DIR_INDEX)) {
+                cas_cleanup_free char *old = cas_xasprintf("%s/" CAS_DIR_INDEX_OLD, s->path);
+                return cas_index_destroy(old, err);
+        }
+        int rc = cas_io_rename(s->io, s->dirfd, CAS_DIR_INDEX_OLD, s->dirfd, CAS_DIR_INDEX, err);
+        return rc < 0 ? rc : cas_io_sync_dir(s->io, s->dirfd, ".", err);
+}
+
 static int open_index(struct cas_store *s, struct cas_err *err)
 {
         if (s->index)
                 return 0; /* just made */
-        int rc = cas_index_open(s->index_path, false, &s->index, err);
+        int rc = cas_store_settle_index(s, err);
+        if (rc == 0)
+                rc = cas_index_open(s->index_path, false, &s->index, err);
         if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
                 return cas_err_wrap(err, "the index cannot be read (`lamina fsck --rebuild` "
                                          "makes it anew)");

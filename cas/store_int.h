@@ -61,6 +61,7 @@ struct cas_store {
 
 /* Directories of a store. */
 #define CAS_DIR_INDEX "index"
+#define CAS_DIR_INDEX_OLD "index.old" /* while a rebuilt one takes its place */
 #define CAS_DIR_BLOBS "blobs"
 #define CAS_DIR_JOURNAL "journal"
 #define CAS_DIR_TREES "trees"
@@ -71,6 +72,10 @@ struct cas_store {
 /* Opens and locks the directory and no more: for what works below an open store. */
 int cas_store_open_bare(const struct cas_store_config *config, struct cas_store **out,
                         struct cas_err *err) CAS_MUST_CHECK;
+
+/* Puts the old index back where a rebuild broke off between taking it away and putting the new one
+ * in its place; one that is left beside the new one is removed. Of a store that is locked. */
+int cas_store_settle_index(struct cas_store *s, struct cas_err *err) CAS_MUST_CHECK;
 
 /* mkdir with mode 0700 whatever the umask. Existing is success; the parent is not synced. */
 int cas_store_mkdir(struct cas_store *s, const char *path, struct cas_err *err) CAS_MUST_CHECK;

@@ -288,7 +288,7 @@ static void end_session(struct cas_upload *u)
 
 /* After a failed sync the kernel may take the pages for clean, and a later sync that succeeds
  * would prove nothing: the session is over. */
-static int sync_data(struct cas_upload *u, struct cas_err *err)
+int cas_upload_sync(struct cas_upload *u, struct cas_err *err)
 {
         if (!u->unsynced || u->over)
                 return 0;
@@ -304,9 +304,8 @@ void cas_upload_close(struct cas_upload *u)
 {
         if (!u)
                 return;
-        /* What a client was told survives a power cut; if not, the length tells it. */
         struct cas_err ignored = CAS_ERR_INIT;
-        (void)!sync_data(u, &ignored);
+        (void)!cas_upload_sync(u, &ignored);
         upload_free(u, u->over);
 }
 
@@ -367,7 +366,7 @@ int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected, s
                 return fail_over(u, err);
         int rc = verify(u, expected, err);
         if (rc == 0)
-                rc = sync_data(u, err);
+                rc = cas_upload_sync(u, err);
         if (rc < 0)
                 return rc;
         rc = publish(u, expected, err);

@@ -124,8 +124,13 @@ static bool upload_complete(struct upload *u)
 static void patch_end(struct reg_http_req *req CAS_UNUSED, void *state)
 {
         struct upload *u = state;
+        struct cas_err err = CAS_ERR_INIT;
         if (!upload_complete(u))
                 return;
+        if (cas_upload_sync(u->session, &err) < 0) {
+                upload_fail(u, &err);
+                return;
+        }
         uint64_t bytes = cas_upload_bytes(u->session);
         cas_upload_close(cas_steal(&u->session));
         reply_session(&u->call, 202, u->id, bytes);

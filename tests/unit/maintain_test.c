@@ -484,6 +484,32 @@ static void rebuilding_needs_no_index(void **state)
         expect_fsck(t, "");
 }
 
+/* A crash while the new index takes the old one's place, between the two renames. */
+static void a_rebuild_that_broke_off_leaves_the_old_index(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct testimage image = put(t, "a", "x", 0);
+        cas_cleanup_free char *index = cas_xasprintf("%s/index", t->path);
+        cas_cleanup_free char *old = cas_xasprintf("%s/index.old", t->path);
+        const struct cas_lease lease = {.id = "l", .root = image.manifest};
+        struct cas_digest tagged;
+        ok(cas_lease_put(t->store, &lease, &err)); /* which only the index has */
+        for (int first = 0; first < 2; first++) {
+                bool there = false;
+                teststore_close(t);
+                ok(rename(index, old));
+                if (first)
+                        ok(teststore_open(t, &err));
+                else
+                        rebuild(t);
+                ok(cas_tag_get(t->store, "a", "x", &tagged, &err));
+                ok(cas_index_has(t->store->index, CAS_FAMILY_LEASES, "l", 1, &there, &err));
+                assert_true(there);
+                expect_fsck(t, "");
+        }
+}
+
 static bool last_pack(void *arg, uint64_t pack_id, const struct cas_pack_record *rec CAS_UNUSED)
 {
         *(uint64_t *)arg = pack_id;
@@ -603,6 +629,7 @@ int main(void)
                 TEST(fsck_reads_manifests),
                 TEST(rebuilding_gives_the_same_index),
                 TEST(rebuilding_needs_no_index),
+                TEST(a_rebuild_that_broke_off_leaves_the_old_index),
                 TEST(rebuilding_forgets_layers_that_lost_files),
                 TEST(rebuilding_cuts_nothing_off_a_damaged_pack),
                 TEST(rebuilding_rescues_names_of_a_lost_journal),

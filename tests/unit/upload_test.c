@@ -267,7 +267,9 @@ static void a_failed_sync_ends_the_session(void **state)
                 struct cas_upload *u = open_upload(t, "r", id);
                 append(u, "bytes");
                 fsync_fails = true;
-                if (!close_first) {
+                if (close_first) {
+                        assert_int_equal(cas_upload_sync(u, &err), -CAS_E_IO);
+                } else {
                         assert_int_equal(cas_upload_finish(u, &d, &err), -CAS_E_IO);
                         assert_int_equal(cas_upload_append(u, "x", 1, &err), -CAS_E_NOTFOUND);
                         ok(cas_upload_truncate(u, 0, &err));

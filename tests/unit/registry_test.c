@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the registry answers when the disk or the store fails; all else is in
+ * tests/sys/registry_conformance.py. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+
+#include "registry/registry.h"
+#include "tests/support/teststore.h"
+
+#define ok(call) assert_int_equal(call, 0)
+
+static struct reg_registry *start(struct teststore *t)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        const struct reg_config config = {.listen = "127.0.0.1:0", .threads = 2};
+        struct reg_registry *r = NULL;
+        ok(reg_start(t->store, &config, &r, &err));
+        return r;
+}
+
+/* The status of the answer to a request that closes its connection. */
+static int ask(struct reg_registry *r, const char *method, const char *target, const char *body)
+{
+        cas_cleanup_fd int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        struct sockaddr_in to = {.sin_family = AF_INET,
+                                 .sin_port = htons((uint16_t)reg_port(r)),
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        ok(connect(fd, (const struct sockaddr *)&to, sizeof(to)));
+        cas_cleanup_free char *request = cas_xasprintf(
+                "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+                method, target, strlen(body), body);
+        size_t len = strlen(request);
+        assert_int_equal(send(fd, request, len, MSG_NOSIGNAL), len);
+        char answer[4096];
+        size_t got = 0;
+        ssize_t n;
+        while (got < sizeof(answer) - 1 &&
+               (n = recv(fd, answer + got, sizeof(answer) - 1 - got, 0)) > 0)
+                got += (size_t)n;
+        answer[got] = '\0';
+        int status = 0;
+        assert_int_equal(sscanf(answer, "HTTP/1.1 %d", &status), 1);
+        return status;
+}
+
+static atomic_bool fsync_fails;
+static int failing_fsync(void *ctx CAS_UNUSED, int fd)
+{
+        if (atomic_load(&fsync_fails)) {
+                errno = EIO;
+                return -1;
+        }
+        return fsync(fd);
+}
+
+/* A client must not be told that bytes were taken which a power cut would lose. */
+static void a_piece_that_cannot_be_synced_is_refused(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_io_ops ops = *cas_io_posix()->ops;
+        const struct cas_io io = {.ops = &ops};
+        char id[CAS_UPLOAD_ID_BYTES];
+        ops.fsync = failing_fsync;
+        t->io = &io;
+        teststore_reopen(t);
+        struct reg_registry *r = start(t);
+        ok(cas_upload_create(t->store, "r", id, &err));
+        cas_cleanup_free char *target = cas_xasprintf("/v2/r/blobs/uploads/%s", id);
+        assert_int_equal(ask(r, "PATCH", target, "one "), 202);
+        atomic_store(&fsync_fails, true);
+        assert_int_equal(ask(r, "PATCH", target, "two"), 500);
+        atomic_store(&fsync_fails, false);
+        /* What could not be synced is not to be trusted, nor what was before it in the file. */
+        assert_int_equal(ask(r, "GET", target, ""), 404);
+        reg_stop(r, 1000);
+        teststore_close(t);
+        t->io = NULL;
+        ok(teststore_open(t, &err));
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(a_piece_that_cannot_be_synced_is_refused),
+        };
+        return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
+}
