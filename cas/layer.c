@@ -92,8 +92,7 @@ static int take_small(struct decode *d, struct cas_entry *file, struct cas_err *
 
 static int take_object(struct decode *d, struct cas_entry *file, struct cas_err *err)
 {
-        if (check_holes(d, err) < 0 ||
-            cas_publish_object_begin(d->publish, &file->object, err) < 0)
+        if (check_holes(d, err) < 0 || cas_publish_object_begin(d->publish, &file->object, err) < 0)
                 return -(int)err->code;
         for (;;) {
                 const uint8_t *data;

@@ -25,15 +25,16 @@
 #define CAS_LAYOUT_INDEX_BYTES_MAX (64 * CAS_MIB)
 #define CAS_ARCHIVE_ENTRIES_MAX 200000
 #define CAS_SOURCE_IMAGES_MAX 100000
-#define CAS_IMPORT_DOCUMENTS_MAX 100000 /* manifests of one import */
+#define CAS_IMPORT_DOCUMENTS_MAX 100000               /* manifests of one import */
 #define CAS_IMPORT_DOCUMENT_BYTES_MAX (512 * CAS_MIB) /* theirs, as often as images name them */
-#define CAS_IMPORT_BLOBS_MAX 1000000    /* blobs of one import */
+#define CAS_IMPORT_BLOBS_MAX 1000000                  /* blobs of one import */
 
 /* layers */
 #define CAS_TAR_BYTES_MAX (1024 * CAS_GIB)      /* decoded bytes of one layer */
 #define CAS_TAR_RATIO_MAX 2000                  /* decoded ÷ stored, beyond … */
 #define CAS_TAR_RATIO_FREE_BYTES (64 * CAS_MIB) /* … so much, which is never a bomb */
-#define CAS_TAR_HOLES_FREE_BYTES (16 * CAS_GIB) /* holes of sparse files that any layer may have */
+#define CAS_TAR_HOLES_FREE_BYTES (16 * CAS_GIB) /* holes of sparse files that any layer may have   \
+                                                 */
 #define CAS_TAR_ENTRIES_MAX 4000000
 #define CAS_LISTING_BYTES_MAX (1 * CAS_GIB)     /* listing of one layer, encoded or in the making */
 #define CAS_ZSTD_WINDOW_LOG_MAX 27              /* 128 MiB, what zstd itself decodes by default */
@@ -52,10 +53,11 @@
 /* trees */
 #define CAS_TREE_ENTRIES_MAX 50000000 /* names of one merged tree, deleted ones included */
 #define CAS_TREE_DEPTH_MAX CAS_PATH_DEPTH_MAX
-#define CAS_TREE_LINKS_MAX 255                      /* symlinks followed in one path */
-#define CAS_TREE_LINK_STEPS_MAX (UINT64_C(1) << 26) /* path components behind symlinks, per layer  \
-                                                     */
-#define CAS_TREE_BYTES_MAX (64 * CAS_GIB)           /* one image: inode numbers stay below 2^32 */
+#define CAS_TREE_LINKS_MAX 255 /* symlinks followed in one path */
+#define CAS_TREE_LINK_STEPS_MAX                                                                    \
+        (UINT64_C(1) << 26)               /* path components behind symlinks, per layer            \
+                                           */
+#define CAS_TREE_BYTES_MAX (64 * CAS_GIB) /* one image: inode numbers stay below 2^32 */
 
 /* store */
 #define CAS_OBJECT_BYTES_MAX (UINT64_C(1) << 44)

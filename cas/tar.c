@@ -415,8 +415,8 @@ static int settle_entry(struct cas_tar *t, bool extended, struct cas_err *err)
         t->stored_left = t->content_left = h->stored_bytes;
         e->size_bytes = h->sparse == CAS_TAR_DENSE ? h->stored_bytes : h->real_bytes;
         if (h->sparse != CAS_TAR_DENSE)
-                t->hole_bytes += cas_min_u64(h->real_bytes - h->stored_bytes,
-                                             UINT64_MAX - t->hole_bytes);
+                t->hole_bytes +=
+                        cas_min_u64(h->real_bytes - h->stored_bytes, UINT64_MAX - t->hole_bytes);
         if (e->size_bytes > CAS_OBJECT_BYTES_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "a file of %" PRIu64 " bytes", e->size_bytes);
         return 0;

@@ -38,7 +38,7 @@ struct ffs_mount_options {
         bool rw;           /* writable: over a new upper in STORE/sandboxes, or `upper` */
         const char *upper; /* directory kept by the caller (implies rw); it is bound to its
                             * exact trees: other trees are refused with INVALID */
-        bool guarded; /* writable only: device nodes and set-id bits have no effect */
+        bool guarded;      /* writable only: device nodes and set-id bits have no effect */
 };
 
 struct ffs_mount_info {

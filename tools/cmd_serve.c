@@ -75,7 +75,8 @@ const struct cli_command cmd_serve = {
                 "says how much.\n\n"
                 "The file of --config has sections and keys:\n\n"
                 "[store] path (absolute), threads (0: one per CPU), lock_wait_s (how long to wait "
-                "for another owner to end, 30), trees (shared: images over the same layers share their "
+                "for another owner to end, 30), trees (shared: images over the same layers share "
+                "their "
                 "trees; flat: one tree an image)\n\n"
                 "[registry] listen (ADDR:PORT), threads (0: one per CPU)",
         .examples = "lamina serve --listen 0.0.0.0:5000\n"

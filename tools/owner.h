@@ -10,7 +10,7 @@ struct owner_config {
         const char *store_path; /* absolute */
         unsigned store_threads; /* 0: one per CPU */
         bool flat_trees;
-        const char *listen;     /* of the registry; NULL: none */
+        const char *listen; /* of the registry; NULL: none */
         unsigned registry_threads;
         unsigned lock_wait_ms;
         unsigned idle_s; /* ends by itself after as long without requests and mounts; 0: never */
