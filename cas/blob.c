@@ -2,6 +2,7 @@
 /* Verbatim blobs: STORE/blobs/ALGORITHM/first two hex digits/hex digits. */
 #include "cas/blob.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 
@@ -63,10 +64,25 @@ int cas_blob_stat(struct cas_store *s, const struct cas_digest *digest, uint64_t
                   struct cas_err *err)
 {
         struct cas_blob_record rec;
+        struct stat st;
+        char path[CAS_BLOB_PATH_BYTES];
         int rc = blob_record(s, digest, &rec, err);
-        if (rc == 0 && out_bytes)
+        if (rc < 0)
+                return rc;
+        cas_blob_path(digest, path);
+        if (s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+                if ((uint64_t)st.st_size != rec.size_bytes)
+                        return cas_fail(err, CAS_E_NOTFOUND, "blob %s: %llu bytes, %llu expected",
+                                        path, (unsigned long long)st.st_size,
+                                        (unsigned long long)rec.size_bytes);
+        } else if (errno == ENOENT) {
+                return cas_fail(err, CAS_E_NOTFOUND, "blob %s: its file is gone", path);
+        } else {
+                return cas_fail_sys(err, errno, "stat %s", path);
+        }
+        if (out_bytes)
                 *out_bytes = rec.size_bytes;
-        return rc;
+        return 0;
 }
 
 int cas_blob_open(struct cas_store *s, const struct cas_digest *digest, int *out_fd,

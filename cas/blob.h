@@ -6,7 +6,8 @@
 
 #include "cas/store.h"
 
-/* Errors: NOTFOUND. out_bytes may be NULL. */
+/* Errors: NOTFOUND, also when its file is gone or has another length: whoever brings the blob again
+ * heals it (cas/publish.h). out_bytes may be NULL. */
 int cas_blob_stat(struct cas_store *s, const struct cas_digest *digest, uint64_t *out_bytes,
                   struct cas_err *err) CAS_MUST_CHECK;
 /* A read-only descriptor of the verbatim bytes, fit for sendfile(2), to be closed by the caller. */

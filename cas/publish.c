@@ -15,6 +15,9 @@
 /* Names of one publication, as records. */
 #define NAMES_BYTES_MAX (16 * CAS_MIB)
 
+/* A blob of this length is compared with its digest before it is taken to be there. */
+#define COMPARE_BYTES_MAX (256 * CAS_KIB)
+
 /* A blob that is written and synced under a temporary name. */
 struct staged_blob {
         struct cas_digest digest;
@@ -161,7 +164,8 @@ static void stage_blob(struct cas_publish *p, const struct cas_digest *digest, u
 }
 
 /* Whether the store has it, or this publication brings it. One whose file is gone or has another
- * length is not there: so a damaged store is healed by who brings the blob again. */
+ * length is not there, nor is a small one with other bytes: so a damaged store is healed by who
+ * brings the blob again. To read large ones would cost as much as to write them. */
 static int blob_is_here(struct cas_publish *p, const struct cas_digest *digest, bool *out,
                         struct cas_err *err)
 {
@@ -170,19 +174,17 @@ static int blob_is_here(struct cas_publish *p, const struct cas_digest *digest, 
                 if (*out)
                         return 0;
         }
-        uint64_t indexed_bytes, file_bytes;
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        uint64_t size_bytes;
         struct cas_err miss = CAS_ERR_INIT;
-        char path[CAS_BLOB_PATH_BYTES];
-        cas_blob_path(digest, path);
-        *out = false;
-        int rc = cas_blob_stat(p->store, digest, &indexed_bytes, &miss);
-        if (rc == 0)
-                rc = cas_io_size(p->store->io, p->store->dirfd, path, &file_bytes, &miss);
-        if (rc == 0)
-                *out = file_bytes == indexed_bytes;
-        else if (rc != -CAS_E_NOTFOUND)
-                *err = miss;
-        return rc == -CAS_E_NOTFOUND ? 0 : rc;
+        int rc = cas_blob_stat(p->store, digest, &size_bytes, &miss);
+        if (rc == 0 && size_bytes <= COMPARE_BYTES_MAX)
+                rc = cas_blob_read(p->store, digest, COMPARE_BYTES_MAX, &bytes, &miss);
+        *out = rc == 0;
+        if (rc == 0 || rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
+                return 0;
+        *err = miss;
+        return rc;
 }
 
 int cas_publish_blob_begin(struct cas_publish *p, enum cas_digest_alg alg, struct cas_err *err)

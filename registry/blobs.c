@@ -3,14 +3,13 @@
  * served only where it is linked: names are what access is granted by. */
 #include "registry/registry_int.h"
 
-/* The blob that the path names. False: answered. */
-static bool find_blob(struct reg_call *call, struct cas_digest *out, uint64_t *out_bytes)
+/* The blob that the path names, and that the repository links. False: answered. */
+static bool find_linked(struct reg_call *call, struct cas_digest *out)
 {
         struct cas_err err = CAS_ERR_INIT;
         bool linked = false;
         if (cas_digest_parse(call->route.last, out, &err) < 0 ||
-            cas_blob_linked(call->store, call->route.repo, out, &linked, &err) < 0 ||
-            (linked && cas_blob_stat(call->store, out, out_bytes, &err) < 0)) {
+            cas_blob_linked(call->store, call->route.repo, out, &linked, &err) < 0) {
                 reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
                 return false;
         }
@@ -27,7 +26,7 @@ void reg_blob_get(struct reg_call *call)
                 .media_type = "application/octet-stream",
                 .cache_control = REG_CACHE_FOR_EVER,
         };
-        if (find_blob(call, &digest, &content.size_bytes))
+        if (find_linked(call, &digest))
                 reg_reply_content(call, &content, REG_ABOUT_BLOB);
 }
 
@@ -46,8 +45,7 @@ static void blob_delete_work(struct reg_call *call)
 {
         struct cas_digest digest;
         struct cas_err err = CAS_ERR_INIT;
-        uint64_t bytes;
-        if (!find_blob(call, &digest, &bytes))
+        if (!find_linked(call, &digest))
                 return;
         if (unlink_blob(call, &digest, &err) < 0) {
                 reg_reply_err(call->req, REG_ABOUT_BLOB, &err);

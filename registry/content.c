@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers with what a digest names, and with lists: entity tags, conditional
  * requests, single ranges. The bytes leave by sendfile. */
+#include "cas/log.h"
 #include "registry/range.h"
 #include "registry/registry_int.h"
 
@@ -20,12 +21,28 @@ static void reply_unsatisfiable(struct reg_http_req *req, const struct reg_conte
         reg_reply_code(req, REG_E_RANGE_INVALID, "the range is outside of the content");
 }
 
-void reg_reply_content(struct reg_call *call, const struct reg_content *content,
-                       enum reg_about about)
+/* What a name leads to must be there: a client that is told so does not push it again, and so would
+ * never heal what a store has lost. False: answered. */
+static bool check_there(struct reg_call *call, struct reg_content *content, enum reg_about about)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        int rc = cas_blob_stat(call->store, content->digest, &content->size_bytes, &err);
+        if (rc == 0)
+                return true;
+        if (rc == -CAS_E_NOTFOUND)
+                cas_log(CAS_LOG_ERROR, "registry", "target=\"%.300s\" lost=\"%s\"",
+                        reg_http_uri(call->req)->raw, err.msg);
+        reg_reply_err(call->req, about, &err);
+        return false;
+}
+
+void reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about)
 {
         struct reg_http_req *req = call->req;
         struct cas_err err = CAS_ERR_INIT;
         char digest[CAS_DIGEST_TEXT_BYTES];
+        if (!check_there(call, content, about))
+                return;
         cas_digest_text(content->digest, digest);
         bool head = reg_http_method(req) == REG_HTTP_HEAD;
         if (reg_etag_listed(reg_http_header(req, "If-None-Match"), digest)) {

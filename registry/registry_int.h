@@ -66,9 +66,9 @@ struct reg_content {
         const char *media_type;
         const char *cache_control;
 };
-/* Answers a GET or HEAD with the verbatim bytes of a blob that the caller may see. */
-void reg_reply_content(struct reg_call *call, const struct reg_content *content,
-                       enum reg_about about);
+/* Answers a GET or HEAD with the verbatim bytes of a blob that the caller may see; 404 when the
+ * store has lost them. Fills in size_bytes. */
+void reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about);
 /* A list made for this request, with an entity tag over its bytes. Takes the body. */
 void reg_reply_list(struct reg_http_req *req, const char *media_type, struct cas_buf *body);
 

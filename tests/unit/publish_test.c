@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <pthread.h>
 
 #include "cas/object.h"
@@ -110,6 +111,23 @@ static void the_same_blob_costs_nothing(void **state)
         cas_publish_free(q);
         assert_true(test_has_blob(t->store, &third));
         assert_int_equal(files_in(t, "uploads"), 0);
+}
+
+/* The same length, other bytes: who brings the blob again heals it. */
+static void a_damaged_small_blob_is_healed(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+        const struct cas_digest d = test_put_blob(t->store, "r", "some bytes");
+        char hex[CAS_DIGEST_TEXT_BYTES];
+        cas_digest_hex(&d, hex);
+        cas_cleanup_free char *path = cas_xasprintf("%s/blobs/sha256/%.2s/%s", t->path, hex, hex);
+        cas_cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+        assert_int_equal(pwrite(fd, "X", 1, 0), 1);
+        assert_int_equal(cas_blob_read(t->store, &d, 100, &out, &err), -CAS_E_CORRUPT);
+        (void)test_put_blob(t->store, "r", "some bytes");
+        ok(cas_blob_read(t->store, &d, 100, &out, &err));
 }
 
 static void a_whole_publication_is_there(void **state)
@@ -258,6 +276,7 @@ int main(void)
                 TEST(what_is_not_committed_is_not_there),
                 TEST(the_same_blob_costs_nothing),
                 TEST(who_brings_a_damaged_blob_heals_it),
+                TEST(a_damaged_small_blob_is_healed),
                 TEST(a_whole_publication_is_there),
                 TEST(refuses_bad_names),
                 TEST(many_publish_at_once),

@@ -89,12 +89,49 @@ static void a_piece_that_cannot_be_synced_is_refused(void **state)
         ok(teststore_open(t, &err));
 }
 
+/* Else clients would skip to push what is lost. */
+static void a_blob_whose_file_is_lost_is_not_there(void **state)
+{
+        struct teststore *t = *state;
+        struct reg_registry *r = start(t);
+        const struct cas_digest d = test_put_blob(t->store, "r", "some bytes");
+        const struct cas_digest m = test_put_manifest(t->store, "r", "tag", "{}");
+        char text[CAS_DIGEST_TEXT_BYTES], hex[CAS_DIGEST_TEXT_BYTES];
+        cas_cleanup_free char *target = cas_xasprintf("/v2/r/blobs/%s", cas_digest_text(&d, text));
+        cas_digest_hex(&d, hex);
+        cas_cleanup_free char *file = cas_xasprintf("%s/blobs/sha256/%.2s/%s", t->path, hex, hex);
+        cas_digest_hex(&m, hex);
+        cas_cleanup_free char *manifest =
+                cas_xasprintf("%s/blobs/sha256/%.2s/%s", t->path, hex, hex);
+        cas_cleanup_free char *mount =
+                cas_xasprintf("/v2/other/blobs/uploads/?mount=%s&from=r", text);
+        static const char *const methods[] = {"HEAD", "GET"};
+        for (size_t i = 0; i < CAS_COUNT(methods); i++) {
+                assert_int_equal(ask(r, methods[i], target, ""), 200);
+                assert_int_equal(ask(r, methods[i], "/v2/r/manifests/tag", ""), 200);
+        }
+        ok(truncate(file, 3));
+        assert_int_equal(ask(r, "HEAD", target, ""), 404);
+        ok(unlink(file));
+        ok(unlink(manifest));
+        for (size_t i = 0; i < CAS_COUNT(methods); i++) {
+                assert_int_equal(ask(r, methods[i], target, ""), 404);
+                assert_int_equal(ask(r, methods[i], "/v2/r/manifests/tag", ""), 404);
+        }
+        assert_int_equal(ask(r, "POST", mount, ""), 202);
+        (void)test_put_blob(t->store, "r", "some bytes");
+        assert_int_equal(ask(r, "HEAD", target, ""), 200);
+        assert_int_equal(ask(r, "POST", mount, ""), 201);
+        reg_stop(r, 1000);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
 
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 TEST(a_piece_that_cannot_be_synced_is_refused),
+                TEST(a_blob_whose_file_is_lost_is_not_there),
         };
         return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
 }
