@@ -33,8 +33,7 @@
 #define CAS_TAR_BYTES_MAX (1024 * CAS_GIB)      /* decoded bytes of one layer */
 #define CAS_TAR_RATIO_MAX 2000                  /* decoded ÷ stored, beyond … */
 #define CAS_TAR_RATIO_FREE_BYTES (64 * CAS_MIB) /* … so much, which is never a bomb */
-#define CAS_TAR_HOLES_FREE_BYTES (16 * CAS_GIB) /* holes of sparse files that any layer may have   \
-                                                 */
+#define CAS_TAR_HOLES_FREE_BYTES (16 * CAS_GIB) /* holes that any layer may have */
 #define CAS_TAR_ENTRIES_MAX 4000000
 #define CAS_LISTING_BYTES_MAX (1 * CAS_GIB)     /* listing of one layer, encoded or in the making */
 #define CAS_ZSTD_WINDOW_LOG_MAX 27              /* 128 MiB, what zstd itself decodes by default */
