@@ -106,7 +106,7 @@ $(B)/tools/enter_blob.o: tools/enter_blob.S $(B)/enter
 
 $(B)/lamina: $(TOOL_OBJ) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(TOOL_OBJ) -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(TOOL_OBJ) $(LIB) $(PKG_LIBS)
 
 $(UNIT) $(CRASH): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")

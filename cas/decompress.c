@@ -30,19 +30,6 @@ struct cas_decompress {
         bool in_padding;            /* zero bytes after the last gzip member */
 };
 
-const char *cas_compression_name(enum cas_compression c)
-{
-        switch (c) {
-        case CAS_COMPRESSION_NONE:
-                return "none";
-        case CAS_COMPRESSION_GZIP:
-                return "gzip";
-        case CAS_COMPRESSION_ZSTD:
-                return "zstd";
-        }
-        return "unknown";
-}
-
 static size_t input_left(const struct cas_decompress *d)
 {
         return d->input_len - d->input_at;

@@ -13,7 +13,6 @@ enum cas_compression {
         CAS_COMPRESSION_GZIP = 1,
         CAS_COMPRESSION_ZSTD = 2
 };
-const char *cas_compression_name(enum cas_compression c);
 
 /* Gives up to len stored bytes; *out_len 0 means the end. */
 typedef int (*cas_source_fn)(void *arg, void *buf, size_t len, size_t *out_len,

@@ -36,12 +36,6 @@ static bool hex_decode(const char *hex, size_t count, uint8_t *out)
         return true;
 }
 
-bool cas_hash_is_zero(const struct cas_hash *h)
-{
-        static const struct cas_hash zero;
-        return cas_hash_equal(h, &zero);
-}
-
 char *cas_hash_hex(const struct cas_hash *h, char *out)
 {
         hex_encode(h->bytes, CAS_HASH_BYTES, out);

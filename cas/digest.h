@@ -18,7 +18,6 @@ static inline bool cas_hash_equal(const struct cas_hash *a, const struct cas_has
 {
         return memcmp(a->bytes, b->bytes, CAS_HASH_BYTES) == 0;
 }
-bool cas_hash_is_zero(const struct cas_hash *h);
 /* Lowercase hex; out has CAS_HASH_HEX_BYTES. Returns out. */
 char *cas_hash_hex(const struct cas_hash *h, char *out);
 /* Exactly 64 lowercase hex digits. False when they are not. */

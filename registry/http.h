@@ -127,8 +127,6 @@ struct reg_http_stream *reg_http_reply_stream(struct reg_http_req *req, unsigned
  * the writer should end what it does). Not on an event thread. */
 int reg_http_stream_write(struct reg_http_stream *stream, const void *data, size_t len,
                           struct cas_err *err) CAS_MUST_CHECK;
-/* Whether the client is gone, as far as is known. A client is found gone only by writing to it. */
-bool reg_http_stream_broken(struct reg_http_stream *stream);
 /* Ends the answer and frees the stream. broken: the connection is cut, so that the client
  * sees that the answer is not whole. */
 void reg_http_stream_close(struct reg_http_stream *stream, bool broken);

@@ -140,14 +140,6 @@ int reg_http_stream_write(struct reg_http_stream *s, const void *data, size_t le
         return gone ? cas_fail(err, CAS_E_IO, "the client is gone") : 0;
 }
 
-bool reg_http_stream_broken(struct reg_http_stream *s)
-{
-        cas_mutex_lock(&s->mutex);
-        bool gone = s->gone;
-        cas_mutex_unlock(&s->mutex);
-        return gone;
-}
-
 void reg_http_stream_close(struct reg_http_stream *s, bool broken)
 {
         cas_mutex_lock(&s->mutex);
