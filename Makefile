@@ -38,7 +38,7 @@ build/deps.mk: tools/deps.sh
 endif
 endif
 
-FOLDERS := cas tiering fusefs registry tools
+FOLDERS := cas cas/deflate tiering fusefs registry tools
 PKGS_BASE := libzstd liblz4 zlib libcrypto jansson libmicrohttpd libcurl libxxhash libisal inih
 FUSE_PC := $(wildcard $(DEPS)/lib/pkgconfig/fuse3.pc)
 PKG := PKG_CONFIG_PATH=$(DEPS)/lib/pkgconfig pkg-config
@@ -50,7 +50,7 @@ CPPFLAGS += -D_GNU_SOURCE -I. -include cas/banned.h -DFUSE_USE_VERSION=318
 ALL_CFLAGS = -std=gnu17 $(CFLAGS_$(CONFIG)) $(WARN) $(WERROR) -fvisibility=hidden -fPIE $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie $(filter -fsanitize=%,$(CFLAGS_$(CONFIG))) -Wl,-z,relro,-z,now $(LDFLAGS)
 
-LIB_FOLDERS := cas tiering fusefs registry
+LIB_FOLDERS := cas cas/deflate tiering fusefs registry
 LIB_SRC := $(sort $(foreach d,$(LIB_FOLDERS),$(wildcard $(d)/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Condensing: a layer's blob gets a recipe, the recipe is proved (the blob is made from it whole
+ * and its digest compared), and from then on the verbatim copy is a cache. */
+#ifndef CAS_CONDENSE_H
+#define CAS_CONDENSE_H
+
+#include "cas/layer.h"
+
+/* Codecs of packs that condensing writes (spec/pack.md). */
+enum cas_condense_codec {
+        CAS_CONDENSE_DEFAULT = 0, /* zstd -9, 1 MiB blocks */
+        CAS_CONDENSE_COLD = 1,    /* zstd -19, 4 MiB blocks */
+};
+
+/* What is known of a blob's recipe; kept in the index and, once proved, in packs. */
+struct cas_recipe_record {
+        struct cas_digest blob;
+        struct cas_hash recipe; /* object; all zero when the blob has to stay verbatim */
+        bool is_proved;         /* only then may the verbatim copy go */
+        uint8_t wrap;           /* enum cas_wrap_kind */
+        uint64_t blob_bytes;
+        uint64_t recipe_bytes;      /* of the recipe object, before its blocks are compressed */
+        uint64_t corrections_bytes; /* of them, corrections of a diff */
+        char text[96];              /* how the blob was made, for people */
+        char reason[160];           /* why it stays verbatim; "" when it does not */
+};
+/* Errors: NOTFOUND (not looked at yet). */
+int cas_recipe_stat(struct cas_store *s, const struct cas_digest *blob,
+                    struct cas_recipe_record *out, struct cas_err *err) CAS_MUST_CHECK;
+
+struct cas_condense_options {
+        bool keep_verbatim; /* do not drop the copy, only make it a cache */
+        bool again;         /* also blobs that were looked at before and stayed verbatim */
+        unsigned threads;   /* of proving; 0: one per CPU */
+};
+/* Condenses one layer blob: decodes it when it was not, makes a recipe, proves it, commits, drops
+ * the copy. Safe to break off at any point, and to repeat; concurrent calls for one blob do it
+ * once. A blob that stays verbatim is success: see out->reason. */
+int cas_condense_blob(struct cas_store *s, const struct cas_digest *blob,
+                      const struct cas_condense_options *options,
+                      const struct cas_progress *progress, struct cas_recipe_record *out,
+                      struct cas_err *err) CAS_MUST_CHECK;
+/* Rewrites blocks of packs that have another codec, pack by pack; stops between packs when *stop
+ * (may be NULL) is set. Restartable. */
+struct cas_recode_result {
+        uint64_t packs, bytes_before, bytes_after;
+};
+int cas_condense_packs(struct cas_store *s, enum cas_condense_codec codec,
+                       const _Atomic(bool) *stop, const struct cas_progress *progress,
+                       struct cas_recode_result *out, struct cas_err *err) CAS_MUST_CHECK;
+
+#endif
