@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the parts of the klauspost/compress encoders share (spec/deflate-classes.md): the dates,
+ * the tokens of a block, the block writer, the match finders of levels 1 to 6 and the engines that
+ * cut input into blocks.
+ *
+ *   klauspost.c          the classes, and the encoder that the catalogue gives out
+ *   klauspost_write.c    blocks to bits, Huffman codes by date
+ *   klauspost_plain.c    engines of levels 0 and -2
+ *   klauspost_fast.c     engine of levels 1 to 6: cuts at 65535 bytes, keeps the history
+ *   klauspost_level*.c   a match finder each
+ *   klauspost_chain.c    engine of levels 7 to 9
+ *
+ * Nothing here is shared between threads. */
+#ifndef CAS_KLAUSPOST_INT_H
+#define CAS_KLAUSPOST_INT_H
+
+#include "cas/deflate/encoder.h"
+#include "cas/deflate/token.h"
+
+/* When output of some level changed, in order: code asks `date >= CAS_KP_2022_01`. The comments
+ * name the first release of each. */
+enum cas_kp_date {
+        CAS_KP_2020_02,  /* v1.10.0 */
+        CAS_KP_2020_02B, /* v1.10.2: smaller tables, empty fixed block at the end */
+        CAS_KP_2021_03,  /* v1.11.13: penalty of new codes, HuffmanOnly */
+        CAS_KP_2021_04,  /* v1.12.2: levels 5 and 6 look at the end of a match */
+        CAS_KP_2021_05,  /* v1.12.3: HuffmanOnly */
+        CAS_KP_2022_01,  /* v1.14.0: codes are reused only where they hold all symbols */
+        CAS_KP_2022_01B, /* v1.14.2: levels 7 to 9 */
+        CAS_KP_2022_02,  /* v1.14.3: fixed codes only below 250 tokens, levels 1 and 3 */
+        CAS_KP_2022_03,  /* v1.15.0: how matches above 258 are cut */
+        CAS_KP_2022_09,  /* v1.15.10: levels 5 and 6 */
+        CAS_KP_2022_09B, /* v1.15.11: levels 1 to 3 */
+        CAS_KP_2023_01,  /* v1.15.15: levels 7 to 9 */
+        CAS_KP_2025_10,  /* v1.18.1 (retracted) */
+        CAS_KP_2025_12   /* v1.18.2, Go 1.27 */
+};
+
+#define CAS_KP_BLOCK_BYTES_MAX 65535U
+#define CAS_KP_REACH 32768U /* distances stay below this at levels 1 to 6 */
+/* Readable behind the end of what a finder is given; what is there must not matter. */
+#define CAS_KP_SLACK_BYTES 32U
+
+/* The tokens of one block and how often each symbol is in them. Finders only add, by the functions
+ * below. A token is as in token.h. */
+struct cas_kp_tokens {
+        uint32_t count;
+        uint32_t literals[256];
+        uint32_t lengths[32]; /* [1 + i] is symbol 257 + i; [0] is the writer's */
+        uint32_t distances[32];
+        uint32_t token[CAS_KP_BLOCK_BYTES_MAX + 1];
+};
+void cas_kp_tokens_clear(struct cas_kp_tokens *t);
+
+extern const uint8_t cas_kp_length_symbol[256];   /* by length - 3; 0 is symbol 257 */
+extern const uint8_t cas_kp_distance_symbol[512]; /* by what cas_kp_distance_code makes */
+static inline uint32_t cas_kp_distance_code(uint32_t distance)
+{
+        uint32_t d = distance - 1;
+        return cas_kp_distance_symbol[d < 256 ? d : 256 + (d >> 7)];
+}
+
+static inline void cas_kp_literal(struct cas_kp_tokens *t, uint8_t byte)
+{
+        t->token[t->count++] = byte;
+        t->literals[byte]++;
+}
+static inline void cas_kp_literals(struct cas_kp_tokens *t, const uint8_t *data, size_t len)
+{
+        for (size_t i = 0; i < len; i++)
+                cas_kp_literal(t, data[i]);
+}
+/* length 3 to 258, distance 1 to 32768. */
+static inline void cas_kp_match(struct cas_kp_tokens *t, uint32_t length, uint32_t distance)
+{
+        t->token[t->count++] = cas_token_match(length, distance);
+        t->lengths[1 + cas_kp_length_symbol[length - 3]]++;
+        t->distances[cas_kp_distance_code(distance)]++;
+}
+/* The same for any length from 3: what is above 258 becomes several matches. */
+void cas_kp_match_long(struct cas_kp_tokens *t, enum cas_kp_date date, uint32_t length,
+                       uint32_t distance);
+
+/* ------------------------------------------------------------------ the block writer */
+/* Where a writer that knows nothing of earlier blocks would go on with the same bits. */
+struct cas_kp_point {
+        uint64_t out_bytes; /* of the run */
+        uint8_t bit_count;  /* 0 to 7 that follow them … */
+        uint8_t bits;       /* … lowest first */
+};
+struct cas_kp_writer;
+struct cas_kp_writer *cas_kp_writer_new(enum cas_kp_date date, int level);
+void cas_kp_writer_free(struct cas_kp_writer *w);
+void cas_kp_writer_begin(struct cas_kp_writer *w);
+void cas_kp_writer_restart(struct cas_kp_writer *w, const struct cas_kp_point *at);
+/* Between these two, output goes to `out`. */
+void cas_kp_writer_attach(struct cas_kp_writer *w, struct cas_buf *out);
+void cas_kp_writer_detach(struct cas_kp_writer *w);
+
+/* Each writes one block and says whether the point before it (cas_kp_writer_point) is one to
+ * restart from: an encoder that begins there with this block makes the same. `sync`: nothing of the
+ * block stays open for the next one. */
+
+/* As the tokens, unless stored or fixed is shorter. input: what they stand for, NULL when it is
+ * not at hand (the block is never stored then). The tokens may be changed. */
+bool cas_kp_write_tokens(struct cas_kp_writer *w, struct cas_kp_tokens *t, const uint8_t *input,
+                         size_t len, bool sync);
+/* As literals with a code of their own, or stored. */
+bool cas_kp_write_literals(struct cas_kp_writer *w, const uint8_t *input, size_t len, bool sync);
+bool cas_kp_write_stored(struct cas_kp_writer *w, const uint8_t *input, size_t len);
+/* The empty stored block of a flush; the end of the stream. After both, the output is whole bytes
+ * and a restart is possible. */
+void cas_kp_write_sync(struct cas_kp_writer *w);
+void cas_kp_write_finish(struct cas_kp_writer *w);
+/* Before the latest block, or behind the latest flush. */
+struct cas_kp_point cas_kp_writer_point(const struct cas_kp_writer *w);
+
+/* Lengths of a length-limited code as Go makes it: freq[i] of symbol i, count of them up to 288;
+ * bits[i] is 0 where freq[i] is 0. (Level 9 prices literals with one.) */
+void cas_kp_code_lengths(const uint32_t *freq, unsigned count, unsigned bits_max, uint8_t *bits);
+
+/* ------------------------------------------------------------------ finders, levels 1 to 6 */
+struct cas_kp_finder;
+struct cas_kp_finder_ops {
+        /* Finds the tokens of data[start, end), 1 to 65535 bytes, into `out`, which is empty.
+         * data[0, start) is what came before and may be reached. A position is known as base +
+         * index; base only grows (or see rebase), and what an earlier call gave an index has
+         * another one now when base differs. base >= 65535, base + end < 2^31: 0 in a table is
+         * thus always out of reach. Leaves `out` empty when there is no match at all. */
+        void (*encode)(struct cas_kp_finder *f, const uint8_t *data, uint32_t start, uint32_t end,
+                       uint32_t base, struct cas_kp_tokens *out);
+        /* Positions become smaller by `less`; those below it are out of reach: make them 0. */
+        void (*rebase)(struct cas_kp_finder *f, uint32_t less);
+        /* Forget everything: as after creation. */
+        void (*reset)(struct cas_kp_finder *f);
+        void (*free)(struct cas_kp_finder *f);
+};
+/* The first member of every finder's own struct. */
+struct cas_kp_finder {
+        const struct cas_kp_finder_ops *ops;
+        enum cas_kp_date date;
+};
+struct cas_kp_finder *cas_kp_level1_new(enum cas_kp_date date);
+struct cas_kp_finder *cas_kp_level2_new(enum cas_kp_date date);
+struct cas_kp_finder *cas_kp_level3_new(enum cas_kp_date date);
+struct cas_kp_finder *cas_kp_level4_new(enum cas_kp_date date);
+struct cas_kp_finder *cas_kp_level5_new(enum cas_kp_date date);
+struct cas_kp_finder *cas_kp_level6_new(enum cas_kp_date date);
+
+/* ------------------------------------------------------------------ engines */
+/* An engine takes input, cuts it into blocks and hands them to the writer. It notes in `mark` the
+ * latest point to restart from. */
+struct cas_kp_mark {
+        bool valid;
+        struct cas_kp_point point;
+        uint64_t in_bytes;   /* of the run: a restarted engine is fed from here on */
+        uint8_t state_bytes; /* the engine's own */
+        uint8_t state[CAS_DEFLATE_STATE_BYTES_MAX - 2];
+};
+struct cas_kp_engine;
+struct cas_kp_engine_ops {
+        /* A run begins; mark is not valid, the writer is fresh. Not attached. */
+        void (*begin)(struct cas_kp_engine *e, const uint8_t *dictionary, size_t len);
+        void (*write)(struct cas_kp_engine *e, const uint8_t *data, size_t len);
+        /* Everything that waits goes out as blocks that are closed (sync); the driver adds what
+         * comes behind them. The engine may note in_bytes of its end in mark then: the driver
+         * sets valid and the point behind the flush. False: it cannot restart from here. */
+        bool (*sync)(struct cas_kp_engine *e);
+        /* The writer is set up already. window: input before the mark. A mark may be hostile.
+         * Not attached. */
+        int (*restart)(struct cas_kp_engine *e, const struct cas_kp_mark *mark,
+                       const uint8_t *window, size_t len, struct cas_err *err);
+        void (*free)(struct cas_kp_engine *e);
+};
+/* The first member of every engine's own struct. */
+struct cas_kp_engine {
+        const struct cas_kp_engine_ops *ops;
+        struct cas_kp_writer *writer; /* borrowed */
+        enum cas_kp_date date;
+        int level;
+        struct cas_kp_mark mark;
+};
+struct cas_kp_engine *cas_kp_plain_new(struct cas_kp_writer *w, enum cas_kp_date date, int level);
+struct cas_kp_engine *cas_kp_fast_new(struct cas_kp_writer *w, enum cas_kp_date date, int level);
+struct cas_kp_engine *cas_kp_chain_new(struct cas_kp_writer *w, enum cas_kp_date date, int level);
+
+#endif
