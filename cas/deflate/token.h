@@ -74,17 +74,22 @@ CAS_DEFINE_CLEANUP(cas_cleanup_deflate_parser_, struct cas_deflate_parser *,
                    cas_deflate_parser_free);
 #define cas_cleanup_deflate_parser __attribute__((cleanup(cas_cleanup_deflate_parser_)))
 
-/* Errors: CORRUPT (not deflate, or cut off), and the source's. */
+/* Errors: CORRUPT (not deflate, or cut off), and the source's. After one, only free. */
 int cas_deflate_parser_next(struct cas_deflate_parser *p, struct cas_deflate_event *out,
                             struct cas_err *err) CAS_MUST_CHECK;
-/* After END: bytes that were taken from the source and stand behind the stream; borrowed. */
+
+/* Between streams, which is before the first event and after END: */
+
+/* Bytes that were taken from the source and not by a stream (the header of a gzip member, its
+ * trailer); borrowed until the next call. */
 void cas_deflate_parser_rest(const struct cas_deflate_parser *p, const uint8_t **data, size_t *len);
-/* Begins another stream: what is left of the source's bytes, less the first `skip`, comes first
- * (the trailer of a gzip member and the next header were read there). skip <= what rest gives;
- * reads more of the source when asked to make `want` bytes available. */
-int cas_deflate_parser_fill(struct cas_deflate_parser *p, size_t want, struct cas_err *err)
-        CAS_MUST_CHECK; /* fewer than want only at the source's end */
+/* Takes more of the source until rest gives at least `want`, or the source is at its end. */
+#define CAS_DEFLATE_FILL_BYTES_MAX (256 * 1024)
+int cas_deflate_parser_fill(struct cas_deflate_parser *p, size_t want,
+                            struct cas_err *err) CAS_MUST_CHECK;
+/* Drops the first `skip` bytes of what rest gives; another stream begins behind them. */
 void cas_deflate_parser_restart(struct cas_deflate_parser *p, size_t skip);
+
 /* Bits of the present stream that were consumed. */
 uint64_t cas_deflate_parser_bits(const struct cas_deflate_parser *p);
 
