@@ -32,8 +32,10 @@ enum cas_kp_date {
         CAS_KP_2022_09,  /* v1.15.10: levels 5 and 6 */
         CAS_KP_2022_09B, /* v1.15.11: levels 1 to 3 */
         CAS_KP_2023_01,  /* v1.15.15: levels 7 to 9 */
-        CAS_KP_2025_10,  /* v1.18.1 (retracted) */
-        CAS_KP_2025_12   /* v1.18.2, Go 1.27 */
+        CAS_KP_2025_02,  /* v1.18.0: level 4 */
+        CAS_KP_2025_10,  /* v1.18.1 (retracted): no room for codes that are not there, level 9 */
+        CAS_KP_2025_12,  /* v1.18.2: level 9 */
+        CAS_KP_GO_1_27   /* Go 1.27: as v1.18.2, but level 9, and a dictionary at 7 to 9 */
 };
 
 #define CAS_KP_BLOCK_BYTES_MAX 65535U
