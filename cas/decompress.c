@@ -2,12 +2,12 @@
 #include "cas/decompress.h"
 
 #include <inttypes.h>
-#include <isa-l/crc.h>
 #include <isa-l/igzip_lib.h>
 #include <zstd.h>
 #include <zstd_errors.h>
 
 #include "cas/buf.h"
+#include "cas/gzipheader.h"
 #include "cas/limits.h"
 
 #define INPUT_BYTES (256 * 1024)
@@ -175,59 +175,16 @@ static const char *gzip_fault(int ret)
         }
 }
 
-enum gzip_header_flag { GZIP_FHCRC = 2, GZIP_FEXTRA = 4, GZIP_FNAME = 8, GZIP_FCOMMENT = 16 };
-#define GZIP_FLAGS_RESERVED 0xe0
-#define GZIP_FIXED_HEADER_BYTES 10
-#define GZIP_HEADER_BYTES_MAX (128 * 1024) /* whole in the input buffer */
-_Static_assert(GZIP_HEADER_BYTES_MAX + KEPT_BYTES < INPUT_BYTES, "room for a header");
-
-/* Skips a NUL-terminated field; failed when its end is not there. */
-static void skip_text(struct cas_cursor *c)
-{
-        const uint8_t *nul = memchr(c->at, '\0', cas_cursor_left(c));
-        if (nul)
-                c->at = nul + 1;
-        else
-                c->failed = true;
-}
-
-/* Reads a member's header (RFC 1952, 2.3). *header_bytes is 0 while it is not whole. (The
- * library's own reading of headers wants them whole as well, and does not notice.) */
-static int gzip_header(const uint8_t *data, size_t len, size_t *header_bytes, struct cas_err *err)
-{
-        struct cas_cursor c = cas_cursor_over(data, len);
-        const uint8_t *fixed = cas_cursor_take(&c, GZIP_FIXED_HEADER_BYTES);
-        *header_bytes = 0;
-        if (!fixed)
-                return 0;
-        if (fixed[0] != 0x1f || fixed[1] != 0x8b || fixed[2] != 8 || fixed[3] & GZIP_FLAGS_RESERVED)
-                return cas_fail(err, CAS_E_CORRUPT, "gzip: invalid header");
-        if (fixed[3] & GZIP_FEXTRA)
-                (void)cas_cursor_take(&c, cas_cursor_le16(&c));
-        if (!c.failed && fixed[3] & GZIP_FNAME)
-                skip_text(&c);
-        if (!c.failed && fixed[3] & GZIP_FCOMMENT)
-                skip_text(&c);
-        if (!c.failed && fixed[3] & GZIP_FHCRC) {
-                uint32_t crc = crc32_gzip_refl(0, data, (uint64_t)(c.at - data)) & 0xffff;
-                if (cas_cursor_le16(&c) != crc && !c.failed)
-                        return cas_fail(err, CAS_E_CORRUPT, "gzip: wrong header checksum");
-        }
-        *header_bytes = c.failed ? 0 : (size_t)(c.at - data);
-        return 0;
-}
+_Static_assert(CAS_GZIP_HEADER_BYTES_MAX + KEPT_BYTES < INPUT_BYTES, "room for a header");
 
 /* Begins the member that starts here. */
 static int gzip_begin(struct cas_decompress *d, struct cas_err *err)
 {
         size_t header_bytes;
         for (;;) {
-                if (gzip_header(d->input + d->input_at, input_left(d), &header_bytes, err) < 0)
+                if (cas_gzip_header_find_end(d->input + d->input_at, input_left(d), &header_bytes,
+                                             err) < 0)
                         return -(int)err->code;
-                if (header_bytes > GZIP_HEADER_BYTES_MAX ||
-                    (header_bytes == 0 && input_left(d) > GZIP_HEADER_BYTES_MAX))
-                        return cas_fail(err, CAS_E_LIMIT, "gzip: a header of more than %d bytes",
-                                        GZIP_HEADER_BYTES_MAX);
                 if (header_bytes > 0)
                         break;
                 if (d->input_ended)

@@ -53,7 +53,18 @@ struct cas_wrap_ops {
 struct cas_wrap_reader {
         const struct cas_wrap_ops *ops;
 };
-extern const struct cas_wrap_ops cas_wrap_gzip_replay, cas_wrap_gzip_diff, cas_wrap_zstd_replay,
-        cas_wrap_zstd_frames;
+extern const struct cas_wrap_ops cas_wrap_plain, cas_wrap_gzip_replay, cas_wrap_gzip_diff,
+        cas_wrap_zstd_replay, cas_wrap_zstd_frames;
+
+/* The same by the kind that the recipe says (wrap.c has the table). Errors: UNSUPPORTED (a kind
+ * that this version does not know), and those of the kind. */
+int cas_wrap_open(struct cas_recipe *r, const struct cas_recipe_mark *mark, cas_source_fn tar,
+                  void *tar_arg, struct cas_wrap_reader **out, struct cas_err *err) CAS_MUST_CHECK;
+/* A cas_source_fn but for its first argument's type. */
+int cas_wrap_read(struct cas_wrap_reader *wr, void *buf, size_t len, size_t *out_len,
+                  struct cas_err *err) CAS_MUST_CHECK;
+void cas_wrap_close(struct cas_wrap_reader *wr);
+CAS_DEFINE_CLEANUP(cas_cleanup_wrap_, struct cas_wrap_reader *, cas_wrap_close);
+#define cas_cleanup_wrap __attribute__((cleanup(cas_cleanup_wrap_)))
 
 #endif
