@@ -9,6 +9,10 @@
 #include "cas/publish.h"
 
 #define CAS_LISTING_VERSION 1
+#define CAS_LISTING_HEAD_BYTES 16 /* before the first entry */
+/* No entry takes more: path, target and xattrs at their limits, and what is of fixed size. */
+#define CAS_LISTING_ENTRY_BYTES_MAX                                                                \
+        (2 * CAS_PATH_BYTES_MAX + CAS_XATTRS_BYTES_MAX + CAS_XATTRS_MAX * 263 + 256)
 
 /* Sorted by cas_path_compare(): a directory stands before what is in it, siblings follow each
  * other byte-wise; each path once. Parents that the layer does not name are not listed: who
@@ -27,6 +31,13 @@ int cas_listing_encode(const struct cas_listing *l, struct cas_buf *out,
 /* Errors: CORRUPT (any byte may be hostile), UNSUPPORTED (version). */
 int cas_listing_decode(const void *data, size_t len, struct cas_listing *out,
                        struct cas_err *err) CAS_MUST_CHECK;
+
+/* The bytes before the first entry alone. Errors: CORRUPT, UNSUPPORTED (version). */
+int cas_listing_check_head(const void *data, size_t len, struct cas_err *err) CAS_MUST_CHECK;
+/* The one entry that begins at data; *out_bytes gets its length there. Errors: CORRUPT, also when
+ * len is too short for it. */
+int cas_listing_decode_entry(const void *data, size_t len, struct cas_entry *out, size_t *out_bytes,
+                             struct cas_err *err) CAS_MUST_CHECK;
 
 /* Errors: NOTFOUND when the layer has not been decoded yet. */
 int cas_layer_stat(struct cas_store *s, const struct cas_digest *blob, struct cas_layer_record *out,

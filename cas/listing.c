@@ -253,16 +253,45 @@ static int take_entry(struct cas_cursor *c, struct cas_entry *e, struct cas_err 
         return 0;
 }
 
-int cas_listing_decode(const void *data, size_t len, struct cas_listing *out, struct cas_err *err)
+int cas_listing_check_head(const void *data, size_t len, struct cas_err *err)
 {
         struct cas_cursor c = cas_cursor_over(data, len);
         const uint8_t *magic = cas_cursor_take(&c, sizeof(listing_magic));
         uint32_t version = cas_cursor_le32(&c);
-        uint64_t count = cas_cursor_le64(&c);
+        (void)cas_cursor_le64(&c);
         if (!magic || memcmp(magic, listing_magic, sizeof(listing_magic)) != 0 || c.failed)
                 return cas_fail(err, CAS_E_CORRUPT, "not a layer listing");
         if (version != CAS_LISTING_VERSION)
                 return cas_fail(err, CAS_E_UNSUPPORTED, "layer listing of version %u", version);
+        return 0;
+}
+
+int cas_listing_decode_entry(const void *data, size_t len, struct cas_entry *out, size_t *out_bytes,
+                             struct cas_err *err)
+{
+        struct cas_cursor c = cas_cursor_over(data, len);
+        struct cas_entry e = {0};
+        const char *fault;
+        int ret = take_entry(&c, &e, err);
+        if (ret == 0 && (fault = entry_fault(&e)))
+                ret = cas_fail(err, CAS_E_CORRUPT, "listing: %s", fault);
+        if (ret < 0) {
+                cas_entry_release(&e);
+                return ret;
+        }
+        *out = e;
+        *out_bytes = len - cas_cursor_left(&c);
+        return 0;
+}
+
+int cas_listing_decode(const void *data, size_t len, struct cas_listing *out, struct cas_err *err)
+{
+        struct cas_cursor c;
+        if (cas_listing_check_head(data, len, err) < 0)
+                return -(int)err->code;
+        c = cas_cursor_over(data, len);
+        (void)cas_cursor_take(&c, CAS_LISTING_HEAD_BYTES - 8);
+        uint64_t count = cas_cursor_le64(&c);
         if (count > CAS_TAR_ENTRIES_MAX || count > cas_cursor_left(&c) / LISTING_ENTRY_BYTES_MIN)
                 return cas_fail(err, CAS_E_CORRUPT, "listing: impossible count %" PRIu64, count);
 

@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Taking a tar stream apart. It is walked block by block; only what must be known to find the
+ * content of files is looked at (checksum, type, size, names and the extended headers that overrule
+ * them), and what makes no sense is kept as it is until the next valid header. Whatever is
+ * understood wrongly here costs bytes and nothing else: operations say what the stream is, not what
+ * it means. */
+#include "cas/map.h"
+#include "cas/path.h"
+#include "cas/tar_int.h"
+#include "cas/tarrecipe_int.h"
+#include "cas/verity.h"
+
+#define WINDOW_BYTES (128 * CAS_KIB)
+/* A file up to this is put aside while it is hashed, which needs no disk; a larger one is compared
+ * with the object that the listing has for its name. */
+#define HASH_BYTES_MAX (256 * CAS_KIB)
+#define COMPARE_BYTES (128 * CAS_KIB)
+
+struct listed {
+        struct cas_entry entry;
+        uint64_t start, end; /* in the bytes of the listing */
+};
+
+struct maker {
+        struct cas_store *store;
+        struct cas_recipe_writer *writer;
+        struct cas_tarrecipe_stats stats;
+
+        cas_source_fn source;
+        void *arg;
+        uint8_t *window; /* owned; what is not taken yet is [at, end) */
+        size_t at, end;
+        bool source_ended;
+
+        struct listed *listed; /* owned; sorted by path */
+        size_t listed_count;
+        struct cas_map *listed_by_object; /* object -> number in listed, + 1 */
+        struct cas_map *explicit_objects; /* object -> number in TAR_OBJECTS */
+        uint64_t object_count;            /* in TAR_OBJECTS */
+
+        uint64_t position; /* in the tar, of what is not described yet */
+        enum cas_tarop run_kind;
+        uint64_t run_bytes; /* of own bytes or zeros that have no operation yet */
+        uint64_t place;     /* in the listing, as the reader has it */
+        const struct listed *current;
+        uint64_t next_seek;
+
+        /* Extended headers that wait for their entry. */
+        struct cas_buf records, long_name;
+        struct cas_verity *verity;
+        struct cas_spool *aside;
+};
+
+static void maker_release(struct maker *m)
+{
+        for (size_t i = 0; i < m->listed_count; i++)
+                cas_entry_release(&m->listed[i].entry);
+        free(m->listed);
+        free(m->window);
+        cas_map_free(m->listed_by_object);
+        cas_map_free(m->explicit_objects);
+        cas_buf_release(&m->records);
+        cas_buf_release(&m->long_name);
+        cas_verity_free(m->verity);
+        cas_spool_free(m->aside);
+}
+#define cleanup_maker __attribute__((cleanup(maker_release)))
+
+/* ---- writing ---- */
+
+static int put_varint(struct maker *m, uint64_t v, struct cas_err *err)
+{
+        uint8_t bytes[10];
+        size_t n = 0;
+        while (v >= 0x80) {
+                bytes[n++] = (uint8_t)(v | 0x80);
+                v >>= 7;
+        }
+        bytes[n++] = (uint8_t)v;
+        return cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_OPS], bytes, n, err);
+}
+
+static int flush_run(struct maker *m, struct cas_err *err)
+{
+        uint64_t bytes = m->run_bytes;
+        m->run_bytes = 0;
+        return bytes > 0 ? put_varint(m, bytes << CAS_TAROP_KIND_BITS | m->run_kind, err) : 0;
+}
+
+static int put_op(struct maker *m, enum cas_tarop kind, uint64_t operand, struct cas_err *err)
+{
+        if (flush_run(m, err) < 0)
+                return -(int)err->code;
+        return put_varint(m, operand << CAS_TAROP_KIND_BITS | kind, err);
+}
+
+static int add_run(struct maker *m, enum cas_tarop kind, uint64_t bytes, struct cas_err *err)
+{
+        if (m->run_kind != kind && flush_run(m, err) < 0)
+                return -(int)err->code;
+        m->run_kind = kind;
+        m->run_bytes += bytes;
+        m->position += bytes;
+        return 0;
+}
+
+static int put_own(struct maker *m, const void *data, size_t len, struct cas_err *err)
+{
+        m->stats.own_bytes += len;
+        if (cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_BYTES], data, len, err) < 0)
+                return -(int)err->code;
+        return add_run(m, CAS_TAROP_BYTES, len, err);
+}
+
+static int put_zeros(struct maker *m, uint64_t bytes, struct cas_err *err)
+{
+        return add_run(m, CAS_TAROP_ZEROS, bytes, err);
+}
+
+static int put_place(struct maker *m, const struct listed *l, struct cas_err *err)
+{
+        if (m->current == l)
+                return 0;
+        if (put_op(m, CAS_TAROP_PLACE, cas_zigzag((int64_t)(l->start - m->place)), err) < 0)
+                return -(int)err->code;
+        m->place = l->end;
+        m->current = l;
+        return 0;
+}
+
+/* The content of a file of the listing; padded: and zeros to a multiple of a block. */
+static int put_content(struct maker *m, const struct listed *l, bool padded, struct cas_err *err)
+{
+        uint64_t bytes = l->entry.size_bytes;
+        if (put_place(m, l, err) < 0 ||
+            put_op(m, CAS_TAROP_CONTENT, padded ? CAS_TAROP_CONTENT_PADDED : CAS_TAROP_CONTENT_BARE,
+                   err) < 0)
+                return -(int)err->code;
+        m->stats.object_refs++;
+        m->stats.object_bytes += bytes;
+        m->position += padded ? cas_align_up(bytes, CAS_TAR_BLOCK_BYTES) : bytes;
+        return 0;
+}
+
+/* The number of an object in TAR_OBJECTS. */
+static int object_number(struct maker *m, const struct cas_hash *id, uint64_t *out,
+                         struct cas_err *err)
+{
+        bool inserted;
+        uint64_t *number = cas_map_put(m->explicit_objects, id->bytes, CAS_HASH_BYTES, &inserted);
+        if (inserted) {
+                *number = m->object_count++;
+                if (cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_OBJECTS], id->bytes,
+                                     CAS_HASH_BYTES, err) < 0)
+                        return -(int)err->code;
+        }
+        *out = *number;
+        return 0;
+}
+
+static int put_object(struct maker *m, const struct cas_hash *id, uint64_t offset, uint64_t bytes,
+                      struct cas_err *err)
+{
+        uint64_t number = 0;
+        if (object_number(m, id, &number, err) < 0 ||
+            put_op(m, CAS_TAROP_OBJECT, number, err) < 0 || put_varint(m, offset, err) < 0 ||
+            put_varint(m, bytes, err) < 0)
+                return -(int)err->code;
+        m->stats.object_refs++;
+        m->stats.object_bytes += bytes;
+        m->position += bytes;
+        return 0;
+}
+
+/* Between operations that do not depend on each other. */
+static int put_seek(struct maker *m, struct cas_err *err)
+{
+        uint8_t bytes[CAS_TARSEEK_BYTES];
+        if (m->position < m->next_seek)
+                return 0;
+        if (flush_run(m, err) < 0)
+                return -(int)err->code;
+        cas_put_le64(bytes, m->position);
+        cas_put_le64(bytes + 8, cas_spool_bytes(m->writer->sections[CAS_RECIPE_TAR_OPS]));
+        cas_put_le64(bytes + 16, cas_spool_bytes(m->writer->sections[CAS_RECIPE_TAR_BYTES]));
+        cas_put_le64(bytes + 24, m->place);
+        m->current = NULL;
+        m->next_seek = m->position + CAS_TARSEEK_SPACING_BYTES;
+        return cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_SEEK], bytes, sizeof(bytes),
+                                err);
+}
+
+/* ---- the stream ---- */
+
+/* At least `want` bytes in the window (want ≤ WINDOW_BYTES) unless the stream ends; *have says how
+ * many there are. */
+static int look(struct maker *m, size_t want, size_t *have, struct cas_err *err)
+{
+        if (m->end - m->at < want && m->at > 0) {
+                memmove(m->window, m->window + m->at, m->end - m->at);
+                m->end -= m->at;
+                m->at = 0;
+        }
+        while (m->end - m->at < want && !m->source_ended) {
+                size_t n = 0;
+                if (m->source(m->arg, m->window + m->end, WINDOW_BYTES - m->end, &n, err) < 0)
+                        return -(int)err->code;
+                m->source_ended = n == 0;
+                m->end += n;
+        }
+        *have = m->end - m->at;
+        return 0;
+}
+
+/* Up to max bytes of the stream are own bytes; fewer only at its end. */
+static int pass_own(struct maker *m, uint64_t max, struct cas_err *err)
+{
+        while (max > 0) {
+                size_t have = 0;
+                if (look(m, 1, &have, err) < 0)
+                        return -(int)err->code;
+                size_t n = cas_min_u64(have, max);
+                if (n == 0)
+                        return 0;
+                if (put_own(m, m->window + m->at, n, err) < 0)
+                        return -(int)err->code;
+                m->at += n;
+                max -= n;
+        }
+        return 0;
+}
+
+/* Whether the padding after content of `bytes` is there, all zeros; then it is taken. */
+static int take_padding(struct maker *m, uint64_t bytes, bool *out, struct cas_err *err)
+{
+        static const uint8_t zeros[CAS_TAR_BLOCK_BYTES];
+        size_t padding = cas_align_up(bytes, CAS_TAR_BLOCK_BYTES) - bytes, have = 0;
+        if (look(m, padding, &have, err) < 0)
+                return -(int)err->code;
+        *out = have >= padding && memcmp(m->window + m->at, zeros, padding) == 0;
+        if (*out)
+                m->at += padding;
+        return 0;
+}
+
+/* What stands between content that is own bytes, or an object's, and the next block. */
+static int pass_padding(struct maker *m, uint64_t bytes, struct cas_err *err)
+{
+        uint64_t padding = cas_align_up(bytes, CAS_TAR_BLOCK_BYTES) - bytes;
+        bool zero = false;
+        if (take_padding(m, bytes, &zero, err) < 0)
+                return -(int)err->code;
+        return zero ? put_zeros(m, padding, err) : pass_own(m, padding, err);
+}
+
+/* ---- content ---- */
+
+static const struct listed *find_listed_object(const struct maker *m, const struct cas_hash *id)
+{
+        const uint64_t *number = cas_map_get(m->listed_by_object, id->bytes, CAS_HASH_BYTES);
+        return number ? &m->listed[*number - 1] : NULL;
+}
+
+static int finish_content(struct maker *m, const struct listed *l, struct cas_err *err)
+{
+        bool padded = false;
+        if (take_padding(m, l->entry.size_bytes, &padded, err) < 0)
+                return -(int)err->code;
+        return put_content(m, l, padded, err);
+}
+
+/* Content that is within the window. */
+static int take_inline(struct maker *m, uint64_t bytes, const struct listed *l, struct cas_err *err)
+{
+        size_t have = 0;
+        if (look(m, bytes, &have, err) < 0)
+                return -(int)err->code;
+        if (have < bytes || !l ||
+            memcmp(m->window + m->at, l->entry.inline_data, (size_t)bytes) != 0)
+                return pass_own(m, bytes, err) < 0 ? -(int)err->code : pass_padding(m, bytes, err);
+        m->at += bytes;
+        return finish_content(m, l, err);
+}
+
+/* Hashes content while it is put aside; *have gets how much there was. */
+static int hash_content(struct maker *m, uint64_t bytes, struct cas_hash *id, uint64_t *have,
+                        struct cas_err *err)
+{
+        cas_spool_truncate(m->aside, 0);
+        for (*have = 0; *have < bytes;) {
+                size_t n = 0;
+                if (look(m, 1, &n, err) < 0)
+                        return -(int)err->code;
+                n = cas_min_u64(n, bytes - *have);
+                if (n == 0)
+                        break;
+                cas_verity_update(m->verity, m->window + m->at, n);
+                if (cas_spool_append(m->aside, m->window + m->at, n, err) < 0)
+                        return -(int)err->code;
+                m->at += n;
+                *have += n;
+        }
+        cas_verity_final(m->verity, id);
+        return 0;
+}
+
+static int put_aside(struct maker *m, struct cas_err *err)
+{
+        cas_cleanup_free uint8_t *piece = cas_xmalloc(COMPARE_BYTES);
+        uint64_t bytes = cas_spool_bytes(m->aside);
+        for (uint64_t at = 0; at < bytes;) {
+                size_t n = cas_min_u64(COMPARE_BYTES, bytes - at);
+                if (cas_spool_read(m->aside, at, piece, n, err) < 0 ||
+                    put_own(m, piece, n, err) < 0)
+                        return -(int)err->code;
+                at += n;
+        }
+        return 0;
+}
+
+/* l: the entry of its name, or NULL. */
+static int take_hashed(struct maker *m, uint64_t bytes, const struct listed *l, struct cas_err *err)
+{
+        struct cas_hash id;
+        struct cas_object_info info;
+        struct cas_err reason = CAS_ERR_INIT;
+        uint64_t have = 0;
+        if (hash_content(m, bytes, &id, &have, err) < 0)
+                return -(int)err->code;
+        if (have < bytes)
+                return put_aside(m, err);
+        if (!l || !cas_hash_equal(&l->entry.object, &id))
+                l = find_listed_object(m, &id);
+        if (l)
+                return finish_content(m, l, err);
+        int ret = cas_object_stat(m->store, &id, &info, &reason);
+        if (ret < 0 && ret != -CAS_E_NOTFOUND) {
+                *err = reason;
+                return ret;
+        }
+        ret = ret == 0 ? put_object(m, &id, 0, bytes, err) : put_aside(m, err);
+        return ret < 0 ? ret : pass_padding(m, bytes, err);
+}
+
+/* How many of `bytes` bytes of the stream are those of the object from `offset` on; they are
+ * taken. */
+static int compare_content(struct maker *m, const struct cas_hash *id, uint64_t offset,
+                           uint64_t bytes, uint64_t *equal, struct cas_err *err)
+{
+        cas_cleanup_free uint8_t *piece = cas_xmalloc(COMPARE_BYTES);
+        for (*equal = 0; *equal < bytes;) {
+                size_t have = 0, n = 0, same = 0;
+                if (look(m, 1, &have, err) < 0)
+                        return -(int)err->code;
+                have = cas_min_u64(cas_min_u64(have, COMPARE_BYTES), bytes - *equal);
+                if (have > 0 &&
+                    cas_object_pread(m->store, id, offset + *equal, piece, have, &n, err) < 0)
+                        return -(int)err->code;
+                while (same < n && piece[same] == m->window[m->at + same])
+                        same++;
+                m->at += same;
+                *equal += same;
+                if (same < have || have == 0)
+                        break;
+        }
+        return 0;
+}
+
+static int take_compared(struct maker *m, uint64_t bytes, const struct listed *l,
+                         struct cas_err *err)
+{
+        uint64_t equal = 0;
+        if (compare_content(m, &l->entry.object, 0, bytes, &equal, err) < 0)
+                return -(int)err->code;
+        if (equal == bytes)
+                return finish_content(m, l, err);
+        if ((equal > 0 && put_object(m, &l->entry.object, 0, equal, err) < 0) ||
+            pass_own(m, bytes - equal, err) < 0)
+                return -(int)err->code;
+        return pass_padding(m, bytes, err);
+}
+
+static int take_content(struct maker *m, uint64_t bytes, const struct listed *l,
+                        struct cas_err *err)
+{
+        if (bytes == 0)
+                return 0;
+        if (l && (l->entry.type != CAS_ENTRY_FILE || l->entry.size_bytes != bytes))
+                l = NULL;
+        if (bytes <= CAS_INLINE_BYTES_MAX)
+                return take_inline(m, bytes, l, err);
+        if (bytes > HASH_BYTES_MAX && l)
+                return take_compared(m, bytes, l, err);
+        return take_hashed(m, bytes, l, err);
+}
+
+/* ---- headers ---- */
+
+static void forget_extensions(struct maker *m)
+{
+        cas_buf_clear(&m->records);
+        cas_buf_clear(&m->long_name);
+}
+
+static int listed_order(const void *key, const void *element)
+{
+        return cas_path_compare(key, ((const struct listed *)element)->entry.path);
+}
+
+/* The entry of a name in the tar, or NULL. */
+static const struct listed *find_listed(const struct maker *m, const char *name)
+{
+        struct cas_err reason = CAS_ERR_INIT;
+        cas_cleanup_free char *path = NULL;
+        if (m->listed_count == 0 || cas_path_clean(name, &path, &reason) < 0)
+                return NULL;
+        return bsearch(path, m->listed, m->listed_count, sizeof(m->listed[0]), listed_order);
+}
+
+/* The data of an extended header: own bytes, and up to a limit in `text`. */
+static int take_extension(struct maker *m, uint64_t bytes, struct cas_buf *text,
+                          struct cas_err *err)
+{
+        size_t have = 0;
+        cas_buf_clear(text);
+        while (bytes <= CAS_TAR_HEADER_BYTES_MAX && text->len_bytes < bytes) {
+                if (look(m, 1, &have, err) < 0)
+                        return -(int)err->code;
+                size_t n = cas_min_u64(have, bytes - text->len_bytes);
+                if (n == 0)
+                        break;
+                cas_buf_append(text, m->window + m->at, n);
+                if (pass_own(m, n, err) < 0)
+                        return -(int)err->code;
+        }
+        if (pass_own(m, bytes - text->len_bytes, err) < 0)
+                return -(int)err->code;
+        return pass_padding(m, bytes, err);
+}
+
+static int take_pax(struct maker *m, uint64_t bytes, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
+        struct cas_err reason = CAS_ERR_INIT;
+        if (take_extension(m, bytes, &text, err) < 0)
+                return -(int)err->code;
+        if (cas_tar_pax_parse(&text, &m->records, &reason) < 0)
+                cas_buf_clear(&m->records); /* its entry's header is taken at its word */
+        return 0;
+}
+
+/* What follows the header of an entry: h is its block with what extended headers say. */
+static int take_entry(struct maker *m, const struct cas_tar_header *h, const struct listed *l,
+                      struct cas_err *err)
+{
+        const char *path = h->entry.path;
+        size_t len = strlen(path);
+        switch (h->typeflag) {
+        case '\0':
+                if (len > 0 && path[len - 1] == '/')
+                        return 0;
+                break;
+        case '0':
+        case '7':
+                break;
+        default:
+                return 0;
+        }
+        if (h->sparse != CAS_TAR_DENSE) /* what is stored is not the object */
+                return pass_own(m, h->stored_bytes, err);
+        return take_content(m, h->stored_bytes, l, err);
+}
+
+static int take_header(struct maker *m, struct cas_tar_header *h, struct cas_err *err)
+{
+        struct cas_err reason = CAS_ERR_INIT;
+        bool extended, known;
+        known = cas_tar_block_parse(m->window + m->at, h, &extended, &reason) == 0;
+        uint64_t bytes = known ? h->stored_bytes : 0;
+        char type = known ? h->typeflag : '\0';
+        if (pass_own(m, CAS_TAR_BLOCK_BYTES, err) < 0)
+                return -(int)err->code;
+        switch (type) {
+        case 'x':
+        case 'X':
+                return take_pax(m, bytes, err);
+        case 'L':
+                return take_extension(m, bytes, &m->long_name, err);
+        case 'K':
+        case 'g':
+        case 'V': {
+                cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
+                return take_extension(m, bytes, &text, err);
+        }
+        default:
+                break;
+        }
+        known = known && cas_tar_pax_apply(&m->records, h, &reason) == 0;
+        const char *name = m->long_name.len_bytes > 0 ? cas_buf_str(&m->long_name) : h->entry.path;
+        const struct listed *l = known ? find_listed(m, name) : NULL;
+        forget_extensions(m);
+        return known ? take_entry(m, h, l, err) : 0;
+}
+
+static int walk(struct maker *m, struct cas_err *err)
+{
+        for (;;) {
+                size_t have = 0;
+                const uint8_t *block;
+                if (put_seek(m, err) < 0 || look(m, CAS_TAR_BLOCK_BYTES, &have, err) < 0)
+                        return -(int)err->code;
+                block = m->window + m->at;
+                if (have < CAS_TAR_BLOCK_BYTES)
+                        return pass_own(m, have, err);
+                if (cas_tar_block_zero(block)) {
+                        m->at += CAS_TAR_BLOCK_BYTES;
+                        if (put_zeros(m, CAS_TAR_BLOCK_BYTES, err) < 0)
+                                return -(int)err->code;
+                } else if (cas_tar_block_valid(block)) {
+                        struct cas_tar_header h = {0};
+                        int ret = take_header(m, &h, err);
+                        cas_tar_header_release(&h);
+                        if (ret < 0)
+                                return ret;
+                } else {
+                        forget_extensions(m);
+                        if (pass_own(m, CAS_TAR_BLOCK_BYTES, err) < 0)
+                                return -(int)err->code;
+                }
+        }
+}
+
+/* ---- the listing ---- */
+
+static int add_listed(struct maker *m, const struct cas_buf *bytes, size_t *at, struct cas_err *err)
+{
+        size_t len = 0;
+        struct listed *l = &m->listed[m->listed_count];
+        if (cas_listing_decode_entry(bytes->data + *at, bytes->len_bytes - *at, &l->entry, &len,
+                                     err) < 0)
+                return -(int)err->code;
+        l->start = *at;
+        *at += len;
+        l->end = *at;
+        m->listed_count++;
+        if (l->entry.type == CAS_ENTRY_FILE && l->entry.size_bytes > CAS_INLINE_BYTES_MAX) {
+                bool inserted;
+                uint64_t *number = cas_map_put(m->listed_by_object, l->entry.object.bytes,
+                                               CAS_HASH_BYTES, &inserted);
+                if (inserted)
+                        *number = m->listed_count;
+        }
+        return 0;
+}
+
+/* The first of TAR_OBJECTS is the listing; all zeros when there is none. */
+static int take_listing(struct maker *m, const struct cas_hash *id, struct cas_err *err)
+{
+        static const struct cas_hash none;
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        size_t at = CAS_LISTING_HEAD_BYTES;
+        uint64_t number = 0;
+        m->place = CAS_LISTING_HEAD_BYTES;
+        if (object_number(m, id ? id : &none, &number, err) < 0)
+                return -(int)err->code;
+        if (!id)
+                return 0;
+        if (cas_object_read(m->store, id, CAS_LISTING_BYTES_MAX, &bytes, err) < 0 ||
+            cas_listing_check_head(bytes.data, bytes.len_bytes, err) < 0)
+                return -(int)err->code;
+        uint64_t count = cas_get_le64(bytes.data + CAS_LISTING_HEAD_BYTES - 8);
+        if (count > CAS_TAR_ENTRIES_MAX)
+                return cas_fail(err, CAS_E_CORRUPT, "listing of %llu entries",
+                                (unsigned long long)count);
+        m->listed = calloc(count ? (size_t)count : 1, sizeof(m->listed[0]));
+        if (!m->listed)
+                return cas_fail(err, CAS_E_NOMEM, "listing of %llu entries",
+                                (unsigned long long)count);
+        for (uint64_t i = 0; i < count; i++)
+                if (add_listed(m, &bytes, &at, err) < 0)
+                        return -(int)err->code;
+        return 0;
+}
+
+int cas_tarrecipe_make(struct cas_store *s, const struct cas_hash *listing, cas_source_fn tar,
+                       void *tar_arg, struct cas_recipe_writer *w, struct cas_tarrecipe_stats *out,
+                       struct cas_err *err)
+{
+        cleanup_maker struct maker m = {.store = s, .writer = w, .source = tar, .arg = tar_arg};
+        m.window = cas_xmalloc(WINDOW_BYTES);
+        m.listed_by_object = cas_map_new();
+        m.explicit_objects = cas_map_new();
+        m.verity = cas_verity_new();
+        m.aside = cas_spool_new(s);
+        if (take_listing(&m, listing, err) < 0 || walk(&m, err) < 0 || flush_run(&m, err) < 0)
+                return -(int)err->code;
+        m.stats.tar_bytes = w->head.tar_bytes = m.position;
+        *out = m.stats;
+        return 0;
+}
