@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cas/deflate/encoder.h"
+#include "cas/deflate/go.h"
 
 const struct cas_deflate_class *const cas_deflate_classes[] = {
+        &cas_deflate_go,
         NULL,
 };
 

@@ -52,7 +52,8 @@ struct cas_deflate_encoder_ops {
                       struct cas_buf *out);
         /* One of the class's ends. After FINISH only begin and restart are allowed. */
         void (*end)(struct cas_deflate_encoder *e, enum cas_deflate_end end, struct cas_buf *out);
-        /* The latest end of a block at which a restart is possible. False: none since begin. */
+        /* The latest end of a block at which a restart is possible. False: none since begin. A mark
+         * that was first given after an end at the same byte of input lies behind that end. */
         bool (*mark)(const struct cas_deflate_encoder *e, struct cas_deflate_mark *out);
         /* Goes on from a mark: `window` is the input before it, window_bytes of the class or
          * from the beginning of the run (dictionary included) when that is nearer. Output begins
