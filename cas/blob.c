@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Verbatim blobs: STORE/blobs/ALGORITHM/first two hex digits/hex digits. */
+/* Blobs: STORE/blobs/ALGORITHM/first two hex digits/hex digits, or recipes that they can be made
+ * from again. */
 #include "cas/blob.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "cas/blobcache_int.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
 
@@ -47,8 +49,8 @@ int cas_blob_dirs_make(struct cas_store *s, enum cas_digest_alg alg, struct cas_
         return rc;
 }
 
-static int blob_record(struct cas_store *s, const struct cas_digest *digest,
-                       struct cas_blob_record *out, struct cas_err *err)
+int cas_blob_record_get(struct cas_store *s, const struct cas_digest *digest,
+                        struct cas_blob_record *out, struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
         struct cas_record_key key;
@@ -60,52 +62,122 @@ static int blob_record(struct cas_store *s, const struct cas_digest *digest,
         return rc < 0 ? rc : cas_blob_record_decode(value.data, value.len_bytes, out, err);
 }
 
+/* Whether there is a recipe that the blob was made from and compared. */
+static int recipe_is_proved(struct cas_store *s, const struct cas_digest *digest, bool *out,
+                            struct cas_err *err)
+{
+        struct cas_recipe_record recipe;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_recipe_stat(s, digest, &recipe, &miss);
+        *out = rc == 0 && recipe.is_proved;
+        if (rc == 0 || rc == -CAS_E_NOTFOUND)
+                return 0;
+        *err = miss;
+        return rc;
+}
+
+/* The length of the blob's file; NOTFOUND when it has none or another one. */
+static int file_stat(struct cas_store *s, const char *path, uint64_t expected, struct cas_err *err)
+{
+        struct stat st;
+        if (s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, AT_SYMLINK_NOFOLLOW) != 0) {
+                if (errno == ENOENT)
+                        return cas_fail(err, CAS_E_NOTFOUND, "blob %s: its file is gone", path);
+                return cas_fail_sys(err, errno, "stat %s", path);
+        }
+        if ((uint64_t)st.st_size != expected)
+                return cas_fail(err, CAS_E_NOTFOUND, "blob %s: %llu bytes, %llu expected", path,
+                                (unsigned long long)st.st_size, (unsigned long long)expected);
+        return 0;
+}
+
 int cas_blob_stat(struct cas_store *s, const struct cas_digest *digest, uint64_t *out_bytes,
                   struct cas_err *err)
 {
         struct cas_blob_record rec;
-        struct stat st;
+        struct cas_err miss = CAS_ERR_INIT;
         char path[CAS_BLOB_PATH_BYTES];
-        int rc = blob_record(s, digest, &rec, err);
+        int rc = cas_blob_record_get(s, digest, &rec, err);
         if (rc < 0)
                 return rc;
         cas_blob_path(digest, path);
-        if (s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-                if ((uint64_t)st.st_size != rec.size_bytes)
-                        return cas_fail(err, CAS_E_NOTFOUND, "blob %s: %llu bytes, %llu expected",
-                                        path, (unsigned long long)st.st_size,
-                                        (unsigned long long)rec.size_bytes);
-        } else if (errno == ENOENT) {
-                return cas_fail(err, CAS_E_NOTFOUND, "blob %s: its file is gone", path);
-        } else {
-                return cas_fail_sys(err, errno, "stat %s", path);
+        if (rec.copy == CAS_BLOB_CONDENSED)
+                rc = cas_fail(&miss, CAS_E_NOTFOUND, "blob %s: its recipe is not proved", path);
+        else
+                rc = file_stat(s, path, rec.size_bytes, &miss);
+        if (rc == -CAS_E_NOTFOUND && rec.copy != CAS_BLOB_VERBATIM) {
+                bool proved;
+                rc = recipe_is_proved(s, digest, &proved, &miss);
+                if (rc == 0 && !proved)
+                        rc = -(int)miss.code;
+        }
+        if (rc < 0) {
+                *err = miss;
+                return rc;
         }
         if (out_bytes)
                 *out_bytes = rec.size_bytes;
         return 0;
 }
 
+int cas_blob_copy(struct cas_store *s, const struct cas_digest *digest, enum cas_blob_copy *out,
+                  struct cas_err *err)
+{
+        struct cas_blob_record rec;
+        int rc = cas_blob_record_get(s, digest, &rec, err);
+        if (rc == 0)
+                *out = rec.copy;
+        return rc;
+}
+
+/* The answer where there is no file to open. */
+static int fail_without_file(struct cas_store *s, const struct cas_digest *digest, const char *path,
+                             struct cas_err *err)
+{
+        struct cas_blob_record rec;
+        bool proved = false;
+        int rc = cas_blob_record_get(s, digest, &rec, err); /* it may be collected by now */
+        if (rc == 0 && rec.copy != CAS_BLOB_VERBATIM)
+                rc = recipe_is_proved(s, digest, &proved, err);
+        if (rc < 0)
+                return rc;
+        if (proved)
+                return cas_fail(err, CAS_E_UNSUPPORTED, "blob %s is condensed", path);
+        if (rec.copy == CAS_BLOB_CONDENSED)
+                return cas_fail(err, CAS_E_NOTFOUND, "blob %s: its recipe is not proved", path);
+        return cas_fail(err, CAS_E_CORRUPT, "blob %s: its file is gone", path);
+}
+
+/* A copy that is a cache counts only when it is whole. */
+static int open_copy(struct cas_store *s, const char *path, const struct cas_blob_record *rec,
+                     int *out_fd, struct cas_err *err)
+{
+        int rc = rec->copy == CAS_BLOB_CACHED ? file_stat(s, path, rec->size_bytes, err) : 0;
+        return rc < 0 ? rc : cas_io_open(s->io, s->dirfd, path, O_RDONLY, 0, out_fd, err);
+}
+
 int cas_blob_open(struct cas_store *s, const struct cas_digest *digest, int *out_fd,
                   uint64_t *out_bytes, struct cas_err *err)
 {
         struct cas_blob_record rec;
-        int rc = blob_record(s, digest, &rec, err);
+        struct cas_err open_err = CAS_ERR_INIT;
+        char path[CAS_BLOB_PATH_BYTES];
+        int fd = -1;
+        int rc = cas_blob_record_get(s, digest, &rec, err);
         if (rc < 0)
                 return rc;
-        char path[CAS_BLOB_PATH_BYTES];
-        struct cas_err open_err = CAS_ERR_INIT;
         cas_blob_path(digest, path);
-        int fd;
-        rc = cas_io_open(s->io, s->dirfd, path, O_RDONLY, 0, &fd, &open_err);
-        if (rc == -CAS_E_NOTFOUND) { /* unless it was collected just now */
-                rc = blob_record(s, digest, &rec, err);
-                return rc < 0 ? rc
-                              : cas_fail(err, CAS_E_CORRUPT, "blob %s: its file is gone", path);
-        }
+        if (rec.copy == CAS_BLOB_CONDENSED)
+                return fail_without_file(s, digest, path, err);
+        rc = open_copy(s, path, &rec, &fd, &open_err);
+        if (rc == -CAS_E_NOTFOUND)
+                return fail_without_file(s, digest, path, err);
         if (rc < 0) {
                 *err = open_err;
                 return rc;
         }
+        if (rec.copy == CAS_BLOB_CACHED)
+                cas_blobcache_used(s->blobcache, digest);
         *out_fd = fd;
         if (out_bytes)
                 *out_bytes = rec.size_bytes;

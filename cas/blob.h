@@ -6,16 +6,43 @@
 
 #include "cas/store.h"
 
-/* Errors: NOTFOUND, also when its file is gone or has another length: whoever brings the blob again
- * heals it (cas/publish.h). out_bytes may be NULL. */
+/* What a store has of a blob. Numbers are in the index. */
+enum cas_blob_copy {
+        CAS_BLOB_VERBATIM = 0, /* its bytes, and nothing else to make them from */
+        CAS_BLOB_CACHED = 1,   /* its bytes, and a proved recipe: the file may go at any time */
+        CAS_BLOB_CONDENSED = 2 /* a proved recipe (cas/condense.h) and no file */
+};
+
+/* Errors: NOTFOUND, also when its bytes are gone (a file that should be there is not, or has
+ * another length; a recipe is not proved any more): whoever brings the blob again heals it
+ * (cas/publish.h). out_bytes may be NULL. */
 int cas_blob_stat(struct cas_store *s, const struct cas_digest *digest, uint64_t *out_bytes,
                   struct cas_err *err) CAS_MUST_CHECK;
-/* A read-only descriptor of the verbatim bytes, fit for sendfile(2), to be closed by the caller. */
+/* Which of them. Errors: NOTFOUND (there is no such blob; its bytes are not looked for). */
+int cas_blob_copy(struct cas_store *s, const struct cas_digest *digest, enum cas_blob_copy *out,
+                  struct cas_err *err) CAS_MUST_CHECK;
+/* A read-only descriptor of the verbatim bytes, fit for sendfile(2), to be closed by the caller.
+ * Errors: UNSUPPORTED when the blob is condensed and has no copy: it is there, but has to be made
+ * again from its recipe (cas/regen.h); NOTFOUND; CORRUPT (its file is gone). */
 int cas_blob_open(struct cas_store *s, const struct cas_digest *digest, int *out_fd,
                   uint64_t *out_bytes, struct cas_err *err) CAS_MUST_CHECK;
-/* Whole blob, appended. Errors: LIMIT (> max_bytes), NOTFOUND, CORRUPT (its digest is compared). */
+/* Whole blob, appended: of manifests and configs, which are never condensed. Errors: LIMIT (>
+ * max_bytes), NOTFOUND, CORRUPT (its digest is compared), UNSUPPORTED (as cas_blob_open). */
 int cas_blob_read(struct cas_store *s, const struct cas_digest *digest, size_t max_bytes,
                   struct cas_buf *out, struct cas_err *err) CAS_MUST_CHECK;
+/* A verbatim copy of a condensed blob, for those who come later. Takes the file `name` of
+ * STORE/uploads, whose bytes have been compared with the digest; makes room under the store's
+ * budget by dropping the copies that were used the longest time ago. *kept false: it is larger than
+ * the budget, or the blob is not condensed; the file is removed then. Thread-safe; blocks for a
+ * sync. */
+int cas_blob_cache_put(struct cas_store *s, const char *name, const struct cas_digest *digest,
+                       bool *kept, struct cas_err *err) CAS_MUST_CHECK;
+/* Drops copies beyond `budget_bytes`, used the longest time ago first. *freed may be NULL. */
+int cas_blob_cache_shrink(struct cas_store *s, uint64_t budget_bytes, uint64_t *freed_bytes,
+                          struct cas_err *err) CAS_MUST_CHECK;
+/* Drops one blob's copy, e.g. a damaged one. No copy, or none that may go, is success. */
+int cas_blob_cache_drop(struct cas_store *s, const struct cas_digest *digest,
+                        struct cas_err *err) CAS_MUST_CHECK;
 /* Whether the repository may serve it (linked there by upload, mount or import). */
 int cas_blob_linked(struct cas_store *s, const char *repo, const struct cas_digest *digest,
                     bool *out, struct cas_err *err) CAS_MUST_CHECK;

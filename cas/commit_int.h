@@ -17,6 +17,10 @@ int cas_commit_names(struct cas_store *s, struct cas_batch *batch, const struct 
 /* Records that follow from what is published and are written with it; borrowed until commit. */
 struct cas_batch *cas_publish_batch(struct cas_publish *p);
 
+/* A proved recipe goes into packs and index, another into the index alone. */
+int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *recipe,
+                       struct cas_err *err) CAS_MUST_CHECK;
+
 /* How far the index has seen the journal; all zero when it has not. */
 int cas_commit_seen(struct cas_index *ix, struct cas_journal_position *out,
                     struct cas_err *err) CAS_MUST_CHECK;

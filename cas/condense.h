@@ -12,11 +12,15 @@ enum cas_condense_codec {
         CAS_CONDENSE_COLD = 1,    /* zstd -19, 4 MiB blocks */
 };
 
+/* Grows when analysis learns to understand more: blobs that stayed verbatim are looked at again. */
+#define CAS_CONDENSE_ANALYSIS 1
+
 /* What is known of a blob's recipe; kept in the index and, once proved, in packs. */
 struct cas_recipe_record {
         struct cas_digest blob;
         struct cas_hash recipe; /* object; all zero when the blob has to stay verbatim */
         bool is_proved;         /* only then may the verbatim copy go */
+        uint32_t analysis;      /* CAS_CONDENSE_ANALYSIS when it was looked at */
         uint8_t wrap;           /* enum cas_wrap_kind */
         uint64_t blob_bytes;
         uint64_t recipe_bytes;      /* of the recipe object, before its blocks are compressed */
@@ -24,9 +28,15 @@ struct cas_recipe_record {
         char text[96];              /* how the blob was made, for people */
         char reason[160];           /* why it stays verbatim; "" when it does not */
 };
-/* Errors: NOTFOUND (not looked at yet). */
+/* Errors: NOTFOUND (not looked at yet). is_proved does not say that the copy is gone: cas_blob_open
+ * gives it while it is there. */
 int cas_recipe_stat(struct cas_store *s, const struct cas_digest *blob,
                     struct cas_recipe_record *out, struct cas_err *err) CAS_MUST_CHECK;
+/* What was made from the blob's recipe was not the blob (CORRUPT), or could not be made: nobody
+ * relies on the recipe any more until it has been proved again, so that a blob without a copy is
+ * answered with NOTFOUND, and who brings it again heals it. Absent is success. */
+int cas_recipe_doubt(struct cas_store *s, const struct cas_digest *blob,
+                     struct cas_err *err) CAS_MUST_CHECK;
 
 struct cas_condense_options {
         bool keep_verbatim; /* do not drop the copy, only make it a cache */

@@ -18,6 +18,12 @@ static inline bool cas_hash_equal(const struct cas_hash *a, const struct cas_has
 {
         return memcmp(a->bytes, b->bytes, CAS_HASH_BYTES) == 0;
 }
+/* All zero: used for "none", since nothing has that hash. */
+static inline bool cas_hash_is_zero(const struct cas_hash *h)
+{
+        static const struct cas_hash zero;
+        return cas_hash_equal(h, &zero);
+}
 /* Lowercase hex; out has CAS_HASH_HEX_BYTES. Returns out. */
 char *cas_hash_hex(const struct cas_hash *h, char *out);
 /* Exactly 64 lowercase hex digits. False when they are not. */

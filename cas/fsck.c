@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-#include "cas/blob.h"
+#include "cas/blobcache_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/fsck_int.h"
 #include "cas/layer.h"
@@ -103,6 +103,15 @@ struct blob_task {
         struct cas_blob_record rec;
 };
 
+/* A copy that is a cache may be lost. */
+static void say_copy(struct cas_fsck_run *run, const struct blob_task *task,
+                     enum cas_fsck_message message, const char *subject, const char *detail)
+{
+        if (task->rec.copy == CAS_BLOB_CACHED)
+                message = CAS_FSCK_COPY_DAMAGED;
+        cas_fsck_say(run, message, subject, "%s", detail);
+}
+
 static void check_blob(void *arg)
 {
         cas_cleanup_free struct blob_task *task = arg;
@@ -114,43 +123,72 @@ static void check_blob(void *arg)
         cas_digest_text(&task->digest, text);
         cas_blob_path(&task->digest, path);
         int rc = hash_file(run, path, task->digest.alg, "blobs", &got, &bytes, &err);
-        if (rc == -CAS_E_NOTFOUND)
-                cas_fsck_say(run, CAS_FSCK_BLOB_MISSING, text, "%s", path);
-        else if (rc < 0)
-                cas_fsck_say(run, CAS_FSCK_BLOB_DIGEST, text, "%s", err.msg);
-        else if (bytes != task->rec.size_bytes)
-                cas_fsck_say(run, CAS_FSCK_BLOB_SIZE, text, "%llu bytes, the index says %llu",
-                             (unsigned long long)bytes, (unsigned long long)task->rec.size_bytes);
-        else if (!cas_digest_equal(&got, &task->digest))
-                cas_fsck_say(run, CAS_FSCK_BLOB_DIGEST, text, "%s", cas_digest_text(&got, path));
-        cas_fsck_count(run, &run->out->blobs);
+        if (rc == 0 && bytes != task->rec.size_bytes) {
+                (void)snprintf(err.msg, sizeof(err.msg), "%llu bytes, the index says %llu",
+                               (unsigned long long)bytes, (unsigned long long)task->rec.size_bytes);
+                say_copy(run, task, CAS_FSCK_BLOB_SIZE, text, err.msg);
+        } else if (rc == 0 && !cas_digest_equal(&got, &task->digest)) {
+                say_copy(run, task, CAS_FSCK_BLOB_DIGEST, text, cas_digest_text(&got, path));
+        } else if (rc == -CAS_E_NOTFOUND) {
+                say_copy(run, task, CAS_FSCK_BLOB_MISSING, text, path);
+        } else if (rc < 0) {
+                say_copy(run, task, CAS_FSCK_BLOB_DIGEST, text, err.msg);
+        }
+}
+
+/* What is not verbatim needs a recipe that was proved. */
+static int check_condensed(struct cas_fsck_run *run, const struct blob_task *task,
+                           struct cas_err *err)
+{
+        struct cas_recipe_record recipe;
+        struct cas_err miss = CAS_ERR_INIT;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        int rc = cas_recipe_stat(run->s, &task->digest, &recipe, &miss);
+        if (rc < 0 && rc != -CAS_E_NOTFOUND && rc != -CAS_E_CORRUPT) {
+                *err = miss;
+                return rc;
+        }
+        if (rc < 0 || !recipe.is_proved)
+                cas_fsck_say(run, CAS_FSCK_RECIPE_MISSING, cas_digest_text(&task->digest, text),
+                             "%s", rc < 0 ? miss.msg : "");
+        return 0;
 }
 
 static int submit_blob(void *arg, const void *key, size_t key_len, const void *value,
-                       size_t value_len, struct cas_err *err CAS_UNUSED)
+                       size_t value_len, struct cas_err *err)
 {
         struct cas_fsck_run *run = arg;
         struct cas_err malformed = CAS_ERR_INIT;
+        int rc = 0;
         cas_cleanup_free struct blob_task *task = cas_xcalloc(1, sizeof(*task));
         task->run = run;
         if (cas_digest_value_decode(key, key_len, &task->digest, &malformed) < 0 ||
-            cas_blob_record_decode(value, value_len, &task->rec, &malformed) < 0)
+            cas_blob_record_decode(value, value_len, &task->rec, &malformed) < 0) {
                 cas_fsck_say(run, CAS_FSCK_RECORD_MALFORMED, "blobs", "%s", malformed.msg);
-        else
+                return 0;
+        }
+        cas_fsck_count(run, &run->out->blobs);
+        if (task->rec.copy != CAS_BLOB_VERBATIM)
+                rc = check_condensed(run, task, err);
+        if (rc == 0 && task->rec.copy != CAS_BLOB_CONDENSED)
                 cas_pool_submit(run->s->pool, &run->group, check_blob, cas_steal(&task));
-        return 0;
+        return rc;
 }
 
 static int check_blob_file(void *arg, const char *path, const struct cas_digest *digest,
                            struct cas_err *err)
 {
         struct cas_fsck_run *run = arg;
-        struct cas_record_key key;
-        bool known;
-        cas_key_digest(digest, &key);
-        int rc = cas_index_has(run->s->index, CAS_FAMILY_BLOBS, key.bytes, key.len, &known, err);
-        if (rc == 0 && !known)
+        struct cas_blob_record rec;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_blob_record_get(run->s, digest, &rec, &miss);
+        if (rc == -CAS_E_NOTFOUND)
                 cas_fsck_say(run, CAS_FSCK_BLOB_UNKNOWN, path, "%s", "");
+        else if (rc == 0 && rec.copy == CAS_BLOB_CONDENSED)
+                cas_fsck_say(run, CAS_FSCK_COPY_UNKNOWN, path, "%s", "");
+        if (rc == 0 || rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
+                return 0;
+        *err = miss;
         return rc;
 }
 

@@ -28,6 +28,14 @@
         X(BLOB_DIGEST, ERROR, "blob-digest", "the file of a blob has another digest")              \
         X(BLOB_UNKNOWN, WARNING, "blob-unknown", "a file of a blob that the index does not know")  \
         X(BLOB_STRAY, WARNING, "blob-stray", "a file among the blobs that is none")                \
+        X(RECIPE_MISSING, ERROR, "recipe-missing", "a condensed blob has no proved recipe")        \
+        X(RECIPE_OBJECT, ERROR, "recipe-object", "a recipe needs an object that is not there")     \
+        X(RECIPE_DIGEST, ERROR, "recipe-digest", "what a recipe makes is not the blob")            \
+        X(RECIPE_BLOB, WARNING, "recipe-blob", "a recipe of a blob that is not there")             \
+        X(COPY_DAMAGED, WARNING, "copy-damaged",                                                   \
+          "the copy of a condensed blob is gone or damaged; it is made again")                     \
+        X(COPY_UNKNOWN, WARNING, "copy-unknown",                                                   \
+          "a copy of a condensed blob that the index does not count")                              \
         X(TREE_MISSING, WARNING, "tree-missing", "a tree's file is gone; it is made again")        \
         X(TREE_DIGEST, ERROR, "tree-digest", "the file of a tree has another size or digest")      \
         X(TREE_UNKNOWN, WARNING, "tree-unknown", "a file among the trees that is none")            \

@@ -2,7 +2,7 @@
 /* Garbage collection, offline: publications wait. What refers goes before what
  * is referred to, and index entries before files, so that a crash at any point
  * leaves garbage and nothing else:
- * names > trees > layers > blobs > objects > chunks > packs. */
+ * names > trees > layers > recipes > blobs > objects > chunks > packs. */
 #include "cas/gc_int.h"
 #include "cas/chain_int.h"
 
@@ -24,8 +24,9 @@ struct gc {
         struct cas_gc_marks marks;
         struct cas_gc_result *out;
         struct cas_batch *batch;
-        struct cas_map *pack_live; /* be64 pack id -> stored bytes of live chunks */
-        struct cas_hashset trees;  /* whose files stay */
+        struct cas_map *pack_live;   /* be64 pack id -> stored bytes of live chunks */
+        struct cas_hashset trees;    /* whose files stay */
+        struct cas_hashset fileless; /* blobs that stay, without a file */
 };
 
 static int flush(struct gc *gc, size_t above, struct cas_err *err)
@@ -134,14 +135,36 @@ static int sweep_layer(void *arg, const void *key, size_t key_len, const void *v
         return drop(gc, CAS_FAMILY_LAYERS, key, key_len, err);
 }
 
-static int sweep_blob(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
-                      size_t value_len CAS_UNUSED, struct cas_err *err)
+static int sweep_recipe(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
+                        size_t value_len CAS_UNUSED, struct cas_err *err)
 {
         struct gc *gc = arg;
         struct cas_digest blob;
         int rc = cas_digest_value_decode(key, key_len, &blob, err);
         if (rc < 0 || cas_hashset_has(&gc->marks.blobs, blob.bytes))
                 return rc;
+        gc->out->recipes_removed++;
+        return drop(gc, CAS_FAMILY_RECIPES, key, key_len, err);
+}
+
+static int sweep_blob(void *arg, const void *key, size_t key_len, const void *value,
+                      size_t value_len, struct cas_err *err)
+{
+        struct gc *gc = arg;
+        struct cas_digest blob;
+        struct cas_blob_record rec;
+        int rc = cas_digest_value_decode(key, key_len, &blob, err);
+        if (rc == 0)
+                rc = cas_blob_record_decode(value, value_len, &rec, err);
+        if (rc < 0)
+                return rc;
+        if (cas_hashset_has(&gc->marks.blobs, blob.bytes)) {
+                if (rec.copy == CAS_BLOB_CONDENSED)
+                        (void)cas_hashset_add(&gc->fileless, blob.bytes);
+                return 0;
+        }
+        if (rec.copy == CAS_BLOB_CONDENSED) /* others are counted by their files */
+                gc->out->blobs_removed++;
         return drop(gc, CAS_FAMILY_BLOBS, key, key_len, err);
 }
 
@@ -157,16 +180,18 @@ static int sweep_chain(void *arg, const void *key, size_t key_len, const void *v
         return drop(gc, CAS_FAMILY_CHAINS, key, key_len, err);
 }
 
-/* Files of blobs that stay in no case: dropped ones, and what was never committed. */
+/* Files of blobs that stay in no case: dropped ones, what was never committed, and copies that the
+ * index does not count any more. */
 static int sweep_blob_file(void *arg, const char *path, const struct cas_digest *digest,
                            struct cas_err *err)
 {
         struct gc *gc = arg;
         uint64_t bytes;
-        if (cas_hashset_has(&gc->marks.blobs, digest->bytes))
+        bool is_copy = cas_hashset_has(&gc->fileless, digest->bytes);
+        if (cas_hashset_has(&gc->marks.blobs, digest->bytes) && !is_copy)
                 return 0;
         int rc = remove_file(gc, path, &bytes, err);
-        if (rc == 0) {
+        if (rc == 0 && !is_copy) {
                 gc->out->blobs_removed++;
                 gc->out->blob_bytes += bytes;
         }
@@ -177,6 +202,9 @@ static int sweep_blobs(struct gc *gc, struct cas_err *err)
 {
         int rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_LAYERS},
                                 sweep_layer, gc, err);
+        if (rc == 0)
+                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_RECIPES},
+                                    sweep_recipe, gc, err);
         if (rc == 0)
                 rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_BLOBS},
                                     sweep_blob, gc, err);
@@ -240,6 +268,18 @@ static int sweep_objects(struct gc *gc, struct cas_err *err)
 
 /* ---- packs ---- */
 
+/* The record that the index has now: others of the blob may tell of objects that are gone. */
+static bool recipe_is_live(const struct gc *gc, const struct cas_recipe_record *recipe)
+{
+        struct cas_recipe_record now;
+        struct cas_err err = CAS_ERR_INIT;
+        if (!cas_hashset_has(&gc->marks.blobs, recipe->blob.bytes))
+                return false;
+        int rc = cas_index_get_recipe(gc->s->index, &recipe->blob, &now, &err);
+        return rc == 0 ? now.is_proved && cas_hash_equal(&now.recipe, &recipe->recipe)
+                       : rc != -CAS_E_NOTFOUND;
+}
+
 static bool record_is_live(void *arg, enum cas_pack_record_kind kind, const void *key,
                            size_t key_len CAS_UNUSED)
 {
@@ -251,6 +291,8 @@ static bool record_is_live(void *arg, enum cas_pack_record_kind kind, const void
                 return cas_hashset_has(&gc->marks.objects, key);
         case CAS_PACK_LAYER:
                 return cas_hashset_has(&gc->marks.layers, ((const struct cas_digest *)key)->bytes);
+        case CAS_PACK_RECIPE:
+                return recipe_is_live(gc, key);
         }
         return true;
 }
@@ -354,6 +396,7 @@ int cas_gc(struct cas_store *s, const struct cas_gc_options *options,
         cas_store_exclusive_end(s);
         cas_gc_marks_release(&gc.marks);
         cas_hashset_release(&gc.trees);
+        cas_hashset_release(&gc.fileless);
         cas_batch_free(gc.batch);
         cas_map_free(gc.pack_live);
         return rc;

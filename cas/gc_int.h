@@ -10,7 +10,7 @@
 struct cas_gc_marks {
         struct cas_hashset blobs;   /* with manifests and configs */
         struct cas_hashset layers;  /* blobs that are decoded layers */
-        struct cas_hashset objects; /* of those layers, and their listings */
+        struct cas_hashset objects; /* of those layers and their listings, and of recipes */
         struct cas_hashset chunks;
         struct cas_buf unlinks; /* records: links of blobs that nothing in their repository needs */
         uint32_t unlink_count;

@@ -2,7 +2,8 @@
 /* Roots are: manifests linked in repositories; blobs linked there that one of
  * the repository's manifests names, or that are young; leases that have not
  * expired; blobs that are young. A manifest keeps config, layers and children;
- * a layer keeps its listing and file objects; an object keeps its chunks. */
+ * a layer keeps its listing and file objects; a blob keeps its recipe with all
+ * objects that it refers to; an object keeps its chunks. */
 #include <time.h>
 
 #include "cas/blob.h"
@@ -62,13 +63,30 @@ static int mark_layer(struct marking *mk, const struct cas_digest *blob, struct 
         return 0;
 }
 
-/* A blob that stays, and what it keeps when it is a decoded layer. */
+/* The recipe of a blob that stays, proved or not. */
+static int mark_recipe(struct marking *mk, const struct cas_digest *blob, struct cas_err *err)
+{
+        struct cas_recipe_record rec;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_recipe_stat(mk->s, blob, &rec, &miss);
+        if (rc == -CAS_E_NOTFOUND || (rc == 0 && cas_hash_is_zero(&rec.recipe)))
+                return 0;
+        if (rc < 0) {
+                *err = miss;
+                return rc;
+        }
+        (void)cas_hashset_add(&mk->m->objects, rec.recipe.bytes);
+        return 0;
+}
+
+/* A blob that stays, and what it keeps when it is a decoded layer, or has a recipe. */
 static int mark_blob(struct marking *mk, const struct cas_digest *blob, struct cas_err *err)
 {
         (void)cas_hashset_add(&mk->named, blob->bytes);
         if (!cas_hashset_add(&mk->m->blobs, blob->bytes))
                 return 0;
-        return mark_layer(mk, blob, err);
+        int rc = mark_layer(mk, blob, err);
+        return rc < 0 ? rc : mark_recipe(mk, blob, err);
 }
 
 /* ---- manifests ---- */

@@ -333,12 +333,11 @@ static int blob_is_here(struct import_blob *b, bool *here, struct cas_err *err)
         struct cas_store *s = b->import->s;
         struct cas_layer_record record;
         struct cas_err miss = CAS_ERR_INIT;
-        cas_cleanup_fd int fd = -1;
-        int r = cas_blob_open(s, &b->digest, &fd, NULL, &miss);
+        int r = cas_blob_stat(s, &b->digest, NULL, &miss);
         if (r == 0 && b->layer)
                 r = cas_layer_ensure(s, &b->digest, NULL, &record, &miss);
         *here = r == 0;
-        if (r == 0 || r == -CAS_E_NOTFOUND || (r == -CAS_E_CORRUPT && fd < 0))
+        if (r == 0 || r == -CAS_E_NOTFOUND)
                 return 0;
         *err = miss;
         return r;

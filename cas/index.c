@@ -466,7 +466,20 @@ int cas_index_get_layer(struct cas_index *ix, const struct cas_digest *blob,
         return rc < 0 ? cas_err_wrap(err, "layer %s", cas_digest_text(blob, text)) : 0;
 }
 
-/* ---- writing ---- */
+int cas_index_get_recipe(struct cas_index *ix, const struct cas_digest *blob,
+                         struct cas_recipe_record *out, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_record_key key;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        cas_key_digest(blob, &key);
+        int rc = cas_index_get(ix, CAS_FAMILY_RECIPES, key.bytes, key.len, &value, err);
+        if (rc == 0)
+                rc = cas_recipe_record_decode(blob, value.data, value.len_bytes, out, err);
+        return rc < 0 ? cas_err_wrap(err, "recipe of %s", cas_digest_text(blob, text)) : 0;
+}
+
+/* ---- batches ---- */
 
 struct cas_batch *cas_batch_new(void)
 {
@@ -589,6 +602,15 @@ void cas_batch_put_layer(struct cas_batch *b, const struct cas_layer_record *rec
         cas_key_digest(&rec->blob, &key);
         cas_layer_record_encode(rec, &value);
         cas_batch_put(b, CAS_FAMILY_LAYERS, key.bytes, key.len, value.data, value.len_bytes);
+}
+
+void cas_batch_put_recipe(struct cas_batch *b, const struct cas_recipe_record *rec)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_record_key key;
+        cas_key_digest(&rec->blob, &key);
+        cas_recipe_record_encode(rec, &value);
+        cas_batch_put(b, CAS_FAMILY_RECIPES, key.bytes, key.len, value.data, value.len_bytes);
 }
 
 void cas_batch_put_tree(struct cas_batch *b, const struct cas_hash *key,

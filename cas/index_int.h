@@ -5,6 +5,7 @@
 #ifndef CAS_INDEX_INT_H
 #define CAS_INDEX_INT_H
 
+#include "cas/condense.h"
 #include "cas/lease.h"
 #include "cas/publish.h"
 
@@ -32,9 +33,17 @@ struct cas_object_record {
         uint64_t size_bytes;
         uint32_t chunk_count;
 };
+/* What a pack's blocks were written with. Packs of one density are written on; those of less are
+ * what recoding takes. */
+enum cas_pack_density {
+        CAS_PACK_FAST = 0,    /* lz4, as imports and pushes write */
+        CAS_PACK_DEFAULT = 1, /* CAS_CONDENSE_DEFAULT */
+        CAS_PACK_COLD = 2,    /* CAS_CONDENSE_COLD */
+};
 struct cas_pack_record {
         uint32_t tier;
         bool sealed;
+        uint8_t density;        /* enum cas_pack_density */
         uint64_t size_bytes;    /* of the file, when sealed; else what was synced last */
         struct cas_hash sha256; /* of the file, when sealed: its name elsewhere */
 };
@@ -54,6 +63,7 @@ struct cas_tree_record {
         X(PACKS, "packs", 0, 'P')                                                                  \
         X(LAYERS, "layers", 0, 'L')                                                                \
         X(BLOBS, "blobs", 0, 'B')                                                                  \
+        X(RECIPES, "recipes", 0, 'R')                                                              \
         X(TREES, "trees", 0, 'T')                                                                  \
         X(CHAINS, "chains", 0, 'C')                                                                \
         X(LEASES, "leases", 0, 'E')                                                                \
@@ -106,6 +116,8 @@ int cas_index_get_tree(struct cas_index *ix, const struct cas_hash *key,
                        struct cas_tree_record *rec, struct cas_err *err) CAS_MUST_CHECK;
 int cas_index_get_layer(struct cas_index *ix, const struct cas_digest *blob,
                         struct cas_layer_record *out, struct cas_err *err) CAS_MUST_CHECK;
+int cas_index_get_recipe(struct cas_index *ix, const struct cas_digest *blob,
+                         struct cas_recipe_record *out, struct cas_err *err) CAS_MUST_CHECK;
 int cas_index_get_chunk(struct cas_index *ix, const struct cas_hash *chunk,
                         struct cas_chunk_record *out, struct cas_err *err) CAS_MUST_CHECK;
 int cas_index_get_object(struct cas_index *ix, const struct cas_hash *id,
@@ -140,6 +152,7 @@ void cas_batch_del_object(struct cas_batch *b, const struct cas_hash *id, uint32
 void cas_batch_put_pack(struct cas_batch *b, uint64_t pack_id, const struct cas_pack_record *rec);
 void cas_batch_del_pack(struct cas_batch *b, uint64_t pack_id);
 void cas_batch_put_layer(struct cas_batch *b, const struct cas_layer_record *rec);
+void cas_batch_put_recipe(struct cas_batch *b, const struct cas_recipe_record *rec);
 void cas_batch_put_tree(struct cas_batch *b, const struct cas_hash *key,
                         const struct cas_tree_record *rec);
 /* Any family, bytes as cas/record_int.h makes them. */

@@ -27,13 +27,14 @@
 /* Names remembered as already in this publication; the memory is let go at this many. */
 #define SEEN_MAX 16384
 
-enum op_kind { OP_BEGIN, OP_DATA, OP_END, OP_LAYER };
+enum op_kind { OP_BEGIN, OP_DATA, OP_END, OP_LAYER, OP_RECIPE };
 struct op {
         enum op_kind kind;
         uint32_t length_bytes; /* DATA: that many of the batch's bytes */
         union {
-                struct cas_hash *id_slot;       /* BEGIN */
-                struct cas_layer_record *layer; /* LAYER, owned */
+                struct cas_hash *id_slot;         /* BEGIN */
+                struct cas_layer_record *layer;   /* LAYER, owned */
+                struct cas_recipe_record *recipe; /* RECIPE, owned */
         };
 };
 
@@ -342,6 +343,8 @@ static int do_op(struct cas_ingest *in, const struct batch *b, uint32_t index, u
         }
         case OP_LAYER:
                 return cas_packwriter_layer(&in->writer, op->layer, err);
+        case OP_RECIPE:
+                return cas_packwriter_recipe(&in->writer, op->recipe, err);
         }
         return 0;
 }
@@ -359,9 +362,12 @@ static void do_batch(struct cas_ingest *in, const struct batch *b, struct cas_er
 
 static void batch_reset(struct batch *b)
 {
-        for (uint32_t i = 0; i < b->op_count; i++)
+        for (uint32_t i = 0; i < b->op_count; i++) {
                 if (b->ops[i].kind == OP_LAYER)
                         free(b->ops[i].layer);
+                if (b->ops[i].kind == OP_RECIPE)
+                        free(b->ops[i].recipe);
+        }
         b->op_count = 0;
         b->len_bytes = 0;
         b->next = NULL;
@@ -603,6 +609,18 @@ int cas_ingest_layer(struct cas_ingest *in, const struct cas_layer_record *layer
         struct cas_layer_record *copy = cas_xmalloc(sizeof(*copy));
         *copy = *layer;
         return push_op(in, &(struct op){.kind = OP_LAYER, .layer = copy}, err);
+}
+
+int cas_ingest_recipe(struct cas_ingest *in, const struct cas_recipe_record *recipe,
+                      struct cas_err *err)
+{
+        cas_assert(!in->object_open);
+        int rc = batch_room(in, false, err);
+        if (rc < 0)
+                return rc;
+        struct cas_recipe_record *copy = cas_xmalloc(sizeof(*copy));
+        *copy = *recipe;
+        return push_op(in, &(struct op){.kind = OP_RECIPE, .recipe = copy}, err);
 }
 
 int cas_ingest_drain(struct cas_ingest *in, struct cas_err *err)

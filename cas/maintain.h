@@ -7,7 +7,7 @@
 
 struct cas_gc_result {
         uint64_t blobs_removed, blob_bytes;
-        uint64_t objects_removed, chunks_removed, layers_removed, trees_removed;
+        uint64_t objects_removed, chunks_removed, layers_removed, trees_removed, recipes_removed;
         uint64_t packs_removed, packs_rewritten;
         uint64_t bytes_freed; /* of files removed, less what was written */
 };

@@ -7,11 +7,12 @@
  *
  *   store.exclusive (rwlock: publishers shared, gc exclusive)
  *   > store.names   (tags, manifests of repositories, journal)
+ *   > store.blob_files (rwlock: commits of blobs shared, who drops copies alone)
  *   > publish       (one publication)
  *   > openblock (chunks of one ingest that are not written yet; one at a time)
  *   > packfile.sync (while a pack is synced)
  *   > packset       (open packs, pending chunks)
- *   > blockcache, pool, recipe, regen, store.trees, index.packs, log (leaves)
+ *   > blobcache, blockcache, pool, recipe, regen, store.trees, index.packs, log (leaves)
  *
  * fusefs and registry take their own locks outside of every cas call, never
  * around one, but for those that their files name. */

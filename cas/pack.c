@@ -40,13 +40,15 @@ void cas_pack_header_encode(uint64_t pack_id, uint8_t out[CAS_PACK_HEADER_BYTES]
 }
 
 int cas_pack_header_decode(const uint8_t in[CAS_PACK_HEADER_BYTES], uint64_t pack_id,
-                           struct cas_err *err)
+                           uint32_t *version, struct cas_err *err)
 {
         if (memcmp(in, CAS_PACK_MAGIC, 8) != 0)
                 return cas_fail(err, CAS_E_CORRUPT, "not a pack: no magic");
         if (cas_get_le64(in + 24) != XXH3_64bits(in, 24))
                 return cas_fail(err, CAS_E_CORRUPT, "header: checksum differs");
-        if (cas_get_le32(in + 8) != CAS_PACK_VERSION || cas_get_le32(in + 12) != 0)
+        *version = cas_get_le32(in + 8);
+        if (*version < CAS_PACK_VERSION_OLDEST || *version > CAS_PACK_VERSION ||
+            cas_get_le32(in + 12) != 0)
                 return cas_fail(err, CAS_E_UNSUPPORTED, "pack of version %u, flags %#x",
                                 cas_get_le32(in + 8), cas_get_le32(in + 12));
         if (cas_get_le64(in + 16) != pack_id)
@@ -162,6 +164,26 @@ void cas_pack_layer_encode(uint64_t offset, const struct cas_layer_record *layer
         table[191] = 0;
         finish_plain(record, offset,
                      &(struct head){.kind = CAS_PACK_LAYER, .table_bytes = CAS_PACK_LAYER_BYTES});
+}
+
+void cas_pack_recipe_encode(uint64_t offset, const struct cas_recipe_record *recipe,
+                            struct cas_buf *out)
+{
+        cas_assert(recipe->is_proved);
+        cas_assert(!cas_hash_is_zero(&recipe->recipe));
+        uint8_t *record = record_room(out, CAS_PACK_RECIPE_BYTES);
+        uint8_t *table = record + CAS_PACK_RECORD_BYTES;
+        memset(table, 0, CAS_PACK_RECIPE_BYTES);
+        put_digest(table, &recipe->blob);
+        table[65] = recipe->wrap;
+        cas_put_le32(table + 68, recipe->analysis);
+        cas_put_le64(table + 72, recipe->blob_bytes);
+        cas_put_le64(table + 80, recipe->recipe_bytes);
+        cas_put_le64(table + 88, recipe->corrections_bytes);
+        memcpy(table + 96, recipe->recipe.bytes, CAS_HASH_BYTES);
+        memcpy(table + 128, recipe->text, strnlen(recipe->text, sizeof(recipe->text) - 1));
+        finish_plain(record, offset,
+                     &(struct head){.kind = CAS_PACK_RECIPE, .table_bytes = CAS_PACK_RECIPE_BYTES});
 }
 
 void cas_pack_footer_encode(uint64_t offset, const struct cas_hash *sha256,

@@ -7,11 +7,13 @@
 #include "cas/limits.h"
 #include "cas/packset_int.h"
 
-#define CAS_PACK_VERSION 1
+#define CAS_PACK_VERSION 2
+#define CAS_PACK_VERSION_OLDEST 1 /* has no recipes */
 #define CAS_PACK_HEADER_BYTES 32
 #define CAS_PACK_RECORD_BYTES 56 /* head of a record; its table and its frame follow */
 #define CAS_PACK_CHUNK_BYTES 36  /* entry of a block's and of an object's table */
 #define CAS_PACK_LAYER_BYTES 192
+#define CAS_PACK_RECIPE_BYTES 224
 #define CAS_PACK_ENTRY_BYTES 16 /* of the footer's table */
 #define CAS_PACK_TRAILER_BYTES 16
 #define CAS_PACK_NAME_BYTES 24 /* with NUL */
@@ -20,9 +22,8 @@
 #define CAS_PACK_TRAILER_MAGIC "lam-seal"
 #define CAS_PACK_RECORD_MAGIC UINT32_C(0x6365726c) /* "lrec" */
 #define CAS_PACK_CHUNK_IS_OBJECT UINT32_C(0x80000000)
-#define CAS_PACK_FOOTER                                                                            \
-        4 /* record kind beside enum cas_pack_record_kind; never shown by a walk                   \
-           */
+/* Record kind beside enum cas_pack_record_kind; never shown by a walk. */
+#define CAS_PACK_FOOTER 4
 
 /* Bounds of tables. */
 #define CAS_BLOCK_CHUNKS_MAX 65536
@@ -39,7 +40,7 @@ bool cas_pack_name_parse(const char *name, uint64_t *pack_id);
 void cas_pack_header_encode(uint64_t pack_id, uint8_t out[CAS_PACK_HEADER_BYTES]);
 /* Errors: CORRUPT, UNSUPPORTED (version). */
 int cas_pack_header_decode(const uint8_t in[CAS_PACK_HEADER_BYTES], uint64_t pack_id,
-                           struct cas_err *err) CAS_MUST_CHECK;
+                           uint32_t *version, struct cas_err *err) CAS_MUST_CHECK;
 
 /* Of head and table at `record`. */
 uint64_t cas_pack_record_checksum(const uint8_t *record, uint32_t table_bytes, uint64_t offset);
@@ -67,6 +68,9 @@ void cas_pack_object_encode(uint64_t offset, const struct cas_hash *id, uint64_t
                             struct cas_buf *out);
 void cas_pack_layer_encode(uint64_t offset, const struct cas_layer_record *layer,
                            struct cas_buf *out);
+/* A proved one, with its object. */
+void cas_pack_recipe_encode(uint64_t offset, const struct cas_recipe_record *recipe,
+                            struct cas_buf *out);
 struct cas_pack_entry {
         uint64_t offset;
         uint32_t length_bytes;

@@ -96,6 +96,10 @@ static int rewrite_item(void *arg, const struct cas_pack_item *item, struct cas_
                 if (!r->live(r->arg, CAS_PACK_LAYER, &item->layer.blob, sizeof(item->layer.blob)))
                         return 0;
                 return cas_packwriter_layer(&r->writer, &item->layer, err);
+        case CAS_PACK_RECIPE:
+                if (!r->live(r->arg, CAS_PACK_RECIPE, &item->recipe, sizeof(item->recipe)))
+                        return 0;
+                return cas_packwriter_recipe(&r->writer, &item->recipe, err);
         }
         return 0;
 }

@@ -214,7 +214,11 @@ static int adopt_sealed(struct recovery *r, const struct found_pack *found, int 
         cas_cleanup_hasher struct cas_hasher *hasher = cas_hasher_new(CAS_DIGEST_SHA256);
         struct cas_digest digest;
         struct cas_pack_record rec = {
-                .tier = found->tier, .sealed = true, .size_bytes = size_bytes};
+                .tier = found->tier,
+                .sealed = true,
+                .size_bytes = size_bytes,
+                .density = found->rec.density,
+        };
         int rc = cas_packfile_hash(r->ps->io, fd, size_bytes, cas_pack_name(found->id, name),
                                    hasher, err);
         if (rc == 0)
@@ -233,7 +237,8 @@ static int note_length(struct recovery *r, const struct found_pack *found, int f
                        struct cas_err *err)
 {
         char name[CAS_PACK_NAME_BYTES];
-        struct cas_pack_record rec = {.tier = found->tier, .size_bytes = end};
+        struct cas_pack_record rec = {
+                .tier = found->tier, .size_bytes = end, .density = found->rec.density};
         if (found->in_index && end == found->rec.size_bytes)
                 return 0;
         int rc = cas_io_fdatasync(r->ps->io, fd, cas_pack_name(found->id, name), err);
@@ -246,6 +251,17 @@ static int note_length(struct recovery *r, const struct found_pack *found, int f
         return 0;
 }
 
+/* Packs of older versions are read, but nothing new is put into them. */
+static int read_version(struct recovery *r, const struct found_pack *found, int fd, uint32_t *out,
+                        struct cas_err *err)
+{
+        uint8_t header[CAS_PACK_HEADER_BYTES];
+        char name[CAS_PACK_NAME_BYTES];
+        int rc = cas_io_pread_exact(r->ps->io, fd, header, sizeof(header), 0,
+                                    cas_pack_name(found->id, name), err);
+        return rc < 0 ? rc : cas_pack_header_decode(header, found->id, out, err);
+}
+
 /* A pack to go on with, or merely to be known: what is in it beyond what the index knows was
  * never acknowledged and is garbage for gc to find. A torn tail is cut. One with whole records
  * behind the damage has lost something in its middle: it stays as it is and nobody writes to it. */
@@ -255,15 +271,16 @@ static int adopt_unsealed(struct recovery *r, const struct found_pack *found, in
         struct cas_packset *ps = r->ps;
         char name[CAS_PACK_NAME_BYTES];
         bool more = false;
-        int rc = 0;
+        uint32_t version;
         (void)cas_pack_name(found->id, name);
-        if (end < file_bytes)
+        int rc = read_version(r, found, fd, &version, err);
+        if (rc == 0 && end < file_bytes)
                 rc = cas_pack_has_record(ps->io, fd, found->id, end + 1, &more, err);
         if (rc == 0 && end < file_bytes && !more)
                 rc = cas_io_ftruncate(ps->io, fd, end, name, err);
         if (rc == 0)
                 rc = note_length(r, found, fd, end, err);
-        if (rc < 0 || more)
+        if (rc < 0 || more || version < CAS_PACK_VERSION)
                 return rc;
         struct cas_packfile *pf =
                 cas_packfile_adopt(found->id, found->tier, found->dirfd, end, end);

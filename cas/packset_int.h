@@ -32,6 +32,9 @@ int cas_ingest_drain(struct cas_ingest *in, struct cas_err *err) CAS_MUST_CHECK;
 /* Layer records go into packs too, so that the index can be made again. */
 int cas_ingest_layer(struct cas_ingest *in, const struct cas_layer_record *layer,
                      struct cas_err *err) CAS_MUST_CHECK;
+/* Proved recipes as well. */
+int cas_ingest_recipe(struct cas_ingest *in, const struct cas_recipe_record *recipe,
+                      struct cas_err *err) CAS_MUST_CHECK;
 /* First half of a commit: everything is written, packs and their directories are synced, and the
  * index records of chunks, objects and packs are in the batch (layers are not). */
 int cas_ingest_flush(struct cas_ingest *in, struct cas_batch *batch,
@@ -41,7 +44,12 @@ void cas_ingest_published(struct cas_ingest *in);
 void cas_ingest_free(struct cas_ingest *in); /* drops what was not published */
 
 /* ---- walking a pack file: fsck, rebuild, gc ---- */
-enum cas_pack_record_kind { CAS_PACK_BLOCK = 1, CAS_PACK_OBJECT = 2, CAS_PACK_LAYER = 3 };
+enum cas_pack_record_kind {
+        CAS_PACK_BLOCK = 1,
+        CAS_PACK_OBJECT = 2,
+        CAS_PACK_LAYER = 3,
+        CAS_PACK_RECIPE = 5
+};
 struct cas_pack_chunk {
         struct cas_hash chunk;
         uint32_t chunk_offset, length_bytes;
@@ -57,7 +65,8 @@ struct cas_pack_item {
         uint64_t object_bytes;
         const struct cas_chunk_ref *refs;
         uint32_t ref_count;
-        struct cas_layer_record layer; /* LAYER */
+        struct cas_layer_record layer;   /* LAYER */
+        struct cas_recipe_record recipe; /* RECIPE: proved */
 };
 /* Calls fn (0 goes on, else its error is returned) for each whole record. *end_offset: where the
  * last whole record ends. *sealed: a valid footer was found. Errors: CORRUPT for damage before the
@@ -72,7 +81,7 @@ int cas_packset_open_pack(struct cas_packset *ps, uint64_t pack_id, int *out_fd,
 /* Seals every pack that is open for writing. No ingest may be under way. */
 int cas_packset_seal(struct cas_packset *ps, struct cas_err *err) CAS_MUST_CHECK;
 /* Copies what `live` says is live of a pack to new packs (key: a chunk's or an object's
- * struct cas_hash, or the struct cas_digest of a layer's blob), syncs,
+ * struct cas_hash, the struct cas_digest of a layer's blob, or a struct cas_recipe_record), syncs,
  * writes the index batch that moves them, then removes the old file. *written: new bytes. */
 int cas_packset_rewrite(struct cas_packset *ps, uint64_t pack_id,
                         bool (*live)(void *arg, enum cas_pack_record_kind kind, const void *key,

@@ -16,6 +16,7 @@ struct walk {
         const struct cas_io *io;
         int fd;
         uint64_t pack_id;
+        uint32_t version;
         uint64_t file_bytes;
         char what[CAS_PACK_NAME_BYTES];
         struct cas_buf buf; /* bytes of the file from base_offset on */
@@ -88,6 +89,8 @@ static uint64_t table_bytes_of(const struct head *h)
                 return CAS_HASH_BYTES + (uint64_t)h->count * CAS_PACK_CHUNK_BYTES;
         case CAS_PACK_LAYER:
                 return h->count == 0 ? CAS_PACK_LAYER_BYTES : 0;
+        case CAS_PACK_RECIPE:
+                return h->count == 0 ? CAS_PACK_RECIPE_BYTES : 0;
         case CAS_PACK_FOOTER:
                 if (h->count > CAS_PACK_RECORDS_MAX)
                         return 0;
@@ -258,6 +261,42 @@ static int decode_layer(const struct head *h, const uint8_t *table, struct cas_p
         return 0;
 }
 
+static bool is_zero(const uint8_t *at, size_t len)
+{
+        for (size_t i = 0; i < len; i++)
+                if (at[i] != 0)
+                        return false;
+        return true;
+}
+
+static int decode_recipe(const struct walk *w, const struct head *h, const uint8_t *table,
+                         struct cas_pack_item *item, struct cas_err *err)
+{
+        struct cas_recipe_record *recipe = &item->recipe;
+        const char *text = (const char *)table + 128;
+        size_t text_len = strnlen(text, sizeof(recipe->text));
+        if (w->version < 2)
+                return bad_record(h, "a recipe in a pack of version 1", err);
+        if (h->size != 0 || table[66] != 0 || table[67] != 0)
+                return bad_record(h, "field that must be zero is not", err);
+        if (!get_digest(table, &recipe->blob))
+                return bad_record(h, "digest of a blob is malformed", err);
+        if (text_len == sizeof(recipe->text) ||
+            !is_zero(table + 128 + text_len, sizeof(recipe->text) - text_len))
+                return bad_record(h, "text of a recipe is malformed", err);
+        recipe->is_proved = true;
+        recipe->wrap = table[65];
+        recipe->analysis = cas_get_le32(table + 68);
+        recipe->blob_bytes = cas_get_le64(table + 72);
+        recipe->recipe_bytes = cas_get_le64(table + 80);
+        recipe->corrections_bytes = cas_get_le64(table + 88);
+        memcpy(recipe->recipe.bytes, table + 96, CAS_HASH_BYTES);
+        memcpy(recipe->text, text, text_len);
+        if (cas_hash_is_zero(&recipe->recipe))
+                return bad_record(h, "a recipe without an object", err);
+        return 0;
+}
+
 static int decode_record(struct walk *w, uint64_t offset, struct cas_pack_item *item,
                          struct cas_err *err)
 {
@@ -278,6 +317,8 @@ static int decode_record(struct walk *w, uint64_t offset, struct cas_pack_item *
                 return decode_object(w, &h, table, item, err);
         case CAS_PACK_LAYER:
                 return decode_layer(&h, table, item, err);
+        case CAS_PACK_RECIPE:
+                return decode_recipe(w, &h, table, item, err);
         default:
                 return bad_record(&h, "a footer that does not end the file", err);
         }
@@ -300,7 +341,8 @@ static int decode_footer(struct walk *w, const struct head *h, const uint8_t *ta
                         .length_bytes = cas_get_le32(table + 8),
                         .kind = (uint8_t)kind,
                 };
-                if (w->entries[i].offset != expected || kind == 0 || kind >= CAS_PACK_FOOTER)
+                if (w->entries[i].offset != expected || kind == 0 || kind == CAS_PACK_FOOTER ||
+                    kind > CAS_PACK_RECIPE)
                         return bad_record(h, "entry of the footer is out of range", err);
                 expected += w->entries[i].length_bytes;
         }
@@ -398,7 +440,7 @@ int cas_pack_walk_from(const struct cas_io *io, int fd, uint64_t pack_id, uint64
         const uint8_t *header;
         int rc = bytes_at(&w, 0, CAS_PACK_HEADER_BYTES, &header, err);
         if (rc == 0)
-                rc = cas_pack_header_decode(header, pack_id, err);
+                rc = cas_pack_header_decode(header, pack_id, &w.version, err);
         if (rc == 0)
                 rc = find_footer(&w, err);
         if (rc == 0) {

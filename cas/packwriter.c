@@ -369,6 +369,18 @@ int cas_packwriter_layer(struct cas_packwriter *w, const struct cas_layer_record
         return rc < 0 ? rc : writer_seal_full(w, err);
 }
 
+int cas_packwriter_recipe(struct cas_packwriter *w, const struct cas_recipe_record *recipe,
+                          struct cas_err *err)
+{
+        int rc = writer_pack(w, err);
+        if (rc < 0)
+                return rc;
+        cas_buf_clear(&w->record);
+        cas_pack_recipe_encode(w->pack->size_bytes, recipe, &w->record);
+        rc = writer_append(w, w->record.data, w->record.len_bytes, err);
+        return rc < 0 ? rc : writer_seal_full(w, err);
+}
+
 /* ---- committing ---- */
 
 static int write_own_block(struct cas_packwriter *w, struct cas_err *err)

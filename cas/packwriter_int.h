@@ -86,6 +86,8 @@ int cas_packwriter_object(struct cas_packwriter *w, const struct cas_hash *id, u
                           struct cas_err *err) CAS_MUST_CHECK;
 int cas_packwriter_layer(struct cas_packwriter *w, const struct cas_layer_record *layer,
                          struct cas_err *err) CAS_MUST_CHECK;
+int cas_packwriter_recipe(struct cas_packwriter *w, const struct cas_recipe_record *recipe,
+                          struct cas_err *err) CAS_MUST_CHECK;
 /* Writes and syncs everything that this writer needs; its chunks and packs are in the batch. */
 int cas_packwriter_flush(struct cas_packwriter *w, struct cas_batch *batch,
                          struct cas_err *err) CAS_MUST_CHECK;

@@ -7,7 +7,7 @@
 #include <sys/random.h>
 #include <time.h>
 
-#include "cas/blob.h"
+#include "cas/blobcache_int.h"
 #include "cas/commit_int.h"
 #include "cas/packset_int.h"
 #include "cas/store_int.h"
@@ -138,6 +138,15 @@ int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *laye
         return 0;
 }
 
+int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *recipe,
+                       struct cas_err *err)
+{
+        int rc = recipe->is_proved ? cas_ingest_recipe(ingest_of(p), recipe, err) : 0;
+        if (rc == 0)
+                cas_batch_put_recipe(p->batch, recipe);
+        return rc;
+}
+
 /* ---- blobs ---- */
 
 int cas_temporary_path(char out[CAS_TEMPORARY_PATH_BYTES], struct cas_err *err)
@@ -163,9 +172,10 @@ static void stage_blob(struct cas_publish *p, const struct cas_digest *digest, u
         memcpy(b->path, path, sizeof(b->path));
 }
 
-/* Whether the store has it, or this publication brings it. One whose file is gone or has another
- * length is not there, nor is a small one with other bytes: so a damaged store is healed by who
- * brings the blob again. To read large ones would cost as much as to write them. */
+/* Whether the store has it, or this publication brings it. One whose bytes are gone (cas_blob_stat)
+ * is not there, nor is a small one with other bytes: so a damaged store is healed by who brings the
+ * blob again. To read large ones, or to make condensed ones again, would cost as much as to write
+ * them. */
 static int blob_is_here(struct cas_publish *p, const struct cas_digest *digest, bool *out,
                         struct cas_err *err)
 {
@@ -180,8 +190,8 @@ static int blob_is_here(struct cas_publish *p, const struct cas_digest *digest, 
         int rc = cas_blob_stat(p->store, digest, &size_bytes, &miss);
         if (rc == 0 && size_bytes <= COMPARE_BYTES_MAX)
                 rc = cas_blob_read(p->store, digest, COMPARE_BYTES_MAX, &bytes, &miss);
-        *out = rc == 0;
-        if (rc == 0 || rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
+        *out = rc == 0 || rc == -CAS_E_UNSUPPORTED;
+        if (*out || rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
                 return 0;
         *err = miss;
         return rc;
@@ -313,13 +323,9 @@ static int name_blob(struct cas_publish *p, struct staged_blob *b, struct cas_er
         if (rc < 0)
                 return rc;
         b->path[0] = '\0';
-        struct cas_record_key key;
-        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
-        const struct cas_blob_record rec = {.size_bytes = b->size_bytes,
-                                            .added_unix_s = (uint64_t)time(NULL)};
-        cas_key_digest(&b->digest, &key);
-        cas_blob_record_encode(&rec, &value);
-        cas_batch_put(p->batch, CAS_FAMILY_BLOBS, key.bytes, key.len, value.data, value.len_bytes);
+        cas_batch_put_blob(p->batch, &b->digest,
+                           &(struct cas_blob_record){.size_bytes = b->size_bytes,
+                                                     .added_unix_s = (uint64_t)time(NULL)});
         return 0;
 }
 
@@ -464,21 +470,29 @@ struct cas_batch *cas_publish_batch(struct cas_publish *p)
 
 /* ---- the end ---- */
 
+static int write_batch(struct cas_publish *p, struct cas_err *err)
+{
+        if (p->name_count > 0)
+                return cas_commit_names(p->store, p->batch, &p->names, p->name_count,
+                                        p->removes_manifest, err);
+        return cas_index_write(p->store->index, p->batch, err);
+}
+
 int cas_publish_commit(struct cas_publish *p, struct cas_err *err)
 {
         cas_assert(!p->ended);
         cas_assert(p->open.fd < 0);
         p->ended = true;
         int rc = p->ingest ? cas_ingest_flush(p->ingest, p->batch, err) : 0;
-        if (rc == 0)
-                rc = name_blobs(p, err);
         if (rc < 0)
                 return rc;
-        if (p->name_count > 0)
-                rc = cas_commit_names(p->store, p->batch, &p->names, p->name_count,
-                                      p->removes_manifest, err);
-        else
-                rc = cas_index_write(p->store->index, p->batch, err);
+        if (p->blob_count > 0)
+                cas_blob_files_lock(p->store, false);
+        rc = name_blobs(p, err);
+        if (rc == 0)
+                rc = write_batch(p, err);
+        if (p->blob_count > 0)
+                cas_blob_files_unlock(p->store);
         if (rc == 0 && p->ingest)
                 cas_ingest_published(p->ingest);
         return rc;

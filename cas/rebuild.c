@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Making the index anew: chunks, objects and layers from packs, blobs from
- * their files, names from the journal; leases and trees, which nothing else
+/* Making the index anew: chunks, objects, layers and proved recipes from packs,
+ * blobs from their files and recipes, names from the journal; leases and trees, which nothing else
  * holds, from the old index where it can be read. The new index grows as
  * index.new and takes the old one's place when it is whole, so that a crash, or
  * a failure, leaves what there was. */
@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "cas/blobcache_int.h"
 #include "cas/blockcache.h"
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
@@ -29,6 +30,8 @@ struct rebuild {
         struct cas_index *old; /* NULL: there is none that can be read */
         struct cas_batch *batch;
         uint64_t done_bytes;
+        struct cas_recipe_record *recipes; /* owned: what packs told, in their order */
+        size_t recipe_count, recipe_max;
 };
 
 static int flush(struct rebuild *rb, size_t above, struct cas_err *err)
@@ -61,21 +64,19 @@ static void take_block(struct rebuild *rb, const struct cas_pack_item *item)
         }
 }
 
-static int take_layer(struct rebuild *rb, const struct cas_layer_record *layer, struct cas_err *err)
+/* Whether they hold is seen when all objects are known. */
+static void take_recipe(struct rebuild *rb, const struct cas_recipe_record *recipe)
 {
-        struct cas_record_key key;
-        bool here;
-        cas_key_digest(&layer->blob, &key);
-        int rc = cas_index_has(rb->s->index, CAS_FAMILY_BLOBS, key.bytes, key.len, &here, err);
-        if (rc == 0 && here) /* else a layer that was collected, in a pack that was not */
-                cas_batch_put_layer(rb->batch, layer);
-        return rc;
+        if (rb->recipe_count == rb->recipe_max) {
+                rb->recipe_max = rb->recipe_max ? 2 * rb->recipe_max : 64;
+                rb->recipes = cas_xrealloc(rb->recipes, rb->recipe_max * sizeof(rb->recipes[0]));
+        }
+        rb->recipes[rb->recipe_count++] = *recipe;
 }
 
 static int take_item(void *arg, const struct cas_pack_item *item, struct cas_err *err)
 {
         struct rebuild *rb = arg;
-        int rc = 0;
         switch (item->kind) {
         case CAS_PACK_BLOCK:
                 take_block(rb, item);
@@ -85,12 +86,15 @@ static int take_item(void *arg, const struct cas_pack_item *item, struct cas_err
                                      item->ref_count);
                 break;
         case CAS_PACK_LAYER:
-                rc = take_layer(rb, &item->layer, err);
+                cas_batch_put_layer(rb->batch, &item->layer);
+                break;
+        case CAS_PACK_RECIPE:
+                take_recipe(rb, &item->recipe);
                 break;
         }
         rb->done_bytes += item->record_bytes;
         cas_progress_update(rb->progress, "packs", rb->done_bytes, 0);
-        return rc < 0 ? rc : flush(rb, BATCH_BYTES, err);
+        return flush(rb, BATCH_BYTES, err);
 }
 
 static int take_pack(struct rebuild *rb, int dirfd, const char *name, uint64_t pack_id,
@@ -211,11 +215,7 @@ static int take_blob(void *arg, const char *path, const struct cas_digest *diges
                 .size_bytes = (uint64_t)st.st_size,
                 .added_unix_s = st.st_mtime > 0 ? (uint64_t)st.st_mtime : 0,
         };
-        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
-        struct cas_record_key key;
-        cas_key_digest(digest, &key);
-        cas_blob_record_encode(&rec, &value);
-        cas_batch_put(rb->batch, CAS_FAMILY_BLOBS, key.bytes, key.len, value.data, value.len_bytes);
+        cas_batch_put_blob(rb->batch, digest, &rec);
         return flush(rb, BATCH_BYTES, err);
 }
 
@@ -339,6 +339,50 @@ static int prune_object(void *arg, const void *key, size_t key_len CAS_UNUSED, c
         return rc < 0 ? rc : flush(rb, BATCH_BYTES, err);
 }
 
+/* ---- recipes ---- */
+
+/* Packs keep recipes of blobs that were collected, and old ones of others. */
+static int recipe_is_whole(struct rebuild *rb, const struct cas_recipe_record *recipe, bool *out,
+                           struct cas_err *err)
+{
+        return cas_index_has(rb->s->index, CAS_FAMILY_OBJECTS, recipe->recipe.bytes, CAS_HASH_BYTES,
+                             out, err);
+}
+
+/* A blob that has a whole recipe is there, with its file or without. */
+static int settle_recipe(struct rebuild *rb, const struct cas_recipe_record *recipe,
+                         struct cas_err *err)
+{
+        struct cas_blob_record rec;
+        struct cas_err absent = CAS_ERR_INIT;
+        bool whole;
+        int rc = recipe_is_whole(rb, recipe, &whole, err);
+        if (rc < 0 || !whole)
+                return rc;
+        rc = cas_blob_record_get(rb->s, &recipe->blob, &rec, &absent);
+        if (rc == -CAS_E_NOTFOUND)
+                rec = (struct cas_blob_record){0};
+        else if (rc < 0) {
+                *err = absent;
+                return rc;
+        }
+        bool file =
+                rc == 0 && rec.copy != CAS_BLOB_CONDENSED && rec.size_bytes == recipe->blob_bytes;
+        rec.size_bytes = recipe->blob_bytes;
+        rec.copy = file ? CAS_BLOB_CACHED : CAS_BLOB_CONDENSED;
+        cas_batch_put_blob(rb->batch, &recipe->blob, &rec);
+        cas_batch_put_recipe(rb->batch, recipe);
+        return flush(rb, 0, err); /* another of the same blob looks there */
+}
+
+static int settle_recipes(struct rebuild *rb, struct cas_err *err)
+{
+        int rc = 0;
+        for (size_t i = 0; rc == 0 && i < rb->recipe_count; i++)
+                rc = settle_recipe(rb, &rb->recipes[i], err);
+        return rc;
+}
+
 /* Whether the layer's listing can be read and every file in it is there. */
 static int layer_is_whole(struct rebuild *rb, const struct cas_layer_record *rec, bool *out,
                           struct cas_err *err)
@@ -362,7 +406,8 @@ static int layer_is_whole(struct rebuild *rb, const struct cas_layer_record *rec
         return rc;
 }
 
-/* A layer that lacks its listing or a file is decoded again when it is wanted. */
+/* A layer that lacks its listing or a file is decoded again when it is wanted; one that lacks its
+ * blob was collected, and its pack was not. */
 static int prune_layer(void *arg, const void *key, size_t key_len, const void *value,
                        size_t value_len, struct cas_err *err)
 {
@@ -374,6 +419,8 @@ static int prune_layer(void *arg, const void *key, size_t key_len, const void *v
         if (rc == 0)
                 rc = cas_layer_record_decode(&blob, value, value_len, &rec, err);
         if (rc == 0)
+                rc = cas_index_has(rb->s->index, CAS_FAMILY_BLOBS, key, key_len, &whole, err);
+        if (rc == 0 && whole)
                 rc = layer_is_whole(rb, &rec, &whole, err);
         if (rc == 0 && !whole)
                 cas_batch_del(rb->batch, CAS_FAMILY_LAYERS, key, key_len);
@@ -386,6 +433,8 @@ static int prune(struct rebuild *rb, struct cas_err *err)
                                 prune_object, rb, err);
         if (rc == 0)
                 rc = flush(rb, 0, err);
+        if (rc == 0)
+                rc = settle_recipes(rb, err);
         if (rc == 0)
                 rc = cas_index_scan(rb->s->index, &(struct cas_scan){.family = CAS_FAMILY_LAYERS},
                                     prune_layer, rb, err);
@@ -479,5 +528,6 @@ int cas_rebuild(const struct cas_store_config *config, const struct cas_progress
         rc = run(&rb, &existing, err);
         cas_index_close(rb.old);
         cas_batch_free(rb.batch);
+        free(rb.recipes);
         return rc;
 }

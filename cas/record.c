@@ -235,10 +235,12 @@ int cas_chunk_refs_decode(const void *data, size_t len, struct cas_chunk_ref *ou
 }
 
 #define PACK_SEALED 1u
+#define PACK_DENSITY_SHIFT 1
 
 void cas_pack_record_encode(const struct cas_pack_record *rec, struct cas_buf *out)
 {
-        cas_buf_append_byte(out, rec->sealed ? PACK_SEALED : 0);
+        cas_buf_append_byte(out, (uint8_t)((rec->sealed ? PACK_SEALED : 0) |
+                                           rec->density << PACK_DENSITY_SHIFT));
         cas_varint_append(out, rec->tier);
         cas_varint_append(out, rec->size_bytes);
         if (rec->sealed)
@@ -250,7 +252,8 @@ int cas_pack_record_decode(const void *data, size_t len, struct cas_pack_record 
 {
         struct cas_cursor c = cas_cursor_over(data, len);
         uint8_t flags = cas_cursor_u8(&c);
-        *out = (struct cas_pack_record){.sealed = flags & PACK_SEALED};
+        *out = (struct cas_pack_record){.sealed = flags & PACK_SEALED,
+                                        .density = flags >> PACK_DENSITY_SHIFT};
         out->tier = cursor_varint32(&c);
         out->size_bytes = cas_cursor_varint(&c);
         if (out->sealed) {
@@ -258,7 +261,7 @@ int cas_pack_record_decode(const void *data, size_t len, struct cas_pack_record 
                 if (sha256)
                         memcpy(out->sha256.bytes, sha256, CAS_HASH_BYTES);
         }
-        if (flags & ~PACK_SEALED)
+        if (out->density > CAS_PACK_COLD)
                 c.failed = true;
         return cas_cursor_end(&c, "pack", err);
 }
@@ -295,6 +298,8 @@ void cas_blob_record_encode(const struct cas_blob_record *rec, struct cas_buf *o
 {
         cas_varint_append(out, rec->size_bytes);
         cas_varint_append(out, rec->added_unix_s);
+        if (rec->copy != CAS_BLOB_VERBATIM)
+                cas_buf_append_byte(out, (uint8_t)rec->copy);
 }
 
 int cas_blob_record_decode(const void *data, size_t len, struct cas_blob_record *out,
@@ -303,7 +308,55 @@ int cas_blob_record_decode(const void *data, size_t len, struct cas_blob_record 
         struct cas_cursor c = cas_cursor_over(data, len);
         out->size_bytes = cas_cursor_varint(&c);
         out->added_unix_s = cas_cursor_varint(&c);
+        out->copy = CAS_BLOB_VERBATIM;
+        if (cas_cursor_left(&c) > 0) {
+                out->copy = (enum cas_blob_copy)cas_cursor_u8(&c);
+                if (out->copy != CAS_BLOB_CACHED && out->copy != CAS_BLOB_CONDENSED)
+                        c.failed = true;
+        }
         return cas_cursor_end(&c, "blob", err);
+}
+
+#define RECIPE_PROVED 1u
+#define RECIPE_OBJECT 2u /* there is one */
+
+void cas_recipe_record_encode(const struct cas_recipe_record *rec, struct cas_buf *out)
+{
+        bool has_object = !cas_hash_is_zero(&rec->recipe);
+        cas_assert(has_object || !rec->is_proved);
+        cas_buf_append_byte(out, (uint8_t)((rec->is_proved ? RECIPE_PROVED : 0) |
+                                           (has_object ? RECIPE_OBJECT : 0)));
+        cas_varint_append(out, rec->analysis);
+        cas_buf_append_byte(out, rec->wrap);
+        if (has_object)
+                cas_buf_append(out, rec->recipe.bytes, CAS_HASH_BYTES);
+        cas_varint_append(out, rec->blob_bytes);
+        cas_varint_append(out, rec->recipe_bytes);
+        cas_varint_append(out, rec->corrections_bytes);
+        cas_text_append(out, rec->text);
+        cas_text_append(out, rec->reason);
+}
+
+int cas_recipe_record_decode(const struct cas_digest *blob, const void *data, size_t len,
+                             struct cas_recipe_record *out, struct cas_err *err)
+{
+        struct cas_cursor c = cas_cursor_over(data, len);
+        uint8_t flags = cas_cursor_u8(&c);
+        *out = (struct cas_recipe_record){.blob = *blob, .is_proved = flags & RECIPE_PROVED};
+        out->analysis = cursor_varint32(&c);
+        out->wrap = cas_cursor_u8(&c);
+        const uint8_t *recipe = flags & RECIPE_OBJECT ? cas_cursor_take(&c, CAS_HASH_BYTES) : NULL;
+        if (recipe)
+                memcpy(out->recipe.bytes, recipe, CAS_HASH_BYTES);
+        out->blob_bytes = cas_cursor_varint(&c);
+        out->recipe_bytes = cas_cursor_varint(&c);
+        out->corrections_bytes = cas_cursor_varint(&c);
+        cas_cursor_text(&c, out->text, sizeof(out->text));
+        cas_cursor_text(&c, out->reason, sizeof(out->reason));
+        if (flags > (RECIPE_PROVED | RECIPE_OBJECT) || flags == RECIPE_PROVED ||
+            (recipe && cas_hash_is_zero(&out->recipe)))
+                c.failed = true;
+        return cas_cursor_end(&c, "recipe", err);
 }
 
 void cas_lease_encode(const struct cas_lease *lease, struct cas_buf *out)

@@ -4,6 +4,7 @@
 #ifndef CAS_RECORD_INT_H
 #define CAS_RECORD_INT_H
 
+#include "cas/blob.h"
 #include "cas/index_int.h"
 #include "cas/limits.h"
 #include "cas/names.h"
@@ -63,10 +64,16 @@ int cas_layer_record_decode(const struct cas_digest *blob, const void *data, siz
 struct cas_blob_record {
         uint64_t size_bytes;
         uint64_t added_unix_s; /* when it was published last */
+        enum cas_blob_copy copy;
 };
 void cas_blob_record_encode(const struct cas_blob_record *rec, struct cas_buf *out);
 int cas_blob_record_decode(const void *data, size_t len, struct cas_blob_record *out,
                            struct cas_err *err) CAS_MUST_CHECK;
+
+/* The blob's digest is the key, not part of the value. */
+void cas_recipe_record_encode(const struct cas_recipe_record *rec, struct cas_buf *out);
+int cas_recipe_record_decode(const struct cas_digest *blob, const void *data, size_t len,
+                             struct cas_recipe_record *out, struct cas_err *err) CAS_MUST_CHECK;
 
 void cas_lease_encode(const struct cas_lease *lease, struct cas_buf *out);
 /* key: the lease's id. */

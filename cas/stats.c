@@ -14,11 +14,7 @@ static int record_bytes(enum cas_family family, const void *value, size_t len, u
 {
         int rc = 0;
         *out = 0;
-        if (family == CAS_FAMILY_BLOBS) {
-                struct cas_blob_record rec;
-                rc = cas_blob_record_decode(value, len, &rec, err);
-                *out = rec.size_bytes;
-        } else if (family == CAS_FAMILY_OBJECTS) {
+        if (family == CAS_FAMILY_OBJECTS) {
                 struct cas_object_record rec;
                 rc = cas_object_record_decode(value, len, &rec, err);
                 *out = rec.size_bytes;
@@ -49,6 +45,44 @@ static int count_one(void *arg, const void *key CAS_UNUSED, size_t key_len CAS_U
         return 0;
 }
 
+/* Blobs by what the store has of them. */
+static int count_blob(void *arg, const void *key CAS_UNUSED, size_t key_len CAS_UNUSED,
+                      const void *value, size_t value_len, struct cas_err *err)
+{
+        struct cas_store_stats *out = arg;
+        struct cas_blob_record rec;
+        int rc = cas_blob_record_decode(value, value_len, &rec, err);
+        if (rc < 0)
+                return rc;
+        bool file = rec.copy != CAS_BLOB_CONDENSED, cached = rec.copy == CAS_BLOB_CACHED;
+        out->blob_count++;
+        out->blob_bytes += rec.size_bytes;
+        out->copy_count += file;
+        out->copy_bytes += file ? rec.size_bytes : 0;
+        out->cached_count += cached;
+        out->cached_bytes += cached ? rec.size_bytes : 0;
+        out->condensed_count += !file;
+        out->condensed_bytes += file ? 0 : rec.size_bytes;
+        return 0;
+}
+
+static int count_recipe(void *arg, const void *key, size_t key_len, const void *value,
+                        size_t value_len, struct cas_err *err)
+{
+        struct cas_store_stats *out = arg;
+        struct cas_recipe_record rec;
+        struct cas_digest blob;
+        int rc = cas_digest_value_decode(key, key_len, &blob, err);
+        if (rc == 0)
+                rc = cas_recipe_record_decode(&blob, value, value_len, &rec, err);
+        if (rc < 0)
+                return rc;
+        out->recipe_count += rec.is_proved;
+        out->recipe_bytes += rec.is_proved ? rec.recipe_bytes : 0;
+        out->refused_count += cas_hash_is_zero(&rec.recipe);
+        return 0;
+}
+
 static bool count_repo(void *arg, const char *repo CAS_UNUSED)
 {
         (*(uint64_t *)arg)++;
@@ -59,7 +93,6 @@ int cas_store_stats(struct cas_store *s, struct cas_store_stats *out, struct cas
 {
         *out = (struct cas_store_stats){0};
         const struct count_scan scans[] = {
-                {CAS_FAMILY_BLOBS, &out->blob_count, &out->blob_bytes},
                 {CAS_FAMILY_OBJECTS, &out->object_count, &out->object_bytes},
                 {CAS_FAMILY_CHUNKS, &out->chunk_count, NULL},
                 {CAS_FAMILY_PACKS, &out->pack_count, &out->pack_bytes},
@@ -76,5 +109,10 @@ int cas_store_stats(struct cas_store *s, struct cas_store_stats *out, struct cas
                 if (rc < 0)
                         return rc;
         }
-        return cas_repo_each(s, NULL, count_repo, &out->repo_count, err);
+        int rc = cas_index_scan(s->index, &(struct cas_scan){.family = CAS_FAMILY_BLOBS},
+                                count_blob, out, err);
+        if (rc == 0)
+                rc = cas_index_scan(s->index, &(struct cas_scan){.family = CAS_FAMILY_RECIPES},
+                                    count_recipe, out, err);
+        return rc < 0 ? rc : cas_repo_each(s, NULL, count_repo, &out->repo_count, err);
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "cas/blobcache_int.h"
 #include "cas/blockcache.h"
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
@@ -309,6 +310,17 @@ static int open_packs(struct cas_store *s, const struct cas_store_config *config
         return cas_packset_open(s->io, s->backend, s->index, &s->packset, err);
 }
 
+/* Who takes files away is rare and quick, and must not starve. */
+static void blob_files_init(pthread_rwlock_t *lock)
+{
+        pthread_rwlockattr_t attr;
+        (void)pthread_rwlockattr_init(&attr);
+        (void)pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+        int rc = pthread_rwlock_init(lock, &attr);
+        cas_assert(rc == 0);
+        (void)pthread_rwlockattr_destroy(&attr);
+}
+
 static struct cas_store *store_new(const struct cas_store_config *config)
 {
         struct cas_store *s = cas_xcalloc(1, sizeof(*s));
@@ -323,6 +335,9 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->commit_last = &s->commit_first;
         s->uploads = cas_map_new();
         s->trees = cas_trees_new();
+        s->blobcache = cas_blobcache_new();
+        s->blob_cache_bytes = config->blob_cache_bytes;
+        blob_files_init(&s->blob_files);
         return s;
 }
 
@@ -379,6 +394,8 @@ void cas_store_close(struct cas_store *s)
         cas_index_close(s->index);
         cas_uploads_free(s);
         cas_trees_free(s->trees);
+        cas_blobcache_free(s->blobcache);
+        (void)pthread_rwlock_destroy(&s->blob_files);
         (void)pthread_cond_destroy(&s->exclusive_change);
         (void)pthread_cond_destroy(&s->names_change);
         cas_mutex_release(&s->exclusive_mutex);

@@ -20,6 +20,7 @@ struct cas_store_config {
         unsigned lock_wait_ms;       /* how long to wait for another owner; 0: do not wait */
         unsigned threads;            /* workers; 0: one per CPU */
         bool flat_trees; /* never cut chains of layers: one tree an image (spec/tree.md) */
+        uint64_t blob_cache_bytes; /* of verbatim copies of condensed blobs; 0: none are kept */
 };
 
 /* Opens the store, making it when it is not there, takes its lock and recovers
@@ -38,8 +39,13 @@ const char *cas_store_id(const struct cas_store *s);   /* 32 hex digits; borrowe
 int cas_store_dirfd(const struct cas_store *s);        /* borrowed */
 
 struct cas_store_stats {
-        uint64_t blob_count, blob_bytes;     /* verbatim */
-        uint64_t object_count, object_bytes; /* distinct file contents */
+        uint64_t blob_count, blob_bytes;           /* as they were brought */
+        uint64_t copy_count, copy_bytes;           /* of them, whose file is there … */
+        uint64_t cached_count, cached_bytes;       /* … and may go: there is a proved recipe */
+        uint64_t condensed_count, condensed_bytes; /* those without a file */
+        uint64_t recipe_count, recipe_bytes;       /* proved ones; bytes before compression */
+        uint64_t refused_count;                    /* looked at, and stay verbatim */
+        uint64_t object_count, object_bytes;       /* distinct file contents */
         uint64_t chunk_count;
         uint64_t pack_count, pack_bytes; /* stored */
         uint64_t layer_count, manifest_count, repo_count, tag_count, lease_count;

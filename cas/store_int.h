@@ -7,6 +7,7 @@
 #include "cas/mutex.h"
 #include "cas/store.h"
 
+struct cas_blobcache;
 struct cas_blockcache;
 struct cas_journal;
 struct cas_map;
@@ -54,6 +55,10 @@ struct cas_store {
 
         struct cas_mutex uploads_mutex; /* guards the two below */
         struct cas_map *uploads;        /* id -> struct upload_state (cas/upload.c) */
+
+        struct cas_blobcache *blobcache; /* has its own lock */
+        uint64_t blob_cache_bytes;
+        pthread_rwlock_t blob_files; /* cas_blob_files_lock */
 
         struct cas_mutex blob_dirs_mutex;
         bool blob_dirs_made[3]; /* by algorithm: its directories are there, durably */

@@ -21,6 +21,7 @@ static void try_value(enum cas_family family, const void *value, size_t len, str
                 struct cas_pack_record pack;
                 struct cas_layer_record layer;
                 struct cas_blob_record blob;
+                struct cas_recipe_record recipe;
                 struct cas_tree_record tree;
         } rec;
         int rc = -1;
@@ -39,6 +40,9 @@ static void try_value(enum cas_family family, const void *value, size_t len, str
         if (family == CAS_FAMILY_BLOBS &&
             (rc = cas_blob_record_decode(value, len, &rec.blob, &err)) == 0)
                 cas_blob_record_encode(&rec.blob, again);
+        if (family == CAS_FAMILY_RECIPES &&
+            (rc = cas_recipe_record_decode(&blob, value, len, &rec.recipe, &err)) == 0)
+                cas_recipe_record_encode(&rec.recipe, again);
         if (family == CAS_FAMILY_TREES &&
             (rc = cas_tree_record_decode(value, len, &rec.tree, &err)) == 0) {
                 cas_tree_record_encode(&rec.tree, again);

@@ -102,7 +102,7 @@ MAGIC_RECORD = b"lrec"
 def pack_header(data, expected_id=None):
     need(len(data) >= 32 and data[:8] == b"lam-pack", "no pack")
     version, features, pack_id, checksum = struct.unpack("<IIQQ", data[8:32])
-    need(version == 1 and features == 0, "version or features")
+    need(version in (1, 2) and features == 0, "version or features")
     need(checksum == xxh3(data[:24]), "checksum of the header")
     need(expected_id is None or pack_id == expected_id, "id")
     return pack_id
@@ -114,8 +114,9 @@ def pack_record(data, at):
     kind, codec, zero = struct.unpack("<BBH", head[4:8])
     table_bytes, count, stored, raw = struct.unpack("<IIII", head[8:24])
     raw_sum, stored_sum, size, checksum = struct.unpack("<QQQQ", head[24:56])
-    need(head[:4] == MAGIC_RECORD and zero == 0 and kind in (1, 2, 3, 4), "no record")
-    need(table_bytes == {1: 36 * count, 2: 32 + 36 * count, 3: 192, 4: 32 + 16 * count}[kind],
+    need(head[:4] == MAGIC_RECORD and zero == 0 and kind in (1, 2, 3, 4, 5), "no record")
+    need(table_bytes == {1: 36 * count, 2: 32 + 36 * count, 3: 192, 4: 32 + 16 * count,
+                          5: 224}[kind],
          "table length")
     need(at + 56 + table_bytes + stored <= len(data), "ends early")
     table = data[at + 56:at + 56 + table_bytes]
@@ -188,6 +189,21 @@ def print_layer(record):
           f"version={version} compression={compression}")
 
 
+def recipe_text(blob, recipe, wrap, analysis, size, recipe_bytes, corrections, text):
+    return (f"{blob} recipe={recipe.hex()} wrap={wrap} analysis={analysis} blob={size} "
+            f"bytes={recipe_bytes} corrections={corrections} text={text}")
+
+
+def print_recipe(record):
+    table, count, size = record[7], record[2], record[6]
+    need(count == 0 and size == 0 and table[66:68] == b"\0\0", "not zero")
+    analysis, blob_bytes, recipe_bytes, corrections = struct.unpack("<IQQQ", table[68:96])
+    text = table[128:].rstrip(b"\0")
+    need(0 not in text and len(text) < 96 and any(table[96:128]), "recipe")
+    print("recipe " + recipe_text(padded_digest(table[:65]), table[96:128], table[65], analysis,
+                                  blob_bytes, recipe_bytes, corrections, text.decode()))
+
+
 def find_footer(data):
     """(offset, entries) of a sealed pack, else None."""
     if len(data) < 32 + 56 + 16 or data[-16:-8] != b"lam-seal":
@@ -226,8 +242,11 @@ def print_pack(path):
             print_block(at, record)
         elif record[0] == 2:
             print_object(record)
-        else:
+        elif record[0] == 3:
             print_layer(record)
+        else:
+            need(struct.unpack("<I", data[8:12])[0] >= 2, "a recipe in a pack of version 1")
+            print_recipe(record)
         at += length
     need(footer is None or entries == footer[1], "footer tells of other records")
 
@@ -304,9 +323,9 @@ def index_entry(family, key, value):
     r = Reader(value)
     if family == "packs":
         flags, tier, size = r.u8(), r.varint(2**32 - 1), r.varint()
-        need(flags in (0, 1) and len(key) == 8, "flags")
-        sha256 = f" sha256={r.take(32).hex()}" if flags else ""
-        text = f"{struct.unpack('>Q', key)[0]} sealed={flags} tier={tier} size={size}{sha256}"
+        need(flags >> 1 <= 2 and len(key) == 8, "flags")
+        sha256 = f" sha256={r.take(32).hex()}" if flags & 1 else ""
+        text = f"{struct.unpack('>Q', key)[0]} sealed={flags & 1} density={flags >> 1} tier={tier} size={size}{sha256}"
     elif family == "chunks":
         codec, checksum = r.u8(), r.le64()
         pack, block = r.varint(), r.varint()
@@ -336,6 +355,18 @@ def index_entry(family, key, value):
     elif family == "blobs":
         k = Reader(key)
         text = f"{k.digest()} size={r.varint()} added={r.varint()}"
+        copy = r.u8() if r.at < len(value) else 0
+        need(copy <= 2 and (copy or r.at == len(value)), "copy")
+        text += f" copy={copy}"
+        k.end()
+    elif family == "recipes":
+        k = Reader(key)
+        blob, flags, analysis, wrap = k.digest(), r.u8(), r.varint(2**32 - 1), r.u8()
+        need(flags in (0, 2, 3), "flags")
+        recipe = r.take(32) if flags & 2 else bytes(32)
+        need(not flags & 2 or any(recipe), "recipe without an object")
+        text = recipe_text(blob, recipe, wrap, analysis, r.varint(), r.varint(), r.varint(), r.text(95))
+        text += f" proved={flags & 1} reason={r.text(159)}"
         k.end()
     elif family == "trees":
         tree, size, count = r.digest(), r.varint(), r.varint(512)

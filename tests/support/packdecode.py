@@ -35,8 +35,9 @@ def parse_header(data, name_id):
     magic, version, features, pack_id, checksum = struct.unpack("<8sIIQQ", data[:32])
     want(magic == b"lam-pack", "magic")
     want(checksum == xxh3(data[:24]), "checksum of the header")
-    want(version == 1 and features == 0, "version")
+    want(version in (1, 2) and features == 0, "version")
     want(pack_id == name_id, "id")
+    return version
 
 
 def parse_chunks(table, count):
@@ -61,13 +62,24 @@ def parse_digest(raw):
     return {1: "sha256:", 2: "sha512:"}[raw[0]] + raw[1:1 + size].hex()
 
 
+def parse_recipe(table):
+    content = {"blob": parse_digest(table[:65]), "recipe": table[96:128], "wrap": table[65]}
+    want(table[66:68] == bytes(2), "zero fields")
+    (content["analysis"], content["blob_bytes"], content["recipe_bytes"],
+     content["corrections"]) = struct.unpack("<IQQQ", table[68:96])
+    text = table[128:].rstrip(b"\0")
+    want(0 not in text and len(text) < 96 and any(content["recipe"]), "recipe")
+    content["text"] = text.decode()
+    return content
+
+
 def parse_record(data, at):
     """Kind, length and content of the record at `at`."""
     want(len(data) - at >= 56, "record is cut off")
     (magic, kind, codec, zero, table_len, count, stored, raw_len, raw_sum, frame_sum, size,
      checksum) = struct.unpack_from("<4sBBHIIIIQQQQ", data, at)
     want(magic == b"lrec" and zero == 0, "no record")
-    tables = {1: 36 * count, 2: 32 + 36 * count, 3: 192, 4: 32 + 16 * count}
+    tables = {1: 36 * count, 2: 32 + 36 * count, 3: 192, 4: 32 + 16 * count, 5: 224}
     want(tables.get(kind) == table_len, "table length")
     table = data[at + 56:at + 56 + table_len]
     frame = data[at + 56 + table_len:at + 56 + table_len + stored]
@@ -100,6 +112,9 @@ def parse_record(data, at):
         content["blob"], content["diff_id"] = parse_digest(table[:65]), parse_digest(table[65:130])
         (content["tar_bytes"], content["content_bytes"], content["entries"], content["listing"],
          content["listing_version"], content["compression"]) = struct.unpack("<QQQ32sIB", table[130:191])
+    elif kind == 5:
+        want(count == 0 and size == 0, "recipe")
+        content.update(parse_recipe(table))
     elif kind == 4:
         want(size == at, "footer's offset")
         content["sha256"] = table[:32]
@@ -109,7 +124,7 @@ def parse_record(data, at):
 
 def parse_pack(data, name_id):
     """The records, whether the pack is sealed, and where the last record ends."""
-    parse_header(data, name_id)
+    version = parse_header(data, name_id)
     footer = None
     if data[-16:-8] == b"lam-seal":
         offset = struct.unpack("<Q", data[-8:])[0]
@@ -124,6 +139,7 @@ def parse_pack(data, name_id):
         try:
             record = parse_record(data, at)
             want(record["kind"] != 4, "a footer in the middle")
+            want(record["kind"] != 5 or version >= 2, "a recipe in a pack of version 1")
             if footer:
                 want(len(records) < len(footer["entries"]) and
                      footer["entries"][len(records)] == (at, record["length"], record["kind"]), "entry")
@@ -186,7 +202,7 @@ def cut(data):
 
 
 def show(record):
-    words = [{1: "block", 2: "object", 3: "layer"}[record["kind"]], str(record["length"])]
+    words = [{1: "block", 2: "object", 3: "layer", 5: "recipe"}[record["kind"]], str(record["length"])]
     for name, whole, raw in record.get("chunks", []):
         words.append(f"{name.hex()[:16]}{'*' if whole else ''}:{len(raw)}")
     if record["kind"] == 2:
@@ -194,6 +210,8 @@ def show(record):
         words += [f"{name.hex()[:16]}:{n}" for name, n in record["refs"]]
     if record["kind"] == 3:
         words += [record["blob"], record["diff_id"], str(record["tar_bytes"])]
+    if record["kind"] == 5:
+        words += [record["blob"], record["recipe"].hex()[:16], record["text"]]
     return " ".join(words)
 
 

@@ -21,9 +21,12 @@ TESTS = os.path.join(lamina.ROOT, "tests")
 
 
 def check_golden(checks):
-    records, sealed, end = packdecode.parse_file(TESTS + "/golden/pack-1.pack")
-    checks.check(sealed and [r["kind"] for r in records] == [1, 1, 1, 2, 2, 3], "golden pack", f"{records} {end}")
-    checks.check([raw for _, _, raw in records[0]["chunks"]][0] == b"one chunk", "golden pack: content")
+    for version, last in (1, []), (2, [5]):
+        records, sealed, end = packdecode.parse_file(f"{TESTS}/golden/pack-{version}.pack")
+        checks.check(sealed and [r["kind"] for r in records] == [1, 1, 1, 2, 2, 3] + last, "golden pack",
+                     f"{records} {end}")
+        checks.check([raw for _, _, raw in records[0]["chunks"]][0] == b"one chunk", "golden pack: content")
+    checks.check(records[-1]["text"] == "go-1.2 level 6", "golden pack: recipe")
     files = glob.glob(TESTS + "/golden-fail/pack/*.pack")
     checks.check(len(files) >= 20, "packs that must be refused are there")
     for path in files:

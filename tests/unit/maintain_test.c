@@ -601,6 +601,15 @@ static void upgrading_is_checked(void **state)
         ok(cas_upgrade(&config, &from, &to, &err));
         assert_int_equal(from, CAS_FORMAT_VERSION);
         assert_int_equal(to, CAS_FORMAT_VERSION);
+        format.version = 1;
+        ok(cas_format_write(cas_io_posix(), dirfd, &format, &err));
+        assert_int_equal(teststore_open(t, &err), -CAS_E_UNSUPPORTED);
+        ok(cas_upgrade(&config, &from, &to, &err));
+        assert_int_equal(from, 1);
+        assert_int_equal(to, CAS_FORMAT_VERSION);
+        teststore_reopen(t);
+        expect_fsck(t, "");
+        teststore_close(t);
         format.version = CAS_FORMAT_VERSION + 1;
         ok(cas_format_write(cas_io_posix(), dirfd, &format, &err));
         assert_int_equal(cas_upgrade(&config, &from, &to, &err), -CAS_E_UNSUPPORTED);

@@ -15,7 +15,8 @@
 #include "tests/support/packs.h"
 
 #define PACK_ID 0x1234
-#define GOLDEN "tests/golden/pack-1.pack"
+#define GOLDEN_1 "tests/golden/pack-1.pack" /* of version 1, which has no recipes */
+#define GOLDEN "tests/golden/pack-2.pack"
 #define BAD_DIR "tests/golden-fail/pack"
 
 /* ---- a pack in memory ---- */
@@ -84,6 +85,22 @@ static const struct cas_layer_record *some_layer(void)
         return &layer;
 }
 
+static const struct cas_recipe_record *some_recipe(void)
+{
+        static struct cas_recipe_record recipe = {
+                .is_proved = true,
+                .analysis = 3,
+                .wrap = 1,
+                .blob_bytes = 1234,
+                .recipe_bytes = 56,
+                .corrections_bytes = 7,
+                .text = "go-1.2 level 6",
+        };
+        cas_digest_of(CAS_DIGEST_SHA512, "blob", 4, &recipe.blob);
+        cas_sha256("recipe", 6, &recipe.recipe);
+        return &recipe;
+}
+
 static void add_footer(struct cas_buf *b)
 {
         struct cas_pack_entry entries[16];
@@ -115,6 +132,7 @@ static void build_pack(struct cas_buf *b, bool sealed)
         add_object(b, 3);
         add_object(b, 0);
         cas_pack_layer_encode(b->len_bytes, some_layer(), b);
+        cas_pack_recipe_encode(b->len_bytes, some_recipe(), b);
         if (sealed)
                 add_footer(b);
 }
@@ -168,6 +186,9 @@ static int note_item(void *arg, const struct cas_pack_item *item, struct cas_err
         case CAS_PACK_LAYER:
                 cas_pack_layer_encode(item->record_offset, &item->layer, &w->again);
                 break;
+        case CAS_PACK_RECIPE:
+                cas_pack_recipe_encode(item->record_offset, &item->recipe, &w->again);
+                break;
         }
         assert_int_equal(item->record_offset + item->record_bytes, w->again.len_bytes);
         w->count++;
@@ -178,7 +199,9 @@ static int walk(const struct cas_buf *pack, unsigned *count, uint64_t *end, bool
                 struct cas_err *err)
 {
         struct walked w = {.fd = file_of(pack->data, pack->len_bytes)};
-        add_header(&w.again);
+        cas_buf_append(&w.again, pack->data,
+                       pack->len_bytes < CAS_PACK_HEADER_BYTES ? pack->len_bytes
+                                                               : CAS_PACK_HEADER_BYTES);
         int rc = cas_pack_walk(cas_io_posix(), w.fd, PACK_ID, note_item, &w, end, sealed, err);
         if (rc == 0) {
                 assert_int_equal(w.again.len_bytes, *end);
@@ -200,7 +223,7 @@ static void tells_what_was_written(void **state CAS_UNUSED)
                 build_pack(&pack, seal);
                 test_ok(walk(&pack, &count, &end, &sealed, err));
                 assert_int_equal(sealed, seal);
-                assert_int_equal(count, 6);
+                assert_int_equal(count, 7);
                 if (!seal)
                         assert_int_equal(end, pack.len_bytes);
         }
@@ -223,30 +246,55 @@ static int read_blocks(void *arg, const struct cas_pack_item *item, struct cas_e
 
 /* The frozen file has a frame of each codec; libraries may learn to pack better, but must go on
  * reading it. */
-static void golden_file(void **state CAS_UNUSED)
+static void check_golden(const char *path, unsigned records)
 {
         cas_cleanup_buf struct cas_buf pack = CAS_BUF_INIT, golden = CAS_BUF_INIT;
         unsigned count;
         uint64_t end;
         bool sealed;
+        test_ok(cas_io_read_file(cas_io_posix(), AT_FDCWD, path, 65536, &golden, err));
+        test_ok(walk(&golden, &count, &end, &sealed, err));
+        assert_true(sealed);
+        assert_int_equal(count, records);
+        int fd = file_of(golden.data, golden.len_bytes);
+        test_ok(cas_pack_walk(cas_io_posix(), fd, PACK_ID, read_blocks, &fd, &end, &sealed, err));
+        (void)close(fd);
+        /* The footer, from the file's own bytes. */
+        cas_buf_append(&pack, golden.data, end);
+        add_footer(&pack);
+        assert_int_equal(pack.len_bytes, golden.len_bytes);
+        assert_memory_equal(pack.data, golden.data, golden.len_bytes);
+}
+
+static void golden_files(void **state CAS_UNUSED)
+{
+        cas_cleanup_buf struct cas_buf pack = CAS_BUF_INIT;
         if (getenv("LAMINA_WRITE_GOLDEN")) {
                 build_pack(&pack, true);
                 test_ok(cas_io_replace_file(cas_io_posix(), AT_FDCWD, "tests/golden", GOLDEN,
                                             pack.data, pack.len_bytes, 0644, err));
         }
-        test_ok(cas_io_read_file(cas_io_posix(), AT_FDCWD, GOLDEN, 65536, &golden, err));
-        test_ok(walk(&golden, &count, &end, &sealed, err));
-        assert_true(sealed);
-        assert_int_equal(count, 6);
-        int fd = file_of(golden.data, golden.len_bytes);
-        test_ok(cas_pack_walk(cas_io_posix(), fd, PACK_ID, read_blocks, &fd, &end, &sealed, err));
-        (void)close(fd);
-        /* The footer, from the file's own bytes. */
-        cas_buf_clear(&pack);
-        cas_buf_append(&pack, golden.data, end);
+        check_golden(GOLDEN_1, 6);
+        check_golden(GOLDEN, 7);
+}
+
+static void version_1_has_no_recipes(void **state CAS_UNUSED)
+{
+        cas_cleanup_buf struct cas_buf pack = CAS_BUF_INIT;
+        struct cas_err reason = CAS_ERR_INIT;
+        unsigned count;
+        uint64_t end;
+        bool sealed;
+        add_header(&pack);
+        cas_put_le32(pack.data + 8, 1);
+        cas_put_le64(pack.data + 24, XXH3_64bits(pack.data, 24));
+        cas_pack_layer_encode(pack.len_bytes, some_layer(), &pack);
+        cas_pack_recipe_encode(pack.len_bytes, some_recipe(), &pack);
+        test_ok(walk(&pack, &count, &end, &sealed, err));
+        assert_int_equal(count, 1);
         add_footer(&pack);
-        assert_int_equal(pack.len_bytes, golden.len_bytes);
-        assert_memory_equal(pack.data, golden.data, golden.len_bytes);
+        assert_int_equal(walk(&pack, &count, &end, &sealed, &reason), -CAS_E_CORRUPT);
+        assert_non_null(strstr(reason.msg, "version 1"));
 }
 
 /* A crash may leave any length of the last record: everything before it is told. */
@@ -298,7 +346,7 @@ static void every_flipped_byte_of_a_sealed_pack_is_seen(void **state CAS_UNUSED)
                 if (at < footer)
                         assert_true(rc == -CAS_E_CORRUPT || rc == -CAS_E_UNSUPPORTED);
                 else /* not sealed any more, and nothing is lost */
-                        assert_true(rc == 0 && !sealed && end == footer && count == 6);
+                        assert_true(rc == 0 && !sealed && end == footer && count == 7);
                 pack.data[at] ^= 0x40;
         }
 }
@@ -314,7 +362,7 @@ static void checksum_again(struct cas_buf *b, uint64_t offset)
 
 struct bad {
         const char *name;
-        unsigned record;   /* whose head is changed: 0 first block … 5 layer */
+        unsigned record;   /* whose head is changed: 0 first block … 6 recipe */
         unsigned at, size; /* field of the record */
         uint64_t value;
         const char *message;
@@ -342,6 +390,11 @@ static const struct bad bads[] = {
         {"layer-algorithm", 5, 56, 1, 7, "digest"},
         {"layer-padding", 5, 56 + 191, 1, 1, "must be zero"},
         {"layer-digest-tail", 5, 56 + 65 + 64, 1, 1, "digest"},
+        {"recipe-algorithm", 6, 56, 1, 0, "digest"},
+        {"recipe-padding", 6, 56 + 67, 1, 1, "must be zero"},
+        {"recipe-size", 6, 40, 8, 1, "must be zero"},
+        {"recipe-text-tail", 6, 56 + 128 + 40, 1, 'x', "text"},
+        {"recipe-text-open", 6, 56 + 128 + 95, 1, 'x', "text"},
 };
 
 static uint64_t record_offset(const struct cas_buf *b, unsigned index)
@@ -418,14 +471,17 @@ static void refuses_other_headers(void **state CAS_UNUSED)
 {
         uint8_t header[CAS_PACK_HEADER_BYTES];
         struct cas_err reason = CAS_ERR_INIT;
+        uint32_t version;
         cas_pack_header_encode(7, header);
-        test_ok(cas_pack_header_decode(header, 7, err));
-        assert_int_equal(cas_pack_header_decode(header, 8, &reason), -CAS_E_CORRUPT);
+        test_ok(cas_pack_header_decode(header, 7, &version, err));
+        assert_int_equal(version, CAS_PACK_VERSION);
+        assert_int_equal(cas_pack_header_decode(header, 8, &version, &reason), -CAS_E_CORRUPT);
         for (unsigned at = 8; at <= 12; at += 4) { /* a later version, an unknown feature */
                 cas_pack_header_encode(7, header);
-                header[at] = 2;
+                header[at] = 3;
                 cas_put_le64(header + 24, XXH3_64bits(header, 24));
-                assert_int_equal(cas_pack_header_decode(header, 7, &reason), -CAS_E_UNSUPPORTED);
+                assert_int_equal(cas_pack_header_decode(header, 7, &version, &reason),
+                                 -CAS_E_UNSUPPORTED);
         }
 }
 
@@ -445,7 +501,8 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(tells_what_was_written),
-                cmocka_unit_test(golden_file),
+                cmocka_unit_test(golden_files),
+                cmocka_unit_test(version_1_has_no_recipes),
                 cmocka_unit_test(a_torn_tail_ends_the_pack),
                 cmocka_unit_test(every_flipped_byte_of_a_sealed_pack_is_seen),
                 cmocka_unit_test(refuses_records_that_break_a_rule),

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sys/wait.h>
 
+#include "cas/blobcache_int.h"
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/dump.h"
@@ -70,6 +71,18 @@ static void print_layer(struct cas_buf *out, const char *what, const struct cas_
                        l->listing_version, l->compression);
 }
 
+static void print_recipe(struct cas_buf *out, const char *what, const struct cas_recipe_record *r)
+{
+        char blob[CAS_DIGEST_TEXT_BYTES], hex[CAS_HASH_HEX_BYTES];
+        cas_buf_printf(out,
+                       "%s %s recipe=%s wrap=%u analysis=%u blob=%llu bytes=%llu corrections=%llu "
+                       "text=%s",
+                       what, cas_digest_text(&r->blob, blob), cas_hash_hex(&r->recipe, hex),
+                       r->wrap, r->analysis, (unsigned long long)r->blob_bytes,
+                       (unsigned long long)r->recipe_bytes,
+                       (unsigned long long)r->corrections_bytes, r->text);
+}
+
 static void print_refs(struct cas_buf *out, const struct cas_chunk_ref *refs, uint32_t count)
 {
         char hex[CAS_HASH_HEX_BYTES];
@@ -127,9 +140,10 @@ static void say_entry(const struct words *w, const void *key, size_t key_len, co
         case CAS_FAMILY_PACKS: {
                 struct cas_pack_record rec;
                 ok(cas_pack_record_decode(value, len, &rec, &err));
-                cas_buf_printf(w->out, "%s %llu sealed=%d tier=%u size=%llu%s%s\n", family,
-                               (unsigned long long)cas_get_be64(key), rec.sealed, rec.tier,
-                               (unsigned long long)rec.size_bytes, rec.sealed ? " sha256=" : "",
+                cas_buf_printf(w->out, "%s %llu sealed=%d density=%u tier=%u size=%llu%s%s\n",
+                               family, (unsigned long long)cas_get_be64(key), rec.sealed,
+                               rec.density, rec.tier, (unsigned long long)rec.size_bytes,
+                               rec.sealed ? " sha256=" : "",
                                rec.sealed ? cas_hash_hex(&rec.sha256, hex) : "");
                 return;
         }
@@ -172,9 +186,17 @@ static void say_entry(const struct words *w, const void *key, size_t key_len, co
                 struct cas_blob_record rec;
                 ok(cas_digest_value_decode(key, key_len, &digest, &err));
                 ok(cas_blob_record_decode(value, len, &rec, &err));
-                cas_buf_printf(w->out, "%s %s size=%llu added=%llu\n", family,
+                cas_buf_printf(w->out, "%s %s size=%llu added=%llu copy=%d\n", family,
                                cas_digest_text(&digest, text), (unsigned long long)rec.size_bytes,
-                               (unsigned long long)rec.added_unix_s);
+                               (unsigned long long)rec.added_unix_s, (int)rec.copy);
+                return;
+        }
+        case CAS_FAMILY_RECIPES: {
+                struct cas_recipe_record rec;
+                ok(cas_digest_value_decode(key, key_len, &digest, &err));
+                ok(cas_recipe_record_decode(&digest, value, len, &rec, &err));
+                print_recipe(w->out, family, &rec);
+                cas_buf_printf(w->out, " proved=%d reason=%s\n", rec.is_proved, rec.reason);
                 return;
         }
         case CAS_FAMILY_TREES: {
@@ -277,10 +299,44 @@ static int say_item(void *arg, const struct cas_pack_item *item, struct cas_err 
         }
         if (item->kind == CAS_PACK_LAYER)
                 print_layer(out, "layer", &item->layer);
+        if (item->kind == CAS_PACK_RECIPE) {
+                print_recipe(out, "recipe", &item->recipe);
+                cas_buf_append_str(out, "\n");
+        }
         return 0;
 }
 
 /* ---- the store ---- */
+
+/* A proved recipe, and one that there is none. */
+static void put_recipes(struct teststore *t, const struct cas_digest *proved,
+                        const struct cas_digest *refused)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        struct cas_recipe_record yes = {
+                .blob = *proved,
+                .is_proved = true,
+                .analysis = 1,
+                .wrap = 2,
+                .blob_bytes = 1000,
+                .corrections_bytes = 4,
+                .text = "zlib level 9",
+        };
+        const struct cas_recipe_record no = {
+                .blob = *refused, .analysis = 300, .blob_bytes = 3, .reason = "too small"};
+        ok(cas_publish_begin(t->store, &p, &err));
+        ok(cas_publish_object(p, "a recipe", 8, &yes.recipe, &err));
+        ok(cas_publish_drain(p, &err));
+        yes.recipe_bytes = 8;
+        ok(cas_publish_recipe(p, &yes, &err));
+        ok(cas_publish_recipe(p, &no, &err));
+        cas_batch_put_blob(cas_publish_batch(p), proved,
+                           &(struct cas_blob_record){.size_bytes = 1000,
+                                                     .added_unix_s = 5,
+                                                     .copy = CAS_BLOB_CONDENSED});
+        ok(cas_publish_commit(p, &err));
+}
 
 static void fill(struct teststore *t)
 {
@@ -302,6 +358,7 @@ static void fill(struct teststore *t)
         ok(cas_publish_blob_link(p, "other", &sha512, &err));
         ok(cas_publish_referrer(p, "other", &sha512, &image.manifest, &err));
         ok(cas_publish_commit(p, &err));
+        put_recipes(t, &image.layer.blob, &sha512);
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         struct cas_digest layers[] = {image.layer.blob, sha512};
         const struct cas_tree_record tree = {
@@ -418,7 +475,8 @@ static void python_rejects_damage(void **state)
         static const char *const lines[] = {
                 "blobs 01 00\n",
                 "leases 61 -\n",
-                "packs 0000000000000001 020000\n",
+                "packs 0000000000000001 060000\n",
+                "recipes 01 00\n",
                 "meta 6a6f75726e616c 00\n",
                 "tags 6100 00\n",
                 "unknown 00 00\n",
