@@ -128,7 +128,11 @@ struct cas_kp_finder_ops {
          * data[0, start) is what came before and may be reached. A position is known as base +
          * index; base only grows (or see rebase), and what an earlier call gave an index has
          * another one now when base differs. base >= 65535, base + end < 2^31: 0 in a table is
-         * thus always out of reach. Leaves `out` empty when there is no match at all. */
+         * thus always out of reach. Leaves `out` empty when there is no match at all.
+         * Level 4 from CAS_KP_2025_02 on also looks at data[0, 65535) for bytes that it takes for
+         * others: data[0] must be what the original's history buffer begins with. That one holds
+         * 327675 bytes; a block that does not fit any more first moves the last 32768 to its
+         * beginning; a reset empties it. */
         void (*encode)(struct cas_kp_finder *f, const uint8_t *data, uint32_t start, uint32_t end,
                        uint32_t base, struct cas_kp_tokens *out);
         /* Positions become smaller by `less`; those below it are out of reach: make them 0. */
