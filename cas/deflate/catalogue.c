@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cas/deflate/go.h"
+#include "cas/deflate/zlibclass.h"
 
 const struct cas_deflate_class *const cas_deflate_classes[] = {
         &cas_deflate_go,
+        &cas_deflate_zlib,
+        &cas_deflate_gzip,
+        &cas_deflate_zlib_mem9,
         NULL,
 };
 
