@@ -47,7 +47,7 @@ static void *worker(void *arg)
         return NULL;
 }
 
-static unsigned cpu_count(void)
+unsigned cas_cpu_count(void)
 {
         cpu_set_t set;
         if (sched_getaffinity(0, sizeof(set), &set) != 0)
@@ -59,7 +59,7 @@ static unsigned cpu_count(void)
 struct cas_pool *cas_pool_new(unsigned threads, unsigned queue_max)
 {
         cas_assert(queue_max > 0);
-        unsigned count = threads ? threads : cpu_count();
+        unsigned count = threads ? threads : cas_cpu_count();
         struct cas_pool *p = cas_xcalloc(1, sizeof(*p) + count * sizeof(p->threads[0]));
         cas_mutex_init(&p->mutex, "pool");
         cas_cond_init(&p->work);

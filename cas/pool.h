@@ -6,6 +6,9 @@
 
 #include "cas/base.h"
 
+/* CPUs that this process may use. */
+unsigned cas_cpu_count(void);
+
 struct cas_pool;
 
 /* threads 0 means one per CPU of this process. */
