@@ -4,7 +4,9 @@
  * cut input into blocks.
  *
  *   klauspost.c          the classes, and the encoder that the catalogue gives out
- *   klauspost_write.c    blocks to bits, Huffman codes by date
+ *   klauspost_token.c    tokens of a block, and how many bits they may need
+ *   klauspost_code.c     Huffman codes
+ *   klauspost_write.c    blocks to bits: stored, fixed or dynamic, codes kept from block to block
  *   klauspost_plain.c    engines of levels 0 and -2
  *   klauspost_fast.c     engine of levels 1 to 6: cuts at 65535 bytes, keeps the history
  *   klauspost_level*.c   a match finder each
@@ -83,6 +85,30 @@ static inline void cas_kp_match(struct cas_kp_tokens *t, uint32_t length, uint32
 void cas_kp_match_long(struct cas_kp_tokens *t, enum cas_kp_date date, uint32_t length,
                        uint32_t distance);
 
+/* Bits that an optimal code of its own is thought to need for these tokens, without its header; in
+ * single precision, as the originals reckon. total: of tokens. */
+uint32_t cas_kp_tokens_estimate(const struct cas_kp_tokens *t, enum cas_kp_date date,
+                                uint32_t total);
+/* The same for `total` literals, and for `absent` more that occur once each; rounded up. */
+uint32_t cas_kp_literals_estimate(const uint32_t freq[256], uint32_t total);
+uint32_t cas_kp_absent_estimate(unsigned absent, uint32_t total);
+
+extern const uint8_t cas_kp_length_extra[29];
+extern const uint8_t cas_kp_distance_extra[30];
+
+/* ------------------------------------------------------------------ Huffman codes */
+struct cas_kp_code {
+        uint16_t bits[288]; /* in the order that they are written, the code's first bit lowest */
+        uint8_t length[288];
+};
+/* The length-limited code that Go makes for freq[0, count): count is at most 288, a frequency below
+ * 65536, bits_max at most 15. Symbols that do not occur get length 0; one or two symbols get
+ * length 1. Entries from count on stay as they are. */
+void cas_kp_code_make(struct cas_kp_code *c, const uint32_t *freq, unsigned count,
+                      unsigned bits_max);
+/* The sum of frequency times length. */
+uint32_t cas_kp_code_size(const struct cas_kp_code *c, const uint32_t *freq, unsigned count);
+
 /* ------------------------------------------------------------------ the block writer */
 /* Where a writer that knows nothing of earlier blocks would go on with the same bits. */
 struct cas_kp_point {
@@ -116,10 +142,6 @@ void cas_kp_write_sync(struct cas_kp_writer *w);
 void cas_kp_write_finish(struct cas_kp_writer *w);
 /* Before the latest block, or behind the latest flush. */
 struct cas_kp_point cas_kp_writer_point(const struct cas_kp_writer *w);
-
-/* Lengths of a length-limited code as Go makes it: freq[i] of symbol i, count of them up to 288;
- * bits[i] is 0 where freq[i] is 0. (Level 9 prices literals with one.) */
-void cas_kp_code_lengths(const uint32_t *freq, unsigned count, unsigned bits_max, uint8_t *bits);
 
 /* ------------------------------------------------------------------ finders, levels 1 to 6 */
 struct cas_kp_finder;
