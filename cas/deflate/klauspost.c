@@ -40,8 +40,10 @@ static void kp_end(struct cas_deflate_encoder *e, enum cas_deflate_end end, stru
         else
                 cas_kp_write_finish(self->writer);
         cas_kp_writer_detach(self->writer);
-        self->engine->mark.valid = can_restart && end == CAS_DEFLATE_END_SYNC;
-        self->engine->mark.point = cas_kp_writer_point(self->writer);
+        if (can_restart) {
+                self->engine->mark.valid = true;
+                self->engine->mark.point = cas_kp_writer_point(self->writer);
+        }
 }
 
 static bool kp_mark(const struct cas_deflate_encoder *e, struct cas_deflate_mark *out)
@@ -105,13 +107,11 @@ static struct cas_deflate_encoder *kp_create(const struct cas_deflate_class *cla
         return &self->base;
 }
 
-/* The history that levels 1 to 6 keep. */
-#define WINDOW_BYTES (5 * CAS_KP_BLOCK_BYTES_MAX)
 #define CLASS(id_, name_)                                                                          \
         {                                                                                          \
                 .id = (id_), .name = (name_), .level_min = -2, .level_max = 9,                     \
                 .ends = 1U << CAS_DEFLATE_END_FINISH | 1U << CAS_DEFLATE_END_SYNC,                 \
-                .window_bytes = WINDOW_BYTES, .create = kp_create,                                 \
+                .window_bytes = CAS_KP_WINDOW_BYTES, .create = kp_create,                          \
         }
 const struct cas_deflate_class cas_klauspost_classes[CAS_KLAUSPOST_CLASS_COUNT] = {
         [CAS_KP_2020_02] = CLASS(16, "klauspost-2020-02"),

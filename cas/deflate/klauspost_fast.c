@@ -3,18 +3,22 @@
  * finder together with what came before it. A full block waits until it is known that more
  * follows, because the last one before a flush is written in another way.
  *
- * The history is laid out as in the originals, because level 4 of some dates reads it where it did
- * not mean to. Between blocks the finder keeps nothing but its tables, and these reach back 32767
- * bytes. A restart fills them by going over the blocks before the mark again. */
+ * Level 4 of some dates reads the beginning of its history by mistake: there the history is as long
+ * as the originals', five blocks. Between blocks the finder keeps nothing but its tables, and these
+ * reach back 32767 bytes. A restart fills them by going over the blocks before the mark again:
+ * marks are noted only where it knows enough of how these were cut. */
 #include "cas/deflate/klauspost_int.h"
 
 #define BLOCK CAS_KP_BLOCK_BYTES_MAX
-#define HISTORY_BYTES (5 * BLOCK)
+#define HISTORY_BYTES (3 * BLOCK)
+#define HISTORY_BYTES_LEVEL4 (5 * BLOCK)
 #define BASE_MAX (UINT32_C(1) << 30)
 /* At a flush, so few bytes are not searched for matches, and are forgotten. */
 #define TINY_BYTES 128U
 #define TINY_STORED_BYTES_MAX 32U
 #define STATE_BYTES 3
+/* After so many full blocks, how those before were cut is forgotten. */
+#define HEALING_BLOCKS 3U
 
 struct fast {
         struct cas_kp_engine engine;
@@ -23,9 +27,14 @@ struct fast {
         uint32_t base;                /* position of history[0], for the finder */
         uint64_t in_bytes;            /* of the run, before the pending block */
         bool is_moved;                /* history[0] is not where it began */
+        /* Whether all blocks since the history began are full, and how many are since the latest
+         * that is not. */
+        bool is_regular;
+        uint32_t full_blocks;
         struct cas_kp_tokens tokens;
-        /* HISTORY_BYTES and a pending block that may be found not to fit. */
-        uint8_t history[HISTORY_BYTES + BLOCK + CAS_KP_SLACK_BYTES];
+        uint32_t history_bytes_max;
+        /* A pending block that may be found not to fit included. */
+        uint8_t history[HISTORY_BYTES_LEVEL4 + BLOCK + CAS_KP_SLACK_BYTES];
 };
 
 /* Positions stay small. */
@@ -44,6 +53,8 @@ static void forget_history(struct fast *f)
         f->base += CAS_KP_REACH + f->start;
         f->start = f->end = 0;
         f->is_moved = false;
+        f->is_regular = true;
+        f->full_blocks = 0;
         limit_base(f);
 }
 
@@ -62,7 +73,7 @@ static void move_down(struct fast *f)
 /* Finds the tokens of the pending block. */
 static void encode(struct fast *f)
 {
-        if (f->end > HISTORY_BYTES)
+        if (f->end > f->history_bytes_max)
                 move_down(f);
         cas_kp_tokens_clear(&f->tokens);
         f->finder->ops->encode(f->finder, f->history, f->start, f->end, f->base, &f->tokens);
@@ -89,21 +100,28 @@ static void fast_begin(struct cas_kp_engine *e, const uint8_t *dictionary, size_
                 learn(f, dictionary + (len - part), part);
 }
 
-static void put_state(const struct fast *f, struct cas_kp_mark *mark)
+/* False: no restart is possible here. */
+static bool put_state(const struct fast *f, struct cas_kp_mark *mark)
 {
+        if (!f->is_regular && f->full_blocks < HEALING_BLOCKS)
+                return false;
+        if (f->start > CAS_KP_WINDOW_BYTES)
+                return false;
+        mark->in_bytes = f->in_bytes;
         mark->state_bytes = STATE_BYTES;
         mark->state[0] = (uint8_t)f->start;
         mark->state[1] = (uint8_t)(f->start >> 8);
         mark->state[2] = (uint8_t)(f->start >> 16 | (unsigned)f->is_moved << 7);
+        return true;
 }
 
 static void note_mark(struct fast *f)
 {
         struct cas_kp_mark *mark = &f->engine.mark;
+        if (!put_state(f, mark))
+                return;
         mark->valid = true;
         mark->point = cas_kp_writer_point(f->engine.writer);
-        mark->in_bytes = f->in_bytes;
-        put_state(f, mark);
 }
 
 static void write_block(struct fast *f, bool sync)
@@ -123,6 +141,12 @@ static void write_block(struct fast *f, bool sync)
                 note_mark(f);
         f->in_bytes += len;
         f->start = f->end;
+        if (len == BLOCK) {
+                f->full_blocks++;
+        } else {
+                f->is_regular = false;
+                f->full_blocks = 0;
+        }
 }
 
 static void write_tiny(struct fast *f)
@@ -158,14 +182,11 @@ static bool fast_sync(struct cas_kp_engine *e)
 {
         struct fast *f = (struct fast *)e;
         uint32_t len = f->end - f->start;
-        if (len > 0 && len < TINY_BYTES) {
+        if (len > 0 && len < TINY_BYTES)
                 write_tiny(f);
-        } else if (len > 0) {
+        else if (len > 0)
                 write_block(f, true);
-        }
-        e->mark.in_bytes = f->in_bytes;
-        put_state(f, &e->mark);
-        return true;
+        return put_state(f, &e->mark);
 }
 
 /* Goes over input before a mark, in pieces that end where blocks ended as far as that is known: the
@@ -184,6 +205,7 @@ static void relearn(struct fast *f, const uint8_t *data, size_t len, size_t kept
                         move_down(f);
         }
         f->is_moved = is_moved;
+        f->full_blocks = HEALING_BLOCKS;
 }
 
 static int fast_restart(struct cas_kp_engine *e, const struct cas_kp_mark *mark,
@@ -195,7 +217,7 @@ static int fast_restart(struct cas_kp_engine *e, const struct cas_kp_mark *mark,
                 return cas_fail(err, CAS_E_INVALID, "mark of a deflate stream: odd state");
         size_t kept = state[0] | (size_t)state[1] << 8 | (size_t)(state[2] & 0x7f) << 16;
         bool is_moved = state[2] >> 7;
-        if (kept > HISTORY_BYTES || kept > len)
+        if (kept > f->history_bytes_max || kept > len)
                 return cas_fail(err, CAS_E_INVALID, "mark of a deflate stream: no such history");
         if (!is_moved) {
                 /* Nothing before it was remembered. */
@@ -227,6 +249,8 @@ struct cas_kp_engine *cas_kp_fast_new(struct cas_kp_writer *w, enum cas_kp_date 
         struct fast *f = cas_xcalloc(1, sizeof *f);
         f->engine = (struct cas_kp_engine){.ops = &ops, .writer = w, .date = date, .level = level};
         f->base = BLOCK;
+        f->history_bytes_max =
+                level == 4 && date >= CAS_KP_2025_02 ? HISTORY_BYTES_LEVEL4 : HISTORY_BYTES;
         f->finder = finder_new[level](date);
         return &f->engine;
 }

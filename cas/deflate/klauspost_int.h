@@ -42,6 +42,7 @@ enum cas_kp_date {
 
 #define CAS_KP_BLOCK_BYTES_MAX 65535U
 #define CAS_KP_REACH 32768U /* distances stay below this at levels 1 to 6 */
+#define CAS_KP_WINDOW_BYTES (4 * CAS_KP_BLOCK_BYTES_MAX) /* of input before a mark */
 /* Readable behind the end of what a finder is given; what is there must not matter. */
 #define CAS_KP_SLACK_BYTES 32U
 
@@ -191,8 +192,8 @@ struct cas_kp_engine_ops {
         void (*begin)(struct cas_kp_engine *e, const uint8_t *dictionary, size_t len);
         void (*write)(struct cas_kp_engine *e, const uint8_t *data, size_t len);
         /* Everything that waits goes out as blocks that are closed (sync); the driver adds what
-         * comes behind them. The engine may note in_bytes of its end in mark then: the driver
-         * sets valid and the point behind the flush. False: it cannot restart from here. */
+         * comes behind them. True: a restart is possible behind that, in_bytes and state of mark
+         * are set; the driver sets the rest. False: mark was left alone. */
         bool (*sync)(struct cas_kp_engine *e);
         /* The writer is set up already. window: input before the mark. A mark may be hostile.
          * Not attached. */

@@ -71,11 +71,16 @@ static void vector_parse(const char *line, struct vector *v)
         assert_true(v->end_every > 0);
 }
 
-static void marks_note(struct marks *m, const struct cas_deflate_encoder *e, size_t ends_done)
+static void marks_note(struct marks *m, const struct vector *v, size_t len,
+                       const struct cas_deflate_encoder *e, size_t ends_done)
 {
         struct mark now = {.ends_done = ends_done};
         if (!e->ops->mark(e, &now.mark))
                 return;
+        /* Ends behind the mark are still to come, also when it was seen only after them. */
+        while (now.ends_done > 0 &&
+               cas_min_u64(now.ends_done * v->end_every, len) > now.mark.in_bytes)
+                now.ends_done--;
         const struct mark *last = m->count > 0 ? &m->list[m->count - 1] : NULL;
         if (last && last->mark.out_bytes == now.mark.out_bytes &&
             last->mark.in_bytes == now.mark.in_bytes && last->ends_done == ends_done)
@@ -106,14 +111,14 @@ static void feed(const struct vector *v, struct cas_deflate_encoder *e, const ui
                         e->ops->write(e, input + at, n, out);
                         at += n;
                         if (marks)
-                                marks_note(marks, e, ends_done);
+                                marks_note(marks, v, len, e, ends_done);
                 }
                 if (v->end_every == 0 || ends_done * v->end_every >= len)
                         break;
                 e->ops->end(e, v->end, out);
                 ends_done++;
                 if (marks)
-                        marks_note(marks, e, ends_done);
+                        marks_note(marks, v, len, e, ends_done);
         }
         e->ops->end(e, CAS_DEFLATE_END_FINISH, out);
 }
