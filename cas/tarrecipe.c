@@ -8,10 +8,9 @@
 #include "cas/tarrecipe_int.h"
 
 #define BUFFER_BYTES (128 * CAS_KIB)
-#define TAR_BLOCK_BYTES 512
 
 /* What is made at present. */
-enum piece_kind { PIECE_BYTES, PIECE_ZEROS, PIECE_OBJECT, PIECE_INLINE };
+enum piece_kind { PIECE_BYTES, PIECE_ZEROS, PIECE_OBJECT, PIECE_INLINE, PIECE_HEADER };
 
 struct cas_tarrecipe_reader {
         struct cas_recipe *recipe; /* borrowed */
@@ -22,12 +21,14 @@ struct cas_tarrecipe_reader {
 
         bool has_entry; /* a place was gone to */
         struct cas_listing_place place;
+        struct cas_tarheader_model headers;
+        uint8_t header[CAS_TAR_BLOCK_BYTES];
 
         enum piece_kind kind;
         uint64_t piece_left;
         uint64_t padding_left; /* zeros after the piece */
         struct cas_hash object;
-        uint64_t object_offset; /* PIECE_OBJECT and PIECE_INLINE: of what comes next */
+        uint64_t object_offset; /* in it, or in what is inline or the header, of what comes next */
 
         uint8_t *buffer; /* owned; made and not given yet is [at, end) */
         size_t at, end;
@@ -71,7 +72,7 @@ static int op_content(struct cas_tarrecipe_reader *t, uint64_t operand, struct c
         t->object = e->object;
         t->object_offset = 0;
         if (operand == CAS_TAROP_CONTENT_PADDED)
-                t->padding_left = cas_align_up(e->size_bytes, TAR_BLOCK_BYTES) - e->size_bytes;
+                t->padding_left = cas_align_up(e->size_bytes, CAS_TAR_BLOCK_BYTES) - e->size_bytes;
         return 0;
 }
 
@@ -84,6 +85,56 @@ static int op_object(struct cas_tarrecipe_reader *t, uint64_t operand, struct ca
                 return -(int)err->code;
         if (t->object_offset > CAS_OBJECT_BYTES_MAX)
                 return fail_op(t, "a piece of an object beyond its end", err);
+        return 0;
+}
+
+/* The bytes of a header that are not as foretold. */
+static int change_header(struct cas_tarrecipe_reader *t, uint64_t changes, struct cas_err *err)
+{
+        size_t at = 0;
+        for (uint64_t i = 0; i < changes; i++) {
+                uint64_t kept = 0, bytes = 0;
+                if (cas_recipe_stream_varint(&t->ops, &kept, err) < 0 ||
+                    cas_recipe_stream_varint(&t->ops, &bytes, err) < 0)
+                        return -(int)err->code;
+                if (kept > sizeof(t->header) - at || bytes > sizeof(t->header) - at - kept)
+                        return fail_op(t, "a change beyond the end of a header", err);
+                at += kept;
+                if (cas_recipe_stream_read(&t->bytes, t->header + at, bytes, err) < 0)
+                        return -(int)err->code;
+                at += bytes;
+        }
+        return 0;
+}
+
+static int op_header(struct cas_tarrecipe_reader *t, uint64_t operand, struct cas_err *err)
+{
+        const struct cas_entry *e = NULL;
+        if (operand & CAS_TAROP_HEADER_LISTED)
+                e = &t->place.entry;
+        if (e && !t->has_entry)
+                return fail_op(t, "a header of no entry", err);
+        cas_tarheader_foretell(&t->headers, e, t->header);
+        if (change_header(t, operand >> CAS_TAROP_HEADER_FLAG_BITS, err) < 0)
+                return -(int)err->code;
+        if (!(operand & CAS_TAROP_HEADER_CHECKSUM))
+                cas_tarheader_set_checksum(t->header);
+        else if (cas_recipe_stream_read(&t->bytes, t->header + CAS_TARHEADER_CHECKSUM_AT,
+                                        CAS_TARHEADER_CHECKSUM_BYTES, err) < 0)
+                return -(int)err->code;
+        cas_tarheader_learn(&t->headers, e, t->header);
+        t->kind = PIECE_HEADER;
+        t->piece_left = sizeof(t->header);
+        t->object_offset = 0;
+        return 0;
+}
+
+static int op_reset(struct cas_tarrecipe_reader *t, uint64_t operand, struct cas_err *err)
+{
+        if (operand != 0)
+                return fail_op(t, "an operation that is not known", err);
+        t->has_entry = false;
+        t->headers = (struct cas_tarheader_model){0};
         return 0;
 }
 
@@ -112,6 +163,12 @@ static int next_op(struct cas_tarrecipe_reader *t, struct cas_err *err)
                 break;
         case CAS_TAROP_OBJECT:
                 ret = op_object(t, operand, err);
+                break;
+        case CAS_TAROP_HEADER:
+                ret = op_header(t, operand, err);
+                break;
+        case CAS_TAROP_RESET:
+                ret = op_reset(t, operand, err);
                 break;
         default:
                 ret = fail_op(t, "an operation that is not known", err);
@@ -156,6 +213,11 @@ static int give_piece(struct cas_tarrecipe_reader *t, uint8_t *buf, size_t len, 
         case PIECE_INLINE:
                 if (buf)
                         memcpy(buf, t->place.entry.inline_data + t->object_offset, len);
+                t->object_offset += len;
+                return 0;
+        case PIECE_HEADER:
+                if (buf)
+                        memcpy(buf, t->header + t->object_offset, len);
                 t->object_offset += len;
                 return 0;
         }
@@ -334,11 +396,14 @@ int cas_tarrecipe_each_object(struct cas_recipe *r,
                     (!cas_hash_equal(&id, &none) && fn(arg, &id, err) < 0))
                         return -(int)err->code;
         cas_recipe_stream_init(&t->ops, r, CAS_RECIPE_TAR_OPS, 0);
+        cas_recipe_stream_init(&t->bytes, r, CAS_RECIPE_TAR_BYTES, 0);
         t->place.end = CAS_LISTING_HEAD_BYTES;
         while (cas_recipe_stream_left(&t->ops) > 0) {
                 t->kind = PIECE_ZEROS;
                 if (next_op(t, err) < 0 ||
-                    (t->kind == PIECE_OBJECT && fn(arg, &t->object, err) < 0))
+                    (t->kind == PIECE_OBJECT && fn(arg, &t->object, err) < 0) ||
+                    (t->kind == PIECE_BYTES &&
+                     cas_recipe_stream_skip(&t->bytes, t->piece_left, err) < 0))
                         return -(int)err->code;
                 t->position += t->piece_left + t->padding_left;
                 t->piece_left = t->padding_left = 0;

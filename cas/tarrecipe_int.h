@@ -6,6 +6,7 @@
 
 #include "cas/layer.h"
 #include "cas/recipe_int.h"
+#include "cas/tarheader_int.h"
 
 /* Operations: a varint of the kind in its low bits and an operand above. */
 enum cas_tarop {
@@ -15,6 +16,10 @@ enum cas_tarop {
                                 * distance from the end of the one before (zigzag) */
         CAS_TAROP_CONTENT = 3, /* content of the file whose entry that is; operand: enum below */
         CAS_TAROP_OBJECT = 4,  /* operand: number in TAR_OBJECTS; then varints: offset, length */
+        CAS_TAROP_HEADER = 5, /* a header as foretold (tarheader_int.h) but for some bytes; operand:
+                               * flags below, the number of changes above. Then for each change two
+                               * varints: bytes that are as foretold, bytes of TAR_BYTES */
+        CAS_TAROP_RESET = 6,  /* operand 0: forgets the headers and the entry before */
         CAS_TAROP_KIND_COUNT
 };
 #define CAS_TAROP_KIND_BITS 3
@@ -22,6 +27,11 @@ enum {
         CAS_TAROP_CONTENT_PADDED = 0, /* with zeros up to a multiple of 512 */
         CAS_TAROP_CONTENT_BARE = 1,
 };
+enum {
+        CAS_TAROP_HEADER_CHECKSUM = 1, /* the checksum's field follows in TAR_BYTES: it is odd */
+        CAS_TAROP_HEADER_LISTED = 2,   /* it is the header of the present entry */
+};
+#define CAS_TAROP_HEADER_FLAG_BITS 2
 
 /* Where reading can begin; in ascending order of tar_offset, the first at 0. Entries of TAR_SEEK
  * are these four numbers, 8 bytes each. */

@@ -43,6 +43,7 @@ struct maker {
         uint64_t run_bytes; /* of own bytes or zeros that have no operation yet */
         uint64_t place;     /* in the listing, as the reader has it */
         const struct listed *current;
+        struct cas_tarheader_model headers;
         uint64_t next_seek;
 
         /* Extended headers that wait for their entry. */
@@ -172,6 +173,79 @@ static int put_object(struct maker *m, const struct cas_hash *id, uint64_t offse
         return 0;
 }
 
+/* ---- headers as they are foretold ---- */
+
+/* Bytes that are as foretold between two changes cost more than to be changed as well. */
+#define KEPT_BYTES_MIN 4
+#define CHANGES_MAX (CAS_TAR_BLOCK_BYTES / KEPT_BYTES_MIN)
+
+struct change {
+        size_t kept, bytes;
+};
+
+/* What must be changed in `foretold` to be `block`, the checksum left out. */
+static size_t find_changes(const uint8_t *foretold, const uint8_t *block,
+                           struct change changes[CHANGES_MAX])
+{
+        size_t count = 0, end = 0;
+        for (size_t at = 0; at < CAS_TAR_BLOCK_BYTES; at++) {
+                if (foretold[at] == block[at] ||
+                    at - CAS_TARHEADER_CHECKSUM_AT < CAS_TARHEADER_CHECKSUM_BYTES)
+                        continue;
+                if (count > 0 && at - end < KEPT_BYTES_MIN)
+                        changes[count - 1].bytes += at + 1 - end;
+                else
+                        changes[count++] = (struct change){.kept = at - end, .bytes = 1};
+                end = at + 1;
+        }
+        return count;
+}
+
+static int put_changes(struct maker *m, const uint8_t *block, const struct change *changes,
+                       size_t count, struct cas_err *err)
+{
+        struct cas_spool *bytes = m->writer->sections[CAS_RECIPE_TAR_BYTES];
+        for (size_t i = 0, at = 0; i < count; i++) {
+                at += changes[i].kept;
+                if (put_varint(m, changes[i].kept, err) < 0 ||
+                    put_varint(m, changes[i].bytes, err) < 0 ||
+                    cas_spool_append(bytes, block + at, changes[i].bytes, err) < 0)
+                        return -(int)err->code;
+                at += changes[i].bytes;
+                m->stats.own_bytes += changes[i].bytes;
+        }
+        return 0;
+}
+
+/* A valid header block; l: its entry in the listing, or NULL. */
+static int put_header(struct maker *m, const uint8_t block[CAS_TAR_BLOCK_BYTES],
+                      const struct listed *l, struct cas_err *err)
+{
+        struct change changes[CHANGES_MAX];
+        uint8_t summed[CAS_TAR_BLOCK_BYTES], foretold[CAS_TAR_BLOCK_BYTES];
+        const size_t sum_at = CAS_TARHEADER_CHECKSUM_AT, sum_bytes = CAS_TARHEADER_CHECKSUM_BYTES;
+        uint64_t flags = l ? CAS_TAROP_HEADER_LISTED : 0;
+        if (l && put_place(m, l, err) < 0)
+                return -(int)err->code;
+        cas_tarheader_foretell(&m->headers, l ? &l->entry : NULL, foretold);
+        memcpy(summed, block, sizeof(summed));
+        memcpy(summed + sum_at, foretold + sum_at, sum_bytes);
+        cas_tarheader_set_checksum(summed);
+        bool odd = memcmp(summed, block, sizeof(summed)) != 0;
+        size_t count = find_changes(foretold, block, changes);
+        if (odd)
+                flags |= CAS_TAROP_HEADER_CHECKSUM;
+        if (put_op(m, CAS_TAROP_HEADER, count << CAS_TAROP_HEADER_FLAG_BITS | flags, err) < 0 ||
+            put_changes(m, block, changes, count, err) < 0 ||
+            (odd && cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_BYTES], block + sum_at,
+                                     sum_bytes, err) < 0))
+                return -(int)err->code;
+        m->stats.own_bytes += odd ? sum_bytes : 0;
+        m->position += CAS_TAR_BLOCK_BYTES;
+        cas_tarheader_learn(&m->headers, l ? &l->entry : NULL, block);
+        return 0;
+}
+
 /* Between operations that do not depend on each other. */
 static int put_seek(struct maker *m, struct cas_err *err)
 {
@@ -180,6 +254,9 @@ static int put_seek(struct maker *m, struct cas_err *err)
                 return 0;
         if (flush_run(m, err) < 0)
                 return -(int)err->code;
+        if (m->position > 0 && put_op(m, CAS_TAROP_RESET, 0, err) < 0)
+                return -(int)err->code;
+        m->headers = (struct cas_tarheader_model){0};
         cas_put_le64(bytes, m->position);
         cas_put_le64(bytes + 8, cas_spool_bytes(m->writer->sections[CAS_RECIPE_TAR_OPS]));
         cas_put_le64(bytes + 16, cas_spool_bytes(m->writer->sections[CAS_RECIPE_TAR_BYTES]));
@@ -471,34 +548,37 @@ static int take_entry(struct maker *m, const struct cas_tar_header *h, const str
         return take_content(m, h->stored_bytes, l, err);
 }
 
+/* A header of extended headers, with its data. */
+static int take_extended(struct maker *m, const struct cas_tar_header *h, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
+        if (put_header(m, h->block, NULL, err) < 0)
+                return -(int)err->code;
+        switch (h->typeflag) {
+        case 'x':
+        case 'X':
+                return take_pax(m, h->stored_bytes, err);
+        case 'L':
+                return take_extension(m, h->stored_bytes, &m->long_name, err);
+        default:
+                return take_extension(m, h->stored_bytes, &text, err);
+        }
+}
+
 static int take_header(struct maker *m, struct cas_tar_header *h, struct cas_err *err)
 {
         struct cas_err reason = CAS_ERR_INIT;
         bool extended, known;
         known = cas_tar_block_parse(m->window + m->at, h, &extended, &reason) == 0;
-        uint64_t bytes = known ? h->stored_bytes : 0;
-        char type = known ? h->typeflag : '\0';
-        if (pass_own(m, CAS_TAR_BLOCK_BYTES, err) < 0)
-                return -(int)err->code;
-        switch (type) {
-        case 'x':
-        case 'X':
-                return take_pax(m, bytes, err);
-        case 'L':
-                return take_extension(m, bytes, &m->long_name, err);
-        case 'K':
-        case 'g':
-        case 'V': {
-                cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
-                return take_extension(m, bytes, &text, err);
-        }
-        default:
-                break;
-        }
+        m->at += CAS_TAR_BLOCK_BYTES;
+        if (known && strchr("xXLKgV", h->typeflag) && h->typeflag != '\0')
+                return take_extended(m, h, err);
         known = known && cas_tar_pax_apply(&m->records, h, &reason) == 0;
         const char *name = m->long_name.len_bytes > 0 ? cas_buf_str(&m->long_name) : h->entry.path;
         const struct listed *l = known ? find_listed(m, name) : NULL;
         forget_extensions(m);
+        if (put_header(m, h->block, l, err) < 0)
+                return -(int)err->code;
         return known ? take_entry(m, h, l, err) : 0;
 }
 

@@ -116,7 +116,7 @@ static void layers_cost_little(void **state)
         char name[40];
         uint64_t content = 0;
         for (unsigned i = 0; i < 300; i++) {
-                size_t len = i % 7 == 0 ? i % 65 : 100 + (size_t)i * i * 7;
+                size_t len = i % 7 == 0 ? i % 65 : 100 + (size_t)i * 97;
                 (void)snprintf(name, sizeof(name), "dir/file-%03u", i);
                 put_file(&tar, name, i, len);
                 content += len;
@@ -128,8 +128,8 @@ static void layers_cost_little(void **state)
         make(&f, t->store, &tar, SIZE_MAX, true);
         assert_true(f.has_listing);
         assert_int_equal(f.stats.object_bytes, content);
-        assert_true(f.stats.own_bytes <= 300 * 512);
-        assert_true(recipe_bytes(&f) <= f.stats.own_bytes + 300 * 8 + 2000);
+        assert_true(f.stats.own_bytes <= 200); /* the first header, and the first after each seek */
+        assert_true(recipe_bytes(&f) <= 300 * 5 + 1000);
 }
 
 /* Without a listing, objects that are in the store anyway are found by digest, each named once. */
@@ -212,7 +212,7 @@ static void rich_tars(void **state)
         cleanup_fixture struct fixture f;
         make(&f, t->store, &tar, SIZE_MAX, true);
         assert_true(f.has_listing);
-        assert_true(f.stats.own_bytes < 20000);
+        assert_true(f.stats.own_bytes < 4000);
 }
 
 /* Of a large file that was replaced by one of the same length, as much as is equal. */
@@ -228,7 +228,7 @@ static void large_files_that_differ_later(void **state)
         cleanup_fixture struct fixture f;
         make(&f, t->store, &tar, SIZE_MAX, true);
         assert_int_equal(f.stats.object_bytes, 1500000 + 2000000);
-        assert_int_equal(f.stats.own_bytes, 1024 + 500000);
+        assert_true(f.stats.own_bytes >= 500000 && f.stats.own_bytes < 500000 + 100);
 }
 
 static void truncated_tars(void **state)
