@@ -94,15 +94,13 @@ static struct cas_deflate_encoder *kp_create(const struct cas_deflate_class *cla
         static const struct cas_deflate_encoder_ops ops = {kp_begin, kp_write,   kp_end,
                                                            kp_mark,  kp_restart, kp_free};
         cas_assert(level >= class->level_min && level <= class->level_max);
-        /* Levels whose match finders are not here. */
-        if ((level >= 1 && level <= 4) || level >= 7)
-                return NULL;
         enum cas_kp_date date = (enum cas_kp_date)(class - cas_klauspost_classes);
         struct encoder *self = cas_xcalloc(1, sizeof *self);
         self->base = (struct cas_deflate_encoder){&ops, class, level};
         self->writer = cas_kp_writer_new(date, level);
-        self->engine = level <= 0 ? cas_kp_plain_new(self->writer, date, level)
-                                  : cas_kp_fast_new(self->writer, date, level);
+        self->engine = level <= 0   ? cas_kp_plain_new(self->writer, date, level)
+                       : level <= 6 ? cas_kp_fast_new(self->writer, date, level)
+                                    : cas_kp_chain_new(self->writer, date, level);
         kp_begin(&self->base, NULL, 0);
         return &self->base;
 }

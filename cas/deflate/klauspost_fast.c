@@ -242,8 +242,8 @@ struct cas_kp_engine *cas_kp_fast_new(struct cas_kp_writer *w, enum cas_kp_date 
         static const struct cas_kp_engine_ops ops = {fast_begin, fast_write, fast_sync,
                                                      fast_restart, fast_free};
         static struct cas_kp_finder *(*const finder_new[])(enum cas_kp_date date) = {
-                [5] = cas_kp_level5_new,
-                [6] = cas_kp_level6_new,
+                [1] = cas_kp_level1_new, [2] = cas_kp_level2_new, [3] = cas_kp_level3_new,
+                [4] = cas_kp_level4_new, [5] = cas_kp_level5_new, [6] = cas_kp_level6_new,
         };
         cas_assert(level >= 1 && level <= 6);
         struct fast *f = cas_xcalloc(1, sizeof *f);

@@ -11,21 +11,6 @@ static inline uint32_t cas_kp_load32(const uint8_t *p)
         memcpy(&v, p, sizeof v);
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
         v = __builtin_bswap32(v);
-        /* For tables of positions, and of two positions an entry. */
-        static inline void cas_kp_rebase32(uint32_t * table, size_t count, uint32_t less)
-        {
-                for (size_t i = 0; i < count; i++)
-                        table[i] = table[i] > less ? table[i] - less : 0;
-        }
-        static inline void cas_kp_rebase64(uint64_t * table, size_t count, uint32_t less)
-        {
-                for (size_t i = 0; i < count; i++) {
-                        uint32_t low = (uint32_t)table[i], high = (uint32_t)(table[i] >> 32);
-                        table[i] = (uint64_t)(high > less ? high - less : 0) << 32 |
-                                   (low > less ? low - less : 0);
-                }
-        }
-
 #endif
         return v;
 }
@@ -35,21 +20,6 @@ static inline uint64_t cas_kp_load64(const uint8_t *p)
         memcpy(&v, p, sizeof v);
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
         v = __builtin_bswap64(v);
-        /* For tables of positions, and of two positions an entry. */
-        static inline void cas_kp_rebase32(uint32_t * table, size_t count, uint32_t less)
-        {
-                for (size_t i = 0; i < count; i++)
-                        table[i] = table[i] > less ? table[i] - less : 0;
-        }
-        static inline void cas_kp_rebase64(uint64_t * table, size_t count, uint32_t less)
-        {
-                for (size_t i = 0; i < count; i++) {
-                        uint32_t low = (uint32_t)table[i], high = (uint32_t)(table[i] >> 32);
-                        table[i] = (uint64_t)(high > less ? high - less : 0) << 32 |
-                                   (low > less ? low - less : 0);
-                }
-        }
-
 #endif
         return v;
 }
