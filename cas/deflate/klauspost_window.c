@@ -16,17 +16,17 @@ void cas_kp_window_clear(struct cas_kp_window *w)
 static void places_shift(uint16_t *places, size_t count)
 {
         for (size_t i = 0; i < count; i++)
-                places[i] = places[i] > CAS_KP_WINDOW_BYTES
-                                    ? (uint16_t)(places[i] - CAS_KP_WINDOW_BYTES)
+                places[i] = places[i] > CAS_KP_CHAIN_WINDOW_BYTES
+                                    ? (uint16_t)(places[i] - CAS_KP_CHAIN_WINDOW_BYTES)
                                     : 0;
 }
 
 void cas_kp_window_shift(struct cas_kp_window *w)
 {
-        memcpy(w->bytes, w->bytes + CAS_KP_WINDOW_BYTES, CAS_KP_WINDOW_BYTES);
+        memcpy(w->bytes, w->bytes + CAS_KP_CHAIN_WINDOW_BYTES, CAS_KP_CHAIN_WINDOW_BYTES);
         places_shift(w->head, CAS_COUNT(w->head));
         places_shift(w->before, CAS_COUNT(w->before));
-        w->start = w->start > CAS_KP_WINDOW_BYTES ? w->start - CAS_KP_WINDOW_BYTES : 0;
+        w->start = w->start > CAS_KP_CHAIN_WINDOW_BYTES ? w->start - CAS_KP_CHAIN_WINDOW_BYTES : 0;
 }
 
 /* ------------------------------------------------------------------ prices */
@@ -94,7 +94,7 @@ void cas_kp_window_price(struct cas_kp_window *w, const struct cas_kp_chain_para
  * distance that has no next one. */
 static inline int32_t extra_bits_taken(uint32_t length, uint32_t distance)
 {
-        int32_t bits = distance == CAS_KP_WINDOW_BYTES
+        int32_t bits = distance == CAS_KP_CHAIN_WINDOW_BYTES
                                ? 6
                                : cas_kp_distance_extra[cas_kp_distance_code(distance + 1)];
         return bits + cas_kp_length_extra[cas_kp_length_symbol[length - 3]];
@@ -109,7 +109,7 @@ find(const struct cas_kp_window *w, const struct cas_kp_chain_params *p, uint32_
         const uint8_t *here = w->bytes + at;
         uint32_t most = lookahead < CAS_KP_LENGTH_MAX ? lookahead : CAS_KP_LENGTH_MAX;
         uint32_t nice = p->nice < most ? p->nice : most;
-        uint32_t low = at > CAS_KP_WINDOW_BYTES ? at - CAS_KP_WINDOW_BYTES : 0;
+        uint32_t low = at > CAS_KP_CHAIN_WINDOW_BYTES ? at - CAS_KP_CHAIN_WINDOW_BYTES : 0;
         struct cas_kp_found best = {CAS_KP_LENGTH_NONE, 0};
         int32_t best_gain =
                 choice == CAS_KP_CHOICE_ENTROPY ? 4 * w->entropy_bits - 12 : p->gain_min;
@@ -141,7 +141,7 @@ find(const struct cas_kp_window *w, const struct cas_kp_chain_params *p, uint32_
                 }
                 if (i <= low)
                         break;
-                head = w->before[i % CAS_KP_WINDOW_BYTES];
+                head = w->before[i % CAS_KP_CHAIN_WINDOW_BYTES];
                 if (head <= low)
                         break;
         }
@@ -176,7 +176,7 @@ static int32_t latest(const struct cas_kp_window *w, uint32_t at)
 
 static int32_t lowest(uint32_t at)
 {
-        return at > CAS_KP_WINDOW_BYTES ? (int32_t)(at - CAS_KP_WINDOW_BYTES) : 0;
+        return at > CAS_KP_CHAIN_WINDOW_BYTES ? (int32_t)(at - CAS_KP_CHAIN_WINDOW_BYTES) : 0;
 }
 
 struct cas_kp_found cas_kp_window_end_same(const struct cas_kp_window *w, uint32_t next,

@@ -6,8 +6,8 @@
 
 #include "cas/deflate/klauspost_find.h"
 
-#define CAS_KP_WINDOW_BYTES 32768U /* matches reach back so far */
-#define CAS_KP_BUFFER_BYTES 65536U
+#define CAS_KP_CHAIN_WINDOW_BYTES 32768U /* matches reach back so far */
+#define CAS_KP_CHAIN_BUFFER_BYTES 65536U
 #define CAS_KP_LENGTH_NONE 3U /* stands for no match */
 #define CAS_KP_LENGTH_MIN 4U
 #define CAS_KP_LENGTH_MAX 258U
@@ -45,10 +45,11 @@ struct cas_kp_chain_params {
 struct cas_kp_window {
         uint32_t start; /* of what is known of `bytes` */
         int32_t entropy_bits;
-        uint32_t price[CAS_KP_BUFFER_BYTES + 1]; /* of the literals before, from some index on */
+        uint32_t price[CAS_KP_CHAIN_BUFFER_BYTES +
+                       1]; /* of the literals before, from some index on */
         uint16_t head[1U << CAS_KP_CHAIN_HASH_BITS];
-        uint16_t before[CAS_KP_WINDOW_BYTES]; /* by index, cyclic */
-        uint8_t bytes[CAS_KP_BUFFER_BYTES + CAS_KP_SLACK_BYTES];
+        uint16_t before[CAS_KP_CHAIN_WINDOW_BYTES]; /* by index, cyclic */
+        uint8_t bytes[CAS_KP_CHAIN_BUFFER_BYTES + CAS_KP_SLACK_BYTES];
 };
 
 void cas_kp_window_clear(struct cas_kp_window *w);
@@ -85,7 +86,7 @@ static inline uint32_t cas_kp_window_insert(struct cas_kp_window *w, bool swap, 
                 value = __builtin_bswap32(value);
         uint16_t *slot = &w->head[cas_kp_hash4(value, CAS_KP_CHAIN_HASH_BITS)];
         uint16_t latest = *slot;
-        w->before[at % CAS_KP_WINDOW_BYTES] = latest;
+        w->before[at % CAS_KP_CHAIN_WINDOW_BYTES] = latest;
         *slot = (uint16_t)(at + 1);
         return latest;
 }

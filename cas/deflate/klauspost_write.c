@@ -26,6 +26,7 @@ struct code_lengths { /* as a header says them */
 struct cas_kp_writer {
         enum cas_kp_date date;
         unsigned penalty; /* a new code is thought to cost 1/2^penalty more */
+        bool alone;       /* no block of tokens is left open */
         struct cas_bitwriter bits;
         uint64_t out_before; /* of the run, before what is in bits.out now */
         size_t out_start;    /* length of bits.out when it was attached */
@@ -73,6 +74,7 @@ struct cas_kp_writer *cas_kp_writer_new(enum cas_kp_date date, int level)
         struct cas_kp_writer *w = cas_xcalloc(1, sizeof *w);
         w->date = date;
         w->penalty = penalty_of(date, level);
+        w->alone = level >= 7 && date < CAS_KP_2022_01;
         make_fixed(w);
         return w;
 }
@@ -519,10 +521,41 @@ static bool begin_dynamic(struct cas_kp_writer *w, const struct cas_kp_tokens *t
         return true;
 }
 
+/* The shortest of dynamic, fixed and stored; the first of those that are as short. */
+static void write_alone(struct cas_kp_writer *w, struct cas_kp_tokens *t, const uint8_t *input,
+                        size_t len)
+{
+        unsigned literals, distances;
+        t->lengths[0] = 1;
+        index_tokens(w, t, true, &literals, &distances);
+        note_point(w);
+        cas_kp_code_make(&w->literal, w->literal_freq, LITERALS, 15);
+        cas_kp_code_make(&w->distance, w->distance_freq, DISTANCES, 15);
+        make_header(&w->header, w->literal.length, literals, w->distance.length, distances);
+        uint32_t dynamic = header_size(&w->header) +
+                           cas_kp_code_size(&w->literal, w->literal_freq, LITERALS) +
+                           cas_kp_code_size(&w->distance, w->distance_freq, DISTANCES);
+        uint32_t fixed = fixed_size(w, 0);
+        uint32_t size = dynamic < fixed ? dynamic : fixed;
+        if (input && len <= CAS_KP_BLOCK_BYTES_MAX && stored_size(len) < size + extra_bits(w)) {
+                put_stored(w, input, len, false);
+        } else if (dynamic < fixed) {
+                put_header(w);
+                put_tokens(w, t, &w->literal, &w->distance);
+                put_symbol(w, &w->literal, END);
+        } else {
+                put_fixed(w, t);
+        }
+}
+
 bool cas_kp_write_tokens(struct cas_kp_writer *w, struct cas_kp_tokens *t, const uint8_t *input,
                          size_t len, bool sync)
 {
         cas_assert(t->count > 0);
+        if (w->alone) {
+                write_alone(w, t, input, len);
+                return true;
+        }
         t->lengths[0] = sync;
         uint32_t total = t->count;
         if (w->date >= CAS_KP_2022_01B && sync)
