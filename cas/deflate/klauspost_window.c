@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cas/deflate/klauspost_window.h"
 
-#include <math.h>
-
 #define NEAR_BYTES 4096U /* matches of 4 bytes are worth it up to here */
 #define END_MOVED_MAX 2U /* the first bytes of a match that another one need not have */
 
@@ -53,25 +51,41 @@ static void price_by_code(struct cas_kp_window *w, const struct cas_kp_chain_par
         w->price[end] = sum;
 }
 
-/* As the original takes it, in double precision. */
-static double log2_of(double value)
+#define LOG2_FRACTION_BITS 48U
+
+/* The binary logarithm of total / n, 1 <= n <= total < 2^17, in units of 2^-48, rounded down; exact
+ * for powers of two. */
+static uint64_t log2_ratio(uint32_t total, uint32_t n)
 {
-        int exponent;
-        double fraction = frexp(value, &exponent);
-        if (fraction == 0.5)
-                return exponent - 1;
-        return exponent + log(fraction) * (1 / 0.693147180559945309417232121458176568);
+        unsigned whole = 0;
+        while (total >> (whole + 1) >= n)
+                whole++;
+        /* 1 to below 2, in units of 2^-63 */
+        uint64_t rest = (uint64_t)(((unsigned __int128)total << (63 - whole)) / n);
+        uint64_t log2 = whole;
+        for (unsigned i = 0; i < LOG2_FRACTION_BITS; i++) {
+                unsigned __int128 square = (unsigned __int128)rest * rest;
+                unsigned bit = (unsigned)(square >> 127);
+                rest = (uint64_t)(square >> (63 + bit));
+                log2 = log2 << 1 | bit;
+        }
+        return log2;
 }
 
+/* What a literal needs in the mean, by the entropy of these bytes: rounded up for each value of a
+ * byte, down in the end, and one more. */
 static void price_by_entropy(struct cas_kp_window *w, uint32_t from, uint32_t end)
 {
         uint32_t freq[256] = {0};
         for (uint32_t i = from; i < end; i++)
                 freq[w->bytes[i]]++;
-        double bits = 0, share = 1.0 / (end - from);
+        uint64_t bits = 0, unit = UINT64_C(1) << LOG2_FRACTION_BITS;
         for (unsigned i = 0; i < 256; i++)
                 if (freq[i] > 0)
-                        bits += ceil(-log2_of(freq[i] * share) * freq[i]);
+                        bits += (uint64_t)(((unsigned __int128)log2_ratio(end - from, freq[i]) *
+                                                    freq[i] +
+                                            unit - 1) /
+                                           unit);
         w->entropy_bits = (int32_t)(1 + bits / (end - from));
 }
 
