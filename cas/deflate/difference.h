@@ -37,7 +37,7 @@ enum cas_difference_kind {
 };
 struct cas_difference_item {
         enum cas_difference_kind kind;
-        struct cas_deflate_block block; /* BLOCK, and MORE when it is a segment's first */
+        struct cas_deflate_block block; /* of BLOCK and MORE */
         const uint32_t *tokens;         /* borrowed; none of STORED */
         uint32_t token_count;           /* up to CAS_DIFFERENCE_TOKENS_MAX */
         bool ends;                      /* of blocks: it ends here */

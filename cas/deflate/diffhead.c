@@ -181,7 +181,7 @@ static void lengths_by_sort(const uint32_t *frequencies, unsigned count, unsigne
 {
         uint64_t leaves[CAS_DIFFHEAD_LITERALS];
         uint64_t inner[CAS_DIFFHEAD_LITERALS];
-        uint16_t leaf_parent[CAS_DIFFHEAD_LITERALS], inner_parent[CAS_DIFFHEAD_LITERALS];
+        uint16_t inner_parent[CAS_DIFFHEAD_LITERALS];
         unsigned n = 0;
         for (unsigned i = 0; i < count; i++)
                 if (frequencies[i] > 0)
@@ -189,14 +189,14 @@ static void lengths_by_sort(const uint32_t *frequencies, unsigned count, unsigne
         for (unsigned i = 0; i < 2 && n < 2; i++)
                 if (frequencies[i] == 0)
                         leaves[n++] = 1 << 16 | i;
+        cas_assert(n >= 2);
         qsort(leaves, n, sizeof(leaves[0]), sorted_before);
         unsigned leaf = 0, node = 0;
         for (unsigned made = 0; made < n - 1; made++) {
                 uint64_t sum = 0;
                 for (unsigned k = 0; k < 2; k++) {
                         if (leaf < n && (node == made || leaves[leaf] >> 16 <= inner[node])) {
-                                sum += leaves[leaf] >> 16;
-                                leaf_parent[leaf++] = (uint16_t)made;
+                                sum += leaves[leaf++] >> 16;
                         } else {
                                 sum += inner[node];
                                 inner_parent[node++] = (uint16_t)made;
@@ -219,7 +219,6 @@ static void lengths_by_sort(const uint32_t *frequencies, unsigned count, unsigne
                 counts[depth]--;
                 counts[depth + 1] += 2;
         }
-        (void)leaf_parent;
         unsigned i = 0;
         for (unsigned bits = max; bits > 0; bits--)
                 for (unsigned k = counts[bits]; k > 0; k--)
