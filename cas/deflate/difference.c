@@ -164,7 +164,8 @@ static uint32_t code_match(struct cas_difference *d, uint32_t predicted, uint32_
                                                          : cas_token_match(length, distance);
         }
         unsigned expected = cas_token_length(predicted);
-        if (cas_range_bit(c, &m->same_distance[bucket], distance == cas_token_distance(predicted))) {
+        if (cas_range_bit(c, &m->same_distance[bucket],
+                          distance == cas_token_distance(predicted))) {
                 /* Cut short of what was predicted, which was all that matches. */
                 uint32_t up = cas_range_bit(c, &m->cut_full[bucket], length > expected);
                 uint32_t by = up ? length - expected - 1 : expected - 1 - length;
@@ -389,8 +390,7 @@ static int code_block(struct cas_difference *d, struct cas_difference_item *item
         return 0;
 }
 
-static int code_raw(struct cas_difference *d, struct cas_difference_item *item,
-                    struct cas_err *err)
+static int code_raw(struct cas_difference *d, struct cas_difference_item *item, struct cas_err *err)
 {
         struct cas_rangecoder *c = &d->coder;
         if (d->in_block)
@@ -463,14 +463,13 @@ void cas_difference_encode_finish(struct cas_difference *d)
 }
 
 size_t cas_difference_try(struct cas_difference *d, const struct cas_difference_item *item,
-                          uint32_t limit)
+                          uint32_t limit, uint32_t *at)
 {
         if (item->kind == CAS_DIFFERENCE_BLOCK || item->kind == CAS_DIFFERENCE_MORE) {
                 if (d->stream_over && item->kind == CAS_DIFFERENCE_BLOCK)
                         cas_predict_restart(d->predict);
                 d->stream_over = item->ends && item->block.is_final;
-                if (item->block.type == CAS_DEFLATE_STORED &&
-                    item->kind == CAS_DIFFERENCE_BLOCK)
+                if (item->block.type == CAS_DEFLATE_STORED && item->kind == CAS_DIFFERENCE_BLOCK)
                         cas_predict_skip(d->predict, item->block.stored_bytes);
                 else
                         code_shortest(d, shortest_of(item));
@@ -481,6 +480,7 @@ size_t cas_difference_try(struct cas_difference *d, const struct cas_difference_
                 uint32_t token = item->tokens[i] & ~CAS_TOKEN_ODD_258;
                 cas_predict_accept(d->predict, code_token(d, token));
         }
+        *at = cas_predict_at(d->predict);
         return d->coder.out->len_bytes;
 }
 
@@ -552,7 +552,8 @@ static int write_dynamic(const struct cas_deflate_block *b, struct cas_bitwriter
 static bool write_token(const struct cas_difference *d, struct cas_bitwriter *w, uint32_t token)
 {
         if (!(token & CAS_TOKEN_IS_MATCH)) {
-                cas_bitwriter_put(w, d->literal_codes[token & 0xff], d->literal_lengths[token & 0xff]);
+                cas_bitwriter_put(w, d->literal_codes[token & 0xff],
+                                  d->literal_lengths[token & 0xff]);
                 return d->literal_lengths[token & 0xff] > 0;
         }
         unsigned length = cas_token_length(token), distance = cas_token_distance(token);

@@ -68,10 +68,11 @@ void cas_difference_encode_begin(struct cas_difference *d,
 /* Items of a parsed stream: together they stand for exactly the plain bytes. */
 void cas_difference_encode(struct cas_difference *d, const struct cas_difference_item *item);
 void cas_difference_encode_finish(struct cas_difference *d);
-/* What the tokens alone would cost: codes them until `limit` plain bytes are done and returns the
- * corrections' bytes up to here. For trials; heads and ends are left out. */
+/* What the tokens alone would cost: codes them until *at, a position in the plain data, reaches
+ * `limit`, and returns the corrections' bytes up to here. For trials; heads and ends are left out.
+ */
 size_t cas_difference_try(struct cas_difference *d, const struct cas_difference_item *item,
-                          uint32_t limit);
+                          uint32_t limit, uint32_t *at);
 
 /* ---- decoding ---- */
 

@@ -7,15 +7,15 @@
 /* ---- symbols ---- */
 
 const struct cas_deflate_extra cas_deflate_length_extra[29] = {
-        {3, 0},  {4, 0},  {5, 0},  {6, 0},   {7, 0},   {8, 0},   {9, 0},   {10, 0},
-        {11, 1}, {13, 1}, {15, 1}, {17, 1},  {19, 2},  {23, 2},  {27, 2},  {31, 2},
-        {35, 3}, {43, 3}, {51, 3}, {59, 3},  {67, 4},  {83, 4},  {99, 4},  {115, 4},
+        {3, 0},   {4, 0},   {5, 0},   {6, 0},   {7, 0},  {8, 0},  {9, 0},  {10, 0},
+        {11, 1},  {13, 1},  {15, 1},  {17, 1},  {19, 2}, {23, 2}, {27, 2}, {31, 2},
+        {35, 3},  {43, 3},  {51, 3},  {59, 3},  {67, 4}, {83, 4}, {99, 4}, {115, 4},
         {131, 5}, {163, 5}, {195, 5}, {227, 5}, {258, 0}};
 const struct cas_deflate_extra cas_deflate_distance_extra[30] = {
-        {1, 0},     {2, 0},     {3, 0},     {4, 0},     {5, 1},      {7, 1},
-        {9, 2},     {13, 2},    {17, 3},    {25, 3},    {33, 4},     {49, 4},
-        {65, 5},    {97, 5},    {129, 6},   {193, 6},   {257, 7},    {385, 7},
-        {513, 8},   {769, 8},   {1025, 9},  {1537, 9},  {2049, 10},  {3073, 10},
+        {1, 0},     {2, 0},     {3, 0},     {4, 0},      {5, 1},      {7, 1},
+        {9, 2},     {13, 2},    {17, 3},    {25, 3},     {33, 4},     {49, 4},
+        {65, 5},    {97, 5},    {129, 6},   {193, 6},    {257, 7},    {385, 7},
+        {513, 8},   {769, 8},   {1025, 9},  {1537, 9},   {2049, 10},  {3073, 10},
         {4097, 11}, {6145, 11}, {8193, 12}, {12289, 12}, {16385, 13}, {24577, 13}};
 
 unsigned cas_deflate_length_symbol(unsigned length)
@@ -46,8 +46,9 @@ void cas_diffhead_count(struct cas_diffhead_histogram *h, const uint32_t *tokens
                         h->literals[t & 0xff]++;
                         continue;
                 }
-                h->literals[t & CAS_TOKEN_ODD_258 ? 284 : cas_deflate_length_symbol(
-                                                                  cas_token_length(t))]++;
+                h->literals[t & CAS_TOKEN_ODD_258
+                                    ? 284
+                                    : cas_deflate_length_symbol(cas_token_length(t))]++;
                 h->distances[cas_deflate_distance_symbol(cas_token_distance(t))]++;
         }
 }
@@ -103,9 +104,9 @@ static unsigned heap_join(struct tree *t, unsigned count)
                 t->order[t->used++] = first;
                 t->order[t->used++] = second;
                 uint8_t da = t->nodes[first].depth, db = t->nodes[second].depth;
-                t->nodes[fresh] = (struct node){
-                        .frequency = t->nodes[first].frequency + t->nodes[second].frequency,
-                        .depth = (uint8_t)((da > db ? da : db) + 1)};
+                t->nodes[fresh] = (struct node){.frequency = t->nodes[first].frequency +
+                                                             t->nodes[second].frequency,
+                                                .depth = (uint8_t)((da > db ? da : db) + 1)};
                 t->nodes[first].parent = t->nodes[second].parent = (uint16_t)fresh;
                 t->heap[1] = (uint16_t)fresh++;
                 heap_sink(t, 1);

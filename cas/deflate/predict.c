@@ -24,10 +24,10 @@ struct cas_predict {
         uint32_t begin, at, end;
         unsigned shortest;
         unsigned hash_bytes;
-        uint32_t inserted;         /* positions before were put into the chains, or left out */
-        struct ahead expected;     /* the match for which literals came before */
-        struct ahead found;        /* a search that need not be done again */
-        uint32_t literal_at;       /* a literal that SCORED2 has decided on already */
+        uint32_t inserted;     /* positions before were put into the chains, or left out */
+        struct ahead expected; /* the match for which literals came before */
+        struct ahead found;    /* a search that need not be done again */
+        uint32_t literal_at;   /* a literal that SCORED2 has decided on already */
         uint32_t head[1 << CAS_PREDICT_BITS_MAX]; /* position + 1; 0: none */
         uint32_t ring[RING_BYTES];                /* the one before with that hash, by position */
         uint32_t short_head[1 << SHORT_BITS];
@@ -86,10 +86,10 @@ static uint32_t load24(const uint8_t *at)
 
 static uint32_t crc32c(uint32_t value)
 {
-        static const uint32_t nibble[16] = {
-                0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3,
-                0x61c69362, 0x7198540d, 0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
-                0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75};
+        static const uint32_t nibble[16] = {0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1,
+                                            0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,
+                                            0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
+                                            0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75};
         for (unsigned i = 0; i < 8; i++)
                 value = value >> 4 ^ nibble[value & 15];
         return value;
@@ -312,10 +312,10 @@ static int log2_floor(uint32_t n)
 /* Better than `m`, by so many quarters of a byte? */
 static bool scores(const struct match *m, const struct match *other, int margin)
 {
-        return other->length >= m->length &&
-               4 * (int)(other->length - m->length) + log2_floor(m->distance) -
-                               log2_floor(other->distance) >
-                       margin;
+        return other->length >= m->length && 4 * (int)(other->length - m->length) +
+                                                             log2_floor(m->distance) -
+                                                             log2_floor(other->distance) >
+                                                     margin;
 }
 
 static bool later_is_better(struct cas_predict *p, const struct match *m)
@@ -360,7 +360,8 @@ static bool reaches_back(struct cas_predict *p, struct match *m)
                 return false;
         const uint8_t *here = p->data + next_at, *there = here - next.distance;
         uint32_t back = 0;
-        while (back < m->length && next.length + back < 256 && there[-1 - (int)back] == here[-1 - (int)back])
+        while (back < m->length && next.length + back < 256 &&
+               there[-1 - (int)back] == here[-1 - (int)back])
                 back++;
         if (back + 1 < m->length || back == 0)
                 return false;

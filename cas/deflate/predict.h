@@ -11,11 +11,11 @@
 
 /* Numbers are in recipes. */
 enum cas_predict_policy {
-        CAS_PREDICT_GREEDY = 0, /* the longest match, at once */
-        CAS_PREDICT_LAZY = 1,   /* … unless the next position has a longer one */
-        CAS_PREDICT_SCORED = 2, /* … or one that is better by length and distance */
+        CAS_PREDICT_GREEDY = 0,  /* the longest match, at once */
+        CAS_PREDICT_LAZY = 1,    /* … unless the next position has a longer one */
+        CAS_PREDICT_SCORED = 2,  /* … or one that is better by length and distance */
         CAS_PREDICT_SCORED2 = 3, /* … or the one after the next has */
-        CAS_PREDICT_MEDIUM = 4, /* … unless the match behind it reaches back over it */
+        CAS_PREDICT_MEDIUM = 4,  /* … unless the match behind it reaches back over it */
         CAS_PREDICT_POLICY_COUNT
 };
 enum cas_predict_hash {
@@ -33,16 +33,16 @@ enum cas_predict_hash {
 #define CAS_PREDICT_BITS_MAX 16
 #define CAS_PREDICT_DEPTH_MAX 4096
 struct cas_predict_params {
-        uint8_t policy;     /* enum cas_predict_policy */
-        uint8_t hash;       /* enum cas_predict_hash */
-        uint8_t hash_bits;  /* 8 to 16 */
-        uint8_t flags;      /* CAS_PREDICT_… */
-        uint16_t depth;     /* candidates looked at: 1 to 4096 */
-        uint16_t good;      /* from this length on a quarter of them */
-        uint16_t lazy;      /* from this length on nothing better is looked for */
-        uint16_t nice;      /* … and the search ends */
-        uint16_t distance;  /* 1 to 32768 */
-        uint16_t far;       /* matches of 3 are not taken beyond this distance */
+        uint8_t policy;        /* enum cas_predict_policy */
+        uint8_t hash;          /* enum cas_predict_hash */
+        uint8_t hash_bits;     /* 8 to 16 */
+        uint8_t flags;         /* CAS_PREDICT_… */
+        uint16_t depth;        /* candidates looked at: 1 to 4096 */
+        uint16_t good;         /* from this length on a quarter of them */
+        uint16_t lazy;         /* from this length on nothing better is looked for */
+        uint16_t nice;         /* … and the search ends */
+        uint16_t distance;     /* 1 to 32768 */
+        uint16_t far;          /* matches of 3 are not taken beyond this distance */
         uint16_t insert_whole; /* positions in matches up to this length all enter the chains … */
         uint16_t insert_first; /* … and of longer ones so many */
 };

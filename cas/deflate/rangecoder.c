@@ -89,7 +89,9 @@ uint32_t cas_range_number(struct cas_rangecoder *c, struct cas_range_number *mod
         while (n < 30 && cas_range_bit(c, &model->width[n], n < width))
                 n++;
         if (n < 4) {
-                plus = n == 0 ? 1 : 1U << n | cas_range_tree(c, model->top[n], plus & ((1U << n) - 1), n);
+                plus = n == 0 ? 1
+                              : 1U << n |
+                                        cas_range_tree(c, model->top[n], plus & ((1U << n) - 1), n);
                 return plus - 1;
         }
         unsigned rest = n - 3;
