@@ -7,6 +7,7 @@ static const struct cas_wrap_ops *ops_of(enum cas_wrap_kind kind)
 {
         static const struct cas_wrap_ops *const table[CAS_WRAP_KIND_COUNT] = {
                 [CAS_WRAP_PLAIN] = &cas_wrap_plain,
+                [CAS_WRAP_GZIP_DIFF] = &cas_wrap_gzip_diff,
         };
         return (unsigned)kind < CAS_COUNT(table) ? table[kind] : NULL;
 }

@@ -305,6 +305,8 @@ static int code_tokens(struct cas_difference *d, struct cas_difference_item *ite
                 if (cas_rangecoder_overrun(c))
                         return cas_fail(err, CAS_E_CORRUPT, "corrections end too early");
         }
+        if (i == 0 && !item->ends && item->kind == CAS_DIFFERENCE_MORE)
+                return cas_fail(err, CAS_E_CORRUPT, "an item of nothing");
         item->token_count = i;
         d->last_tokens = i;
         d->last_plain_bytes = cas_predict_at(d->predict) - from;

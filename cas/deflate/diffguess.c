@@ -89,10 +89,46 @@ static const struct known known[] = {
 struct trial {
         const struct cas_diffsegment *segment;
         struct cas_difference *d;
-        struct cas_difference_plain plain;
+        struct cas_difference_plain plain; /* what is tried on, and a window before it */
+        size_t first_item;
         struct cas_buf out;
         uint32_t farthest;
 };
+
+static uint32_t item_plain_bytes(const struct cas_difference_item *item)
+{
+        uint32_t bytes = 0;
+        if (item->kind == CAS_DIFFERENCE_RAW)
+                return 0;
+        if (item->block.type == CAS_DEFLATE_STORED)
+                return item->block.stored_bytes;
+        for (uint32_t i = 0; i < item->token_count; i++)
+                bytes += item->tokens[i] & CAS_TOKEN_IS_MATCH ? cas_token_length(item->tokens[i])
+                                                              : 1;
+        return bytes;
+}
+
+/* A third in, when there is enough: segments begin with what was before as often as not. */
+static void choose_place(struct trial *t)
+{
+        struct cas_difference_item item;
+        uint32_t at = 0, wanted = t->plain.plain_bytes / 3;
+        size_t i = 0;
+        if (t->plain.plain_bytes < 3 * SECOND_BYTES)
+                return;
+        for (; at < wanted && cas_diffsegment_item(t->segment, i, &item); i++) {
+                uint32_t bytes = item_plain_bytes(&item);
+                if (at + bytes > t->plain.plain_bytes / 2)
+                        break;
+                at += bytes;
+        }
+        uint32_t from = t->plain.window_bytes + at;
+        uint32_t window = from < CAS_DIFFERENCE_WINDOW_BYTES ? from : CAS_DIFFERENCE_WINDOW_BYTES;
+        t->first_item = i;
+        t->plain.data += from - window;
+        t->plain.window_bytes = window;
+        t->plain.plain_bytes -= at;
+}
 
 static size_t cost_of(struct trial *t, const struct cas_predict_params *p, uint32_t bytes)
 {
@@ -101,11 +137,11 @@ static size_t cost_of(struct trial *t, const struct cas_predict_params *p, uint3
                          (bytes < t->plain.plain_bytes ? bytes : t->plain.plain_bytes);
         size_t cost = 0;
         cas_buf_clear(&t->out);
-        struct cas_difference_plain plain = t->plain;
-        cas_difference_encode_begin(t->d, &params, &plain, &t->out);
+        cas_difference_encode_begin(t->d, &params, &t->plain, &t->out);
         struct cas_difference_item item;
         uint32_t done = t->plain.window_bytes;
-        for (size_t i = 0; done < limit && cas_diffsegment_item(t->segment, i, &item); i++)
+        for (size_t i = t->first_item; done < limit && cas_diffsegment_item(t->segment, i, &item);
+             i++)
                 cost = cas_difference_try(t->d, &item, limit, &done);
         return cost;
 }
@@ -208,6 +244,7 @@ const char *cas_diffguess(struct cas_diffsegment *s, struct cas_difference *d,
 {
         struct trial t = {.segment = s, .d = d, .farthest = cas_diffsegment_farthest(s)};
         cas_diffsegment_plain(s, &t.plain);
+        choose_place(&t);
         struct ranked order[CAS_COUNT(known)];
         for (size_t i = 0; i < CAS_COUNT(known); i++) {
                 struct cas_predict_params p = fitted(&t, &known[i].p);

@@ -87,6 +87,8 @@ bool cas_diffsegment_is_full(const struct cas_diffsegment *s, const struct cas_d
 
 static void add_tokens(struct cas_diffsegment *s, const struct cas_deflate_event *e)
 {
+        if (e->token_count == 0)
+                return;
         if (!s->open || s->count == 0)
                 add_more(s, e->block);
         s->open = true;
