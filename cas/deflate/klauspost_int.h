@@ -17,7 +17,6 @@
 #define CAS_KLAUSPOST_INT_H
 
 #include "cas/deflate/encoder.h"
-#include "cas/deflate/token.h"
 
 /* When output of some level changed, in order: code asks `date >= CAS_KP_2022_01`. The comments
  * name the first release of each. */
@@ -47,13 +46,17 @@ enum cas_kp_date {
 #define CAS_KP_SLACK_BYTES 32U
 
 /* The tokens of one block and how often each symbol is in them. Finders only add, by the functions
- * below. A token is as in token.h. */
+ * below. In a token, bits 0 to 14 are the distance - 1, bits 15 to 23 the byte, or 256 and the
+ * length - 3, bits 24 to 28 the symbol of the distance or NO_DISTANCE: so that literals and matches
+ * are written and counted by the same steps. */
+#define CAS_KP_NO_DISTANCE 31U
+#define CAS_KP_LITERAL_TOKEN(byte) (CAS_KP_NO_DISTANCE << 24 | (uint32_t)(byte) << 15)
 struct cas_kp_tokens {
         uint32_t count;
         uint32_t literals[256];
         uint32_t lengths[32]; /* [1 + i] is symbol 257 + i; [0] is the writer's */
         uint32_t distances[32];
-        uint32_t token[CAS_KP_BLOCK_BYTES_MAX + 1];
+        uint32_t token[CAS_KP_BLOCK_BYTES_MAX + 8]; /* written in eights */
 };
 void cas_kp_tokens_clear(struct cas_kp_tokens *t);
 
@@ -67,7 +70,7 @@ static inline uint32_t cas_kp_distance_code(uint32_t distance)
 
 static inline void cas_kp_literal(struct cas_kp_tokens *t, uint8_t byte)
 {
-        t->token[t->count++] = byte;
+        t->token[t->count++] = CAS_KP_LITERAL_TOKEN(byte);
         t->literals[byte]++;
 }
 static inline void cas_kp_literals(struct cas_kp_tokens *t, const uint8_t *data, size_t len)
@@ -75,17 +78,30 @@ static inline void cas_kp_literals(struct cas_kp_tokens *t, const uint8_t *data,
         for (size_t i = 0; i < len; i++)
                 cas_kp_literal(t, data[i]);
 }
+/* Adds a match, and counts its distance but not its length. */
+static inline void cas_kp_match_token(struct cas_kp_tokens *t, uint32_t length, uint32_t distance)
+{
+        uint32_t code = cas_kp_distance_code(distance);
+        t->token[t->count++] = code << 24 | 1U << 23 | (length - 3) << 15 | (distance - 1);
+        t->distances[code]++;
+}
 /* length 3 to 258, distance 1 to 32768. */
 static inline void cas_kp_match(struct cas_kp_tokens *t, uint32_t length, uint32_t distance)
 {
-        t->token[t->count++] = cas_token_match(length, distance);
+        cas_kp_match_token(t, length, distance);
         t->lengths[1 + cas_kp_length_symbol[length - 3]]++;
-        t->distances[cas_kp_distance_code(distance)]++;
+}
+/* What of a length above 258 becomes the next match: what remains is 3 at least. */
+static inline uint32_t cas_kp_match_part(enum cas_kp_date date, uint32_t length)
+{
+        return date >= CAS_KP_2022_03 && length > 261 ? 258 : 255;
 }
 /* The same for any length from 3: what is above 258 becomes several matches. */
 void cas_kp_match_long(struct cas_kp_tokens *t, enum cas_kp_date date, uint32_t length,
                        uint32_t distance);
 
+/* Counts bytes and lengths, when no token was counted as it was added. */
+void cas_kp_tokens_count(struct cas_kp_tokens *t);
 /* Bits that an optimal code of its own is thought to need for these tokens, without its header; in
  * single precision, as the originals reckon. total: of tokens. */
 uint32_t cas_kp_tokens_estimate(const struct cas_kp_tokens *t, enum cas_kp_date date,

@@ -5,7 +5,6 @@
 #define TABLE_BITS_MAX 16U
 #define MARGIN 11U /* of bytes at the end of a block where no match begins */
 #define BLOCK_MIN (MARGIN + 2)
-#define LIMITED_MAX 254U /* bytes behind the first four of a match when candidates are compared */
 #define END_CHECK_BELOW 30U
 
 struct level5 {
@@ -19,172 +18,145 @@ static inline void far_push(uint64_t *slot, uint32_t position)
         *slot = *slot << 32 | position;
 }
 
-/* Everything but `self` and the block is constant in each caller, see level5_encode. end_check:
- * whether the end of a match is looked up for a longer one, of which the first `skip` bytes may
- * differ. */
-static inline __attribute__((always_inline)) void find(struct level5 *self, const uint8_t *data,
-                                                       uint32_t start, uint32_t end, uint32_t base,
+/* Finds matches from `start` to `end`, all as positions: `origin` is where position 0 would be.
+ * `bits`, `end_check` and `skip` are constant in each caller, see level5_encode. end_check: whether
+ * the end of a match is looked up for a longer one, of which the first `skip` bytes may differ.
+ *
+ * What costs time is branches that are foretold wrongly. So all candidates of a place are compared
+ * before the only branch that most places take; one that is out of reach is replaced by the place
+ * itself, which can be read. */
+static inline __attribute__((always_inline)) void find(struct level5 *self, const uint8_t *origin,
+                                                       uint32_t first, uint32_t start, uint32_t end,
                                                        struct cas_kp_tokens *out, unsigned bits,
                                                        bool end_check, uint32_t skip)
 {
-        uint32_t *near = self->near;
-        uint64_t *far = self->far;
         const uint32_t limit = end - MARGIN;
-        uint32_t emitted = start, s = start;
-        uint64_t here = cas_kp_load64(data + s);
+        uint32_t emitted = start, next = start;
+        uint64_t next_bytes = cas_kp_load64(origin + start);
         for (;;) {
-                uint32_t next_s = s, t, length = 0;
-                uint32_t h4 = cas_kp_hash4(here, bits), h7 = cas_kp_hash7(here, bits);
-                for (;;) {
-                        s = next_s;
-                        next_s = s + 1 + ((s - emitted) >> 6);
-                        if (next_s > limit)
+                uint32_t s, t, length, latest, earlier, close, miss_latest, miss_earlier,
+                        miss_close;
+                uint64_t both;
+                uint32_t h4 = cas_kp_hash4(next_bytes, bits), h7 = cas_kp_hash7(next_bytes, bits);
+                do {
+                        uint32_t bytes = (uint32_t)next_bytes;
+                        s = next;
+                        next = s + 1 + ((s - emitted) >> 6);
+                        if (next > limit)
                                 goto rest;
-                        uint32_t at = base + s, next_at = base + next_s;
-                        uint32_t close = near[h4];
-                        uint64_t both = far[h7];
-                        uint64_t next = cas_kp_load64(data + next_s);
-                        near[h4] = at;
-                        far[h7] = both << 32 | at;
-                        h4 = cas_kp_hash4(next, bits);
-                        h7 = cas_kp_hash7(next, bits);
+                        close = self->near[h4];
+                        both = self->far[h7];
+                        next_bytes = cas_kp_load64(origin + next);
+                        self->near[h4] = s;
+                        self->far[h7] = both << 32 | s;
+                        h4 = cas_kp_hash4(next_bytes, bits);
+                        h7 = cas_kp_hash7(next_bytes, bits);
+                        latest = (uint32_t)both;
+                        earlier = (uint32_t)(both >> 32);
+                        miss_latest = cas_kp_miss(origin, s, latest, bytes);
+                        miss_earlier = cas_kp_miss(origin, s, earlier, bytes) | (s - latest) >> 15;
+                        miss_close = cas_kp_miss(origin, s, close, bytes);
+                } while ((miss_latest != 0) & (miss_earlier != 0) & (miss_close != 0));
+                bool is_latest = miss_latest == 0, is_earlier = miss_earlier == 0;
 
-                        uint32_t latest = (uint32_t)both, earlier = (uint32_t)(both >> 32);
-                        if (at - latest < CAS_KP_REACH) {
-                                bool has_earlier =
-                                        at - earlier < CAS_KP_REACH &&
-                                        cas_kp_load32(data + (earlier - base)) == (uint32_t)here;
-                                t = latest - base;
-                                if (cas_kp_load32(data + t) == (uint32_t)here) {
-                                        near[h4] = next_at;
-                                        far_push(&far[h7], next_at);
-                                        if (!has_earlier)
-                                                break;
-                                        uint32_t most = end - s - 4;
-                                        most = most < LIMITED_MAX ? most : LIMITED_MAX;
-                                        length = 4 + cas_kp_equal(data + s + 4, data + t + 4, most);
-                                        uint32_t t2 = earlier - base;
-                                        uint32_t length2 =
-                                                4 + cas_kp_equal(data + s + 4, data + t2 + 4, most);
-                                        if (length2 > length) {
-                                                t = t2;
-                                                length = length2;
-                                        }
-                                        break;
-                                }
-                                if (has_earlier) {
-                                        near[h4] = next_at;
-                                        far_push(&far[h7], next_at);
-                                        t = earlier - base;
-                                        break;
+                both = self->far[h7];
+                self->near[h4] = next;
+                self->far[h7] = both << 32 | next;
+                if (is_latest | is_earlier) {
+                        t = is_latest ? latest : earlier;
+                        length = cas_kp_length(origin, s, t, end);
+                        if (is_latest & is_earlier) {
+                                uint32_t other = cas_kp_length(origin, s, earlier, end);
+                                if (cas_kp_limited(other) > cas_kp_limited(length)) {
+                                        t = earlier;
+                                        length = other;
                                 }
                         }
-                        t = close - base;
-                        if (at - close < CAS_KP_REACH &&
-                            cas_kp_load32(data + t) == (uint32_t)here) {
-                                uint32_t most = end - s - 4;
-                                most = most < LIMITED_MAX ? most : LIMITED_MAX;
-                                length = 4 + cas_kp_equal(data + s + 4, data + t + 4, most);
-                                both = far[h7];
-                                near[h4] = next_at;
-                                far[h7] = both << 32 | next_at;
-                                /* A longer one may begin at the next place. */
-                                most = end - next_s - 4;
-                                most = most < LIMITED_MAX ? most : LIMITED_MAX;
-                                latest = (uint32_t)both;
-                                earlier = (uint32_t)(both >> 32);
-                                if (next_at - latest >= CAS_KP_REACH)
-                                        break;
-                                uint32_t t2 = latest - base;
-                                if (cas_kp_load32(data + t2) == (uint32_t)next) {
-                                        uint32_t length2 = 4 + cas_kp_equal(data + next_s + 4,
-                                                                            data + t2 + 4, most);
-                                        if (length2 > length) {
-                                                t = t2;
-                                                s = next_s;
-                                                length = length2;
-                                                break;
-                                        }
+                } else {
+                        t = close;
+                        length = cas_kp_length(origin, s, t, end);
+                        /* A longer one may begin at the next place. */
+                        latest = (uint32_t)both;
+                        earlier = (uint32_t)(both >> 32);
+                        is_latest = !cas_kp_miss(origin, next, latest, (uint32_t)next_bytes);
+                        is_earlier = !(cas_kp_miss(origin, next, earlier, (uint32_t)next_bytes) |
+                                       (next - latest) >> 15);
+                        if (is_latest) {
+                                uint32_t other = cas_kp_length(origin, next, latest, end);
+                                if (cas_kp_limited(other) > cas_kp_limited(length)) {
+                                        s = next;
+                                        t = latest;
+                                        length = other;
+                                        is_earlier = false;
                                 }
-                                t2 = earlier - base;
-                                if (next_at - earlier < CAS_KP_REACH &&
-                                    cas_kp_load32(data + t2) == (uint32_t)next) {
-                                        uint32_t length2 = 4 + cas_kp_equal(data + next_s + 4,
-                                                                            data + t2 + 4, most);
-                                        if (length2 > length) {
-                                                t = t2;
-                                                s = next_s;
-                                                length = length2;
-                                        }
-                                }
-                                break;
                         }
-                        here = next;
+                        if (is_earlier) {
+                                uint32_t other = cas_kp_length(origin, next, earlier, end);
+                                if (cas_kp_limited(other) > cas_kp_limited(length)) {
+                                        s = next;
+                                        t = earlier;
+                                        length = other;
+                                }
+                        }
                 }
 
-                if (length == 0)
-                        length = 4 + cas_kp_equal(data + s + 4, data + t + 4, end - s - 4);
-                else if (length == LIMITED_MAX + 4)
-                        length += cas_kp_equal(data + s + length, data + t + length,
-                                               end - s - length);
-
                 if (end_check && length < END_CHECK_BELOW && s + length < limit) {
-                        uint64_t behind = cas_kp_load64(data + s + length);
-                        uint32_t latest = (uint32_t)far[cas_kp_hash7(behind, bits)];
+                        uint64_t behind = cas_kp_load64(origin + s + length);
                         /* Where the match would begin, if it has what was found behind it. */
-                        uint32_t distance = base + s + length - latest;
+                        uint32_t distance =
+                                s + length - (uint32_t)self->far[cas_kp_hash7(behind, bits)];
                         uint32_t s2 = s + skip;
-                        if (distance > 0 && distance < CAS_KP_REACH && distance <= s2) {
-                                uint32_t t2 = s2 - distance;
-                                uint32_t length2 = cas_kp_equal(data + s2, data + t2, end - s2);
-                                if (length2 > length) {
+                        bool is_there =
+                                (distance - 1 < CAS_KP_REACH - 1) & (distance <= s2 - first);
+                        uint32_t t2 = s2 - (is_there ? distance : 0);
+                        uint32_t some = cas_kp_equal16(origin + s2, origin + t2);
+                        if (is_there & (some > (length < 16 ? length : 15))) {
+                                uint32_t other = cas_kp_equal(origin + s2, origin + t2, end - s2);
+                                if (other > length) {
                                         t = t2;
-                                        length = length2;
+                                        length = other;
                                         s = s2;
                                 }
                         }
                 }
 
-                while (t > 0 && s > emitted && data[t - 1] == data[s - 1]) {
-                        s--;
-                        t--;
-                        length++;
-                }
-                cas_kp_literals(out, data + emitted, s - emitted);
-                cas_kp_match_long(out, self->finder.date, length, s - t);
+                uint32_t back = cas_kp_equal_back(origin + s, origin + t, s - emitted, t - first);
+                cas_kp_run(out, origin + emitted, s - back - emitted);
+                cas_kp_match_quick(out, self->finder.date, length + back, s - t);
+                uint32_t i = s - back + 1;
                 s += length;
                 emitted = s;
-                if (next_s >= s)
-                        s = next_s + 1;
+                if (next >= s)
+                        i += next + 1 - s;
+                if (next >= s)
+                        s = next + 1;
                 if (s >= limit)
                         goto rest;
 
-                /* Some places within it are remembered: two of three. */
-                uint32_t i = s - length + 1;
+                /* Of the places within it two of three are remembered. */
                 if (i < s - 1) {
-                        uint64_t v = cas_kp_load64(data + i);
-                        uint32_t at = base + i;
-                        near[cas_kp_hash4(v, bits)] = at;
-                        far_push(&far[cas_kp_hash7(v, bits)], at);
-                        v >>= 8;
-                        far_push(&far[cas_kp_hash7(v, bits)], at + 1);
-                        v >>= 8;
-                        near[cas_kp_hash4(v, bits)] = at + 2;
+                        uint64_t bytes = cas_kp_load64(origin + i);
+                        self->near[cas_kp_hash4(bytes, bits)] = i;
+                        far_push(&self->far[cas_kp_hash7(bytes, bits)], i);
+                        far_push(&self->far[cas_kp_hash7(bytes >> 8, bits)], i + 1);
+                        self->near[cas_kp_hash4(bytes >> 16, bits)] = i + 2;
                         for (i += 4; i < s - 1; i += 3) {
-                                v = cas_kp_load64(data + i);
-                                at = base + i;
-                                far_push(&far[cas_kp_hash7(v, bits)], at);
-                                near[cas_kp_hash4(v >> 8, bits)] = at + 1;
+                                bytes = cas_kp_load64(origin + i);
+                                far_push(&self->far[cas_kp_hash7(bytes, bits)], i);
+                                self->near[cas_kp_hash4(bytes >> 8, bits)] = i + 1;
                         }
                 }
-                uint64_t v = cas_kp_load64(data + s - 1);
-                near[cas_kp_hash4(v, bits)] = base + s - 1;
-                far_push(&far[cas_kp_hash7(v, bits)], base + s - 1);
-                here = v >> 8;
+                uint64_t bytes = cas_kp_load64(origin + s - 1);
+                self->near[cas_kp_hash4(bytes, bits)] = s - 1;
+                far_push(&self->far[cas_kp_hash7(bytes, bits)], s - 1);
+                next = s;
+                next_bytes = bytes >> 8;
         }
 rest:
-        if (out->count > 0)
-                cas_kp_literals(out, data + emitted, end - emitted);
+        if (out->count > 0) {
+                cas_kp_run(out, origin + emitted, end - emitted);
+                cas_kp_tokens_count(out);
+        }
 }
 
 static void level5_encode(struct cas_kp_finder *f, const uint8_t *data, uint32_t start,
@@ -193,14 +165,17 @@ static void level5_encode(struct cas_kp_finder *f, const uint8_t *data, uint32_t
         struct level5 *self = (struct level5 *)f;
         if (end - start < BLOCK_MIN)
                 return;
+        const uint8_t *origin = cas_kp_origin(data, base);
+        start += base;
+        end += base;
         if (f->date >= CAS_KP_2022_09)
-                find(self, data, start, end, base, out, 15, true, 2);
+                find(self, origin, base, start, end, out, 15, true, 2);
         else if (f->date >= CAS_KP_2021_04)
-                find(self, data, start, end, base, out, 15, true, 0);
+                find(self, origin, base, start, end, out, 15, true, 0);
         else if (f->date >= CAS_KP_2020_02B)
-                find(self, data, start, end, base, out, 15, false, 0);
+                find(self, origin, base, start, end, out, 15, false, 0);
         else
-                find(self, data, start, end, base, out, 16, false, 0);
+                find(self, origin, base, start, end, out, 16, false, 0);
 }
 
 static void level5_rebase(struct cas_kp_finder *f, uint32_t less)

@@ -6,7 +6,6 @@
 #define TABLE_BITS_MAX 16U
 #define MARGIN 11U /* of bytes at the end of a block where no match begins */
 #define BLOCK_MIN (MARGIN + 2)
-#define LIMITED_MAX 254U /* bytes behind the first four of a match when candidates are compared */
 
 struct level6 {
         struct cas_kp_finder finder;
@@ -15,7 +14,7 @@ struct level6 {
 };
 
 struct match {
-        uint32_t s, t, length; /* length 0: four bytes at least, not measured yet */
+        uint32_t s, t, length;
 };
 
 static inline void far_push(uint64_t *slot, uint32_t position)
@@ -23,166 +22,136 @@ static inline void far_push(uint64_t *slot, uint32_t position)
         *slot = *slot << 32 | position;
 }
 
-/* Bytes that s and t share, where the first four are known to, 258 at the most. */
-static inline uint32_t limited(const uint8_t *data, uint32_t s, uint32_t t, uint32_t end)
+/* Takes the match at s and t if it is longer, as lengths are compared. True: it was. */
+static inline bool try_match(const uint8_t *origin, uint32_t s, uint32_t t, uint32_t end,
+                             struct match *m)
 {
-        uint32_t most = end - s - 4;
-        return 4 +
-               cas_kp_equal(data + s + 4, data + t + 4, most < LIMITED_MAX ? most : LIMITED_MAX);
-}
-
-static inline bool is_near(uint32_t at, uint32_t position)
-{
-        return at - position < CAS_KP_REACH;
+        uint32_t length = cas_kp_length(origin, s, t, end);
+        if (cas_kp_limited(length) <= cas_kp_limited(m->length))
+                return false;
+        *m = (struct match){s, t, length};
+        return true;
 }
 
 /* Looks for a longer match by what lies behind the one found: where that came before, the whole
  * may have. The first `skip` bytes may differ. `both`: what the table says of the place behind. */
-static inline void try_end(const uint8_t *data, uint32_t end, uint32_t base, uint32_t skip,
+static inline void try_end(const uint8_t *origin, uint32_t first, uint32_t end, uint32_t skip,
                            uint64_t both, struct match *m)
 {
         const uint32_t s = m->s, s2 = s + skip;
         for (unsigned k = 0; k < 2; k++, both >>= 32) {
-                int32_t distance = (int32_t)(base + s + m->length - (uint32_t)both);
+                int32_t distance = (int32_t)(s + m->length - (uint32_t)both);
                 /* The second place is not looked at when the first is too far. */
                 if (distance >= (int32_t)CAS_KP_REACH)
                         return;
-                if (distance <= 0 || (uint32_t)distance > s2)
+                bool is_there = (distance > 0) & ((uint32_t)distance <= s2 - first);
+                uint32_t t2 = s2 - (is_there ? (uint32_t)distance : 0);
+                uint32_t some = cas_kp_equal16(origin + s2, origin + t2);
+                if (!(is_there & (some > (m->length < 16 ? m->length : 15))))
                         continue;
-                uint32_t t2 = s2 - (uint32_t)distance;
-                uint32_t length = cas_kp_equal(data + s2, data + t2, end - s2);
+                uint32_t length = cas_kp_equal(origin + s2, origin + t2, end - s2);
                 if (length > m->length)
                         *m = (struct match){s2, t2, length};
         }
 }
 
-/* A match at next_s by the 7 byte table, if it is longer. */
-static inline void try_next(const uint8_t *data, uint32_t end, uint32_t base, uint32_t next_s,
-                            uint64_t both, struct match *m)
-{
-        uint32_t at = base + next_s, next = cas_kp_load32(data + next_s);
-        for (unsigned k = 0; k < 2 && is_near(at, (uint32_t)both); k++, both >>= 32) {
-                uint32_t t = (uint32_t)both - base;
-                if (cas_kp_load32(data + t) != next)
-                        continue;
-                uint32_t length = limited(data, next_s, t, end);
-                if (length > m->length)
-                        *m = (struct match){next_s, t, length};
-        }
-}
-
-/* `bits`, `end_check` and `skip` are constant in each caller, see level6_encode. */
-static inline __attribute__((always_inline)) void find(struct level6 *self, const uint8_t *data,
-                                                       uint32_t start, uint32_t end, uint32_t base,
+/* Finds matches from `start` to `end`, as level 5 does. `bits`, `end_check` and `skip` are constant
+ * in each caller, see level6_encode. */
+static inline __attribute__((always_inline)) void find(struct level6 *self, const uint8_t *origin,
+                                                       uint32_t first, uint32_t start, uint32_t end,
                                                        struct cas_kp_tokens *out, unsigned bits,
                                                        bool end_check, uint32_t skip)
 {
-        uint32_t *near = self->near;
-        uint64_t *far = self->far;
         const uint32_t limit = end - MARGIN;
-        uint32_t emitted = start, s = start, repeat = 1;
-        uint64_t here = cas_kp_load64(data + s);
+        uint32_t emitted = start, next = start, repeat = 1;
+        uint64_t next_bytes = cas_kp_load64(origin + start);
         for (;;) {
-                struct match m;
-                uint32_t next_s = s;
-                uint32_t h4 = cas_kp_hash4(here, bits), h7 = cas_kp_hash7(here, bits);
-                for (;;) {
-                        s = next_s;
-                        next_s = s + 1 + ((s - emitted) >> 7);
-                        if (next_s > limit)
+                uint32_t s, latest, earlier, close, miss_latest, miss_earlier, miss_close;
+                uint64_t both, bytes;
+                uint32_t h4 = cas_kp_hash4(next_bytes, bits), h7 = cas_kp_hash7(next_bytes, bits);
+                do {
+                        bytes = next_bytes;
+                        s = next;
+                        next = s + 1 + ((s - emitted) >> 7);
+                        if (next > limit)
                                 goto rest;
-                        uint32_t at = base + s, next_at = base + next_s;
-                        uint32_t close = near[h4];
-                        uint64_t both = far[h7];
-                        uint64_t next = cas_kp_load64(data + next_s);
-                        near[h4] = at;
-                        far[h7] = both << 32 | at;
-                        h4 = cas_kp_hash4(next, bits);
-                        h7 = cas_kp_hash7(next, bits);
+                        close = self->near[h4];
+                        both = self->far[h7];
+                        next_bytes = cas_kp_load64(origin + next);
+                        self->near[h4] = s;
+                        self->far[h7] = both << 32 | s;
+                        h4 = cas_kp_hash4(next_bytes, bits);
+                        h7 = cas_kp_hash7(next_bytes, bits);
+                        latest = (uint32_t)both;
+                        earlier = (uint32_t)(both >> 32);
+                        miss_latest = cas_kp_miss(origin, s, latest, (uint32_t)bytes);
+                        miss_earlier = cas_kp_miss(origin, s, earlier, (uint32_t)bytes) |
+                                       (s - latest) >> 15;
+                        miss_close = cas_kp_miss(origin, s, close, (uint32_t)bytes);
+                } while ((miss_latest != 0) & (miss_earlier != 0) & (miss_close != 0));
 
-                        uint32_t latest = (uint32_t)both, earlier = (uint32_t)(both >> 32);
-                        if (is_near(at, latest)) {
-                                bool has_latest =
-                                        cas_kp_load32(data + (latest - base)) == (uint32_t)here;
-                                bool has_earlier =
-                                        is_near(at, earlier) &&
-                                        cas_kp_load32(data + (earlier - base)) == (uint32_t)here;
-                                if (has_latest || has_earlier) {
-                                        near[h4] = next_at;
-                                        far_push(&far[h7], next_at);
-                                        m = (struct match){
-                                                s, (has_latest ? latest : earlier) - base, 0};
-                                        if (!has_latest || !has_earlier)
-                                                break;
-                                        m.length = limited(data, s, m.t, end);
-                                        uint32_t length2 = limited(data, s, earlier - base, end);
-                                        if (length2 > m.length)
-                                                m = (struct match){s, earlier - base, length2};
-                                        break;
-                                }
-                        }
-                        if (is_near(at, close) &&
-                            cas_kp_load32(data + (close - base)) == (uint32_t)here) {
-                                m = (struct match){s, close - base, 0};
-                                m.length = limited(data, s, m.t, end);
-                                both = far[h7];
-                                near[h4] = next_at;
-                                far[h7] = both << 32 | next_at;
-                                if (cas_kp_load32(data + s + 1 - repeat) == (uint32_t)(here >> 8)) {
-                                        uint32_t length2 =
-                                                limited(data, s + 1, s + 1 - repeat, end);
-                                        if (length2 > m.length) {
-                                                m = (struct match){s + 1, s + 1 - repeat, length2};
-                                                break;
-                                        }
-                                }
-                                try_next(data, end, base, next_s, both, &m);
-                                break;
-                        }
-                        here = next;
+                both = self->far[h7];
+                self->near[h4] = next;
+                self->far[h7] = both << 32 | next;
+                struct match m = {s, close, 0};
+                if (miss_latest == 0 || miss_earlier == 0) {
+                        m.t = miss_latest == 0 ? latest : earlier;
+                        m.length = cas_kp_length(origin, s, m.t, end);
+                        if (miss_latest == 0 && miss_earlier == 0)
+                                (void)try_match(origin, s, earlier, end, &m);
+                } else {
+                        m.length = cas_kp_length(origin, s, m.t, end);
+                        uint32_t again = s + 1 - repeat;
+                        bool is_repeat = cas_kp_load32(origin + again) == (uint32_t)(bytes >> 8) &&
+                                         try_match(origin, s + 1, again, end, &m);
+                        latest = (uint32_t)both;
+                        earlier = (uint32_t)(both >> 32);
+                        miss_latest = cas_kp_miss(origin, next, latest, (uint32_t)next_bytes);
+                        miss_earlier = cas_kp_miss(origin, next, earlier, (uint32_t)next_bytes) |
+                                       (next - latest) >> 15;
+                        if (!is_repeat && miss_latest == 0)
+                                (void)try_match(origin, next, latest, end, &m);
+                        if (!is_repeat && miss_earlier == 0)
+                                (void)try_match(origin, next, earlier, end, &m);
                 }
-
-                if (m.length == 0)
-                        m.length = 4 + cas_kp_equal(data + m.s + 4, data + m.t + 4, end - m.s - 4);
-                else if (m.length == LIMITED_MAX + 4)
-                        m.length += cas_kp_equal(data + m.s + m.length, data + m.t + m.length,
-                                                 end - m.s - m.length);
                 if (end_check && m.s + m.length < limit) {
-                        uint64_t behind = cas_kp_load64(data + m.s + m.length);
-                        try_end(data, end, base, skip, far[cas_kp_hash7(behind, bits)], &m);
+                        uint64_t behind = cas_kp_load64(origin + m.s + m.length);
+                        try_end(origin, first, end, skip, self->far[cas_kp_hash7(behind, bits)],
+                                &m);
                 }
-                while (m.t > 0 && m.s > emitted && data[m.t - 1] == data[m.s - 1]) {
-                        m.s--;
-                        m.t--;
-                        m.length++;
-                }
-                cas_kp_literals(out, data + emitted, m.s - emitted);
-                cas_kp_match_long(out, self->finder.date, m.length, m.s - m.t);
+
+                uint32_t back =
+                        cas_kp_equal_back(origin + m.s, origin + m.t, m.s - emitted, m.t - first);
+                cas_kp_run(out, origin + emitted, m.s - back - emitted);
                 repeat = m.s - m.t;
+                cas_kp_match_quick(out, self->finder.date, m.length + back, repeat);
                 s = m.s + m.length;
                 emitted = s;
-                if (next_s >= s)
-                        s = next_s + 1;
+                uint32_t i = next + 1;
+                if (next >= s)
+                        s = next + 1;
                 if (s >= limit) {
-                        for (uint32_t i = next_s + 1; i + 8 < end; i += 2) {
-                                uint64_t v = cas_kp_load64(data + i);
-                                near[cas_kp_hash4(v, bits)] = base + i;
-                                far_push(&far[cas_kp_hash7(v, bits)], base + i);
+                        for (; i + 8 < end; i += 2) {
+                                bytes = cas_kp_load64(origin + i);
+                                self->near[cas_kp_hash4(bytes, bits)] = i;
+                                far_push(&self->far[cas_kp_hash7(bytes, bits)], i);
                         }
                         goto rest;
                 }
-                for (uint32_t i = next_s + 1; i < s - 1; i += 2) {
-                        uint64_t v = cas_kp_load64(data + i);
-                        uint32_t h = cas_kp_hash7(v, bits), h2 = cas_kp_hash7(v >> 8, bits);
-                        near[cas_kp_hash4(v, bits)] = base + i;
-                        far_push(&far[h], base + i);
-                        far_push(&far[h2], base + i + 1);
+                for (; i < s - 1; i += 2) {
+                        bytes = cas_kp_load64(origin + i);
+                        self->near[cas_kp_hash4(bytes, bits)] = i;
+                        far_push(&self->far[cas_kp_hash7(bytes, bits)], i);
+                        far_push(&self->far[cas_kp_hash7(bytes >> 8, bits)], i + 1);
                 }
-                here = cas_kp_load64(data + s);
+                next = s;
+                next_bytes = cas_kp_load64(origin + s);
         }
 rest:
-        if (out->count > 0)
-                cas_kp_literals(out, data + emitted, end - emitted);
+        if (out->count > 0) {
+                cas_kp_run(out, origin + emitted, end - emitted);
+                cas_kp_tokens_count(out);
+        }
 }
 
 static void level6_encode(struct cas_kp_finder *f, const uint8_t *data, uint32_t start,
@@ -191,14 +160,17 @@ static void level6_encode(struct cas_kp_finder *f, const uint8_t *data, uint32_t
         struct level6 *self = (struct level6 *)f;
         if (end - start < BLOCK_MIN)
                 return;
+        const uint8_t *origin = cas_kp_origin(data, base);
+        start += base;
+        end += base;
         if (f->date >= CAS_KP_2022_09)
-                find(self, data, start, end, base, out, 15, true, 2);
+                find(self, origin, base, start, end, out, 15, true, 2);
         else if (f->date >= CAS_KP_2021_04)
-                find(self, data, start, end, base, out, 15, true, 0);
+                find(self, origin, base, start, end, out, 15, true, 0);
         else if (f->date >= CAS_KP_2020_02B)
-                find(self, data, start, end, base, out, 15, false, 0);
+                find(self, origin, base, start, end, out, 15, false, 0);
         else
-                find(self, data, start, end, base, out, 16, false, 0);
+                find(self, origin, base, start, end, out, 16, false, 0);
 }
 
 static void level6_rebase(struct cas_kp_finder *f, uint32_t less)

@@ -49,12 +49,29 @@ void cas_kp_match_long(struct cas_kp_tokens *t, enum cas_kp_date date, uint32_t 
                        uint32_t distance)
 {
         while (length > 258) {
-                /* What remains must be a match again, of 3 at least. */
-                uint32_t part = date >= CAS_KP_2022_03 && length > 261 ? 258 : 255;
+                uint32_t part = cas_kp_match_part(date, length);
                 cas_kp_match(t, part, distance);
                 length -= part;
         }
         cas_kp_match(t, length, distance);
+}
+
+void cas_kp_tokens_count(struct cas_kp_tokens *t)
+{
+        /* By turns, so that equal neighbours do not wait for each other. */
+        uint32_t symbols[2][512] = {{0}};
+        t->token[t->count] = 0;
+        for (uint32_t i = 0; i < t->count; i += 2) {
+                symbols[0][t->token[i] >> 15 & 0x1ff]++;
+                symbols[1][t->token[i + 1] >> 15 & 0x1ff]++;
+        }
+        if (t->count & 1)
+                symbols[1][0]--;
+        for (unsigned i = 0; i < 256; i++) {
+                t->literals[i] += symbols[0][i] + symbols[1][i];
+                t->lengths[1 + cas_kp_length_symbol[i]] +=
+                        symbols[0][256 + i] + symbols[1][256 + i];
+        }
 }
 
 /* About the binary logarithm: a parabola for the fraction. */

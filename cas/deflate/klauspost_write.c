@@ -243,20 +243,37 @@ static inline void spill(uint8_t **at, uint64_t *bits, unsigned *count)
         *count &= 7;
 }
 
-static void put_tokens(struct cas_kp_writer *w, const struct cas_kp_tokens *t,
-                       const struct cas_kp_code *literal, const struct cas_kp_code *distance)
+/* Codes of bytes, and of lengths with their extra bits. */
+static void pack_lengths(uint32_t packed[512], const struct cas_kp_code *literal)
 {
-        uint32_t literals[256], lengths[256], distances[DISTANCES];
-        pack_codes(literals, literal, 256);
-        pack_codes(distances, distance, DISTANCES);
+        pack_codes(packed, literal, 256);
         for (unsigned i = 0, symbol = ~0U, first = 0; i < 256; i++) {
                 if (cas_kp_length_symbol[i] != symbol) {
                         symbol = cas_kp_length_symbol[i];
                         first = i;
                 }
                 unsigned bits = literal->length[257 + symbol];
-                lengths[i] = (bits + cas_kp_length_extra[symbol]) << 24 | (i - first) << bits |
-                             literal->bits[257 + symbol];
+                packed[256 + i] = (bits + cas_kp_length_extra[symbol]) << 24 | (i - first) << bits |
+                                  literal->bits[257 + symbol];
+        }
+}
+
+struct distance_code {
+        uint16_t code, mask; /* of the extra bits */
+        uint8_t bits, all;   /* of the code; extra bits included */
+};
+
+static void put_tokens(struct cas_kp_writer *w, const struct cas_kp_tokens *t,
+                       const struct cas_kp_code *literal, const struct cas_kp_code *distance)
+{
+        uint32_t lengths[512];
+        struct distance_code distances[32] = {{0}};
+        pack_lengths(lengths, literal);
+        for (unsigned i = 0; i < DISTANCES; i++) {
+                unsigned bits = distance->length[i], extra = cas_kp_distance_extra[i];
+                distances[i] =
+                        (struct distance_code){distance->bits[i], (uint16_t)((1U << extra) - 1),
+                                               (uint8_t)bits, (uint8_t)(bits + extra)};
         }
 
         cas_bitwriter_drain(&w->bits);
@@ -267,23 +284,12 @@ static void put_tokens(struct cas_kp_writer *w, const struct cas_kp_tokens *t,
         unsigned count = w->bits.count;
         for (uint32_t i = 0; i < t->count; i++) {
                 uint32_t token = t->token[i];
-                if (!(token & CAS_TOKEN_IS_MATCH)) {
-                        uint32_t c = literals[token];
-                        bits |= (uint64_t)(c & 0xffffff) << count;
-                        count += c >> 24;
-                } else {
-                        uint32_t c = lengths[token >> 16 & 0xff];
-                        bits |= (uint64_t)(c & 0xffffff) << count;
-                        count += c >> 24;
-                        uint32_t far = token & 0x7fff;
-                        unsigned symbol = cas_kp_distance_code(far + 1);
-                        unsigned extra = cas_kp_distance_extra[symbol];
-                        c = distances[symbol];
-                        bits |= (uint64_t)((far & ((1U << extra) - 1)) << (c >> 24) |
-                                           (c & 0xffffff))
-                                << count;
-                        count += (c >> 24) + extra;
-                }
+                uint32_t length = lengths[token >> 15 & 0x1ff];
+                struct distance_code d = distances[token >> 24];
+                uint64_t both = (uint64_t)(token & d.mask) << d.bits | d.code;
+                both = both << (length >> 24) | (length & 0xffffff);
+                bits |= both << count;
+                count += (length >> 24) + d.all;
                 spill(&at, &bits, &count);
         }
         out->len_bytes = (size_t)(at - out->data);
