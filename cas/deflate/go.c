@@ -95,23 +95,21 @@ static void mark_make(struct go_encoder *g, uint64_t at)
         }
 }
 
-static void chain_block(void *arg, const uint32_t *tokens, size_t count, const uint8_t *input,
-                        size_t len, uint64_t end)
+static void chain_block(void *arg, const struct cas_go_block *block, uint64_t end)
 {
         struct go_encoder *g = arg;
-        cas_go_block_best(&g->bits, tokens, count, input, len);
+        cas_go_block_best(&g->bits, block);
         mark_make(g, end);
 }
 
 static void fast_block(struct go_encoder *g)
 {
-        const uint8_t *block;
-        size_t len = g->room_bytes, count;
-        const uint32_t *tokens = cas_go_fast_encode(g->fast, len, &count, &block);
-        if (count > len - (len >> 4))
-                cas_go_block_literals(&g->bits, block, len);
+        struct cas_go_block block;
+        cas_go_fast_encode(g->fast, g->room_bytes, &block);
+        if (block.token_count > block.input_bytes - (block.input_bytes >> 4))
+                cas_go_block_literals(&g->bits, block.input, block.input_bytes);
         else
-                cas_go_block_dynamic(&g->bits, tokens, count, block, len);
+                cas_go_block_dynamic(&g->bits, &block);
         g->room = cas_go_fast_room(g->fast);
 }
 
@@ -242,13 +240,13 @@ static int fast_restore(struct go_encoder *g, const uint8_t *before, size_t len,
                         const uint32_t *cuts, unsigned cut_count, struct cas_err *err)
 {
         for (unsigned i = cut_count; i-- > 1;) {
-                size_t block = cuts[i] - cuts[i - 1], count;
-                const uint8_t *same;
+                size_t block = cuts[i] - cuts[i - 1];
+                struct cas_go_block ignored;
                 if (cuts[i] > len || block < SMALL_BYTES || block > CAS_GO_STORED_BYTES_MAX)
                         return cas_fail(err, CAS_E_INVALID, "deflate mark: a block of %zu bytes",
                                         block);
                 memcpy(cas_go_fast_room(g->fast), before + len - cuts[i], block);
-                (void)cas_go_fast_encode(g->fast, block, &count, &same);
+                cas_go_fast_encode(g->fast, block, &ignored);
         }
         g->room = cas_go_fast_room(g->fast);
         return 0;

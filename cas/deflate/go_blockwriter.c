@@ -23,15 +23,6 @@ static unsigned distance_base(unsigned symbol)
         return symbol < 4 ? symbol : (2 + (symbol & 1)) << (symbol / 2 - 1);
 }
 
-/* distance: less 1. */
-static inline unsigned distance_symbol(unsigned distance)
-{
-        if (distance < 4)
-                return distance;
-        unsigned top = 31 - (unsigned)__builtin_clz(distance);
-        return 2 * top + (distance >> (top - 1) & 1);
-}
-
 /* length: less 3. */
 static inline unsigned length_symbol(unsigned length)
 {
@@ -43,21 +34,13 @@ static inline unsigned length_symbol(unsigned length)
         return 4 * (top - 1) + (length >> (top - 2) & 3);
 }
 
-void cas_go_histogram_tokens(struct cas_go_histogram *h, const uint32_t *tokens, size_t count)
+void cas_go_histogram_of(struct cas_go_histogram *h, const struct cas_go_counts *c)
 {
-        uint32_t lengths[256] = {0};
         memset(h, 0, sizeof(*h));
-        for (size_t i = 0; i < count; i++) {
-                uint32_t t = tokens[i];
-                if (t & CAS_TOKEN_IS_MATCH) {
-                        lengths[t >> 16 & 0xff]++;
-                        h->distances[distance_symbol(t & 0x7fff)]++;
-                } else {
-                        h->literals[t]++;
-                }
-        }
+        memcpy(h->literals, c->literals, sizeof(c->literals));
+        memcpy(h->distances, c->distances, sizeof(c->distances));
         for (unsigned i = 0; i < 256; i++)
-                h->literals[LENGTHS_AT + length_symbol(i)] += lengths[i];
+                h->literals[LENGTHS_AT + length_symbol(i)] += c->lengths[i];
         h->literals[END_OF_BLOCK] = 1;
 }
 
@@ -205,7 +188,7 @@ void cas_go_put_tokens(struct cas_bitwriter *w, const struct cas_go_codes *codes
         for (size_t i = 0; i < count; i++) {
                 uint32_t t = tokens[i];
                 if (t & CAS_TOKEN_IS_MATCH) {
-                        unsigned distance = t & 0x7fff, symbol = distance_symbol(distance);
+                        unsigned distance = t & 0x7fff, symbol = cas_go_distance_symbol(distance);
                         struct length_code length = lengths[t >> 16 & 0xff];
                         struct cas_go_code code = codes->distances[symbol];
                         bits |= (uint64_t)length.value << n;
@@ -270,29 +253,29 @@ static void make_codes(struct cas_go_histogram *h, struct cas_go_codes *codes,
         cas_go_header_make(header, codes, literals, distances);
 }
 
-void cas_go_block_best(struct cas_bitwriter *w, const uint32_t *tokens, size_t count,
-                       const uint8_t *input, size_t len)
+void cas_go_block_best(struct cas_bitwriter *w, const struct cas_go_block *b)
 {
         struct cas_go_histogram h;
         struct cas_go_codes codes, fixed;
         struct cas_go_header header;
-        bool is_storable = input && len <= CAS_GO_STORED_BYTES_MAX;
-        cas_go_histogram_tokens(&h, tokens, count);
+        bool is_storable = b->input && b->input_bytes <= CAS_GO_STORED_BYTES_MAX;
+        cas_go_histogram_of(&h, b->counts);
         make_codes(&h, &codes, &header);
         fixed_codes(&fixed);
         size_t extra = cas_go_extra_bits(&h);
         size_t fixed_bits = 3 + cas_go_codes_bits(&fixed, &h) + extra;
         size_t dynamic_bits = header.size_bits + cas_go_codes_bits(&codes, &h) + extra;
         bool is_dynamic = dynamic_bits < fixed_bits;
-        if (is_storable && (len + 5) * 8 < (is_dynamic ? dynamic_bits : fixed_bits)) {
-                cas_go_put_stored(w, input, len);
+        size_t bits = is_dynamic ? dynamic_bits : fixed_bits;
+        if (is_storable && (b->input_bytes + 5) * 8 < bits) {
+                cas_go_put_stored(w, b->input, b->input_bytes);
                 return;
         }
         if (is_dynamic)
                 cas_go_put_header(w, &header);
         else
                 cas_bitwriter_put(w, CAS_DEFLATE_FIXED << 1, 3);
-        cas_go_put_tokens(w, is_dynamic ? &codes : &fixed, tokens, count);
+        cas_go_put_tokens(w, is_dynamic ? &codes : &fixed, b->tokens, b->token_count);
 }
 
 /* Level 1 and literals alone forget the extra bits, and want a sixteenth to be gained. */
@@ -301,20 +284,19 @@ static bool is_stored_better(size_t size_bits, size_t len)
         return len <= CAS_GO_STORED_BYTES_MAX && (len + 5) * 8 < size_bits + (size_bits >> 4);
 }
 
-void cas_go_block_dynamic(struct cas_bitwriter *w, const uint32_t *tokens, size_t count,
-                          const uint8_t *input, size_t len)
+void cas_go_block_dynamic(struct cas_bitwriter *w, const struct cas_go_block *b)
 {
         struct cas_go_histogram h;
         struct cas_go_codes codes;
         struct cas_go_header header;
-        cas_go_histogram_tokens(&h, tokens, count);
+        cas_go_histogram_of(&h, b->counts);
         make_codes(&h, &codes, &header);
-        if (is_stored_better(header.size_bits + cas_go_codes_bits(&codes, &h), len)) {
-                cas_go_put_stored(w, input, len);
+        if (is_stored_better(header.size_bits + cas_go_codes_bits(&codes, &h), b->input_bytes)) {
+                cas_go_put_stored(w, b->input, b->input_bytes);
                 return;
         }
         cas_go_put_header(w, &header);
-        cas_go_put_tokens(w, &codes, tokens, count);
+        cas_go_put_tokens(w, &codes, b->tokens, b->token_count);
 }
 
 void cas_go_block_literals(struct cas_bitwriter *w, const uint8_t *input, size_t len)

@@ -20,6 +20,13 @@ struct cas_go_histogram {
         uint32_t distances[CAS_GO_DISTANCES];
 };
 
+/* The same while tokens are made: match lengths are counted each by itself. */
+struct cas_go_counts {
+        uint32_t literals[256];
+        uint32_t lengths[256]; /* less 3 */
+        uint32_t distances[CAS_GO_DISTANCES];
+};
+
 /* The two codes of a block. */
 struct cas_go_codes {
         struct cas_go_code literals[CAS_GO_LITERALS];
@@ -36,8 +43,22 @@ struct cas_go_header {
         size_t size_bits; /* with the 3 bits of the block's kind */
 };
 
-/* Symbols of the tokens, and one end of block. */
-void cas_go_histogram_tokens(struct cas_go_histogram *h, const uint32_t *tokens, size_t count);
+/* distance: less 1. */
+static inline unsigned cas_go_distance_symbol(unsigned distance)
+{
+        if (distance < 4)
+                return distance;
+        unsigned top = 31 - (unsigned)__builtin_clz(distance);
+        return 2 * top + (distance >> (top - 1) & 1);
+}
+static inline void cas_go_count_match(struct cas_go_counts *c, uint32_t length, uint32_t distance)
+{
+        c->lengths[length - 3]++;
+        c->distances[cas_go_distance_symbol(distance - 1)]++;
+}
+
+/* With one end of block. */
+void cas_go_histogram_of(struct cas_go_histogram *h, const struct cas_go_counts *c);
 /* literal_count and distance_count: 1 + the last symbol that has a code. */
 void cas_go_header_make(struct cas_go_header *h, const struct cas_go_codes *codes,
                         unsigned literal_count, unsigned distance_count);
@@ -54,13 +75,18 @@ void cas_go_put_stored(struct cas_bitwriter *w, const uint8_t *data, size_t len)
 void cas_go_put_tokens(struct cas_bitwriter *w, const struct cas_go_codes *codes,
                        const uint32_t *tokens, size_t count);
 
-/* A block of hash chains: the smallest of fixed, dynamic and stored. input: NULL when a stored
- * block is out of the question. */
-void cas_go_block_best(struct cas_bitwriter *w, const uint32_t *tokens, size_t count,
-                       const uint8_t *input, size_t len);
+struct cas_go_block {
+        const uint32_t *tokens;
+        size_t token_count;
+        const struct cas_go_counts *counts; /* of the tokens */
+        const uint8_t *input;               /* what they stand for */
+        size_t input_bytes;
+};
+/* A block of hash chains: the smallest of fixed, dynamic and stored. input NULL: a stored block is
+ * out of the question. */
+void cas_go_block_best(struct cas_bitwriter *w, const struct cas_go_block *b);
 /* A block of level 1: dynamic, or stored where that is hardly larger. */
-void cas_go_block_dynamic(struct cas_bitwriter *w, const uint32_t *tokens, size_t count,
-                          const uint8_t *input, size_t len);
+void cas_go_block_dynamic(struct cas_bitwriter *w, const struct cas_go_block *b);
 /* The same of literals alone. */
 void cas_go_block_literals(struct cas_bitwriter *w, const uint8_t *input, size_t len);
 

@@ -23,6 +23,7 @@ struct cas_go_fast {
         uint32_t known;    /* bytes right before it that matches may be compared with */
         size_t block;
         uint32_t tokens[CAS_GO_STORED_BYTES_MAX];
+        struct cas_go_counts counts;
         uint8_t buffer[BUFFER_BYTES + 8];
 };
 
@@ -76,10 +77,13 @@ static inline size_t equal_bytes(const uint8_t *a, const uint8_t *b, size_t max)
         return max;
 }
 
-static inline uint32_t *put_literals(uint32_t *to, const uint8_t *from, const uint8_t *end)
+static inline uint32_t *put_literals(struct cas_go_fast *f, uint32_t *to, const uint8_t *from,
+                                     const uint8_t *end)
 {
-        while (from < end)
-                *to++ = *from++;
+        for (; from < end; from++) {
+                f->counts.literals[*from]++;
+                *to++ = *from;
+        }
         return to;
 }
 
@@ -121,10 +125,11 @@ static size_t encode(struct cas_go_fast *f, const uint8_t *block, size_t len)
                                 goto rest;
                         distance = look_up(f, base + s, cas_get_le32(block + s));
                 }
-                to = put_literals(to, block + emitted, block + s);
+                to = put_literals(f, to, block + emitted, block + s);
                 while (distance != UINT32_MAX) {
                         uint32_t length = match_length(f, block, len, s, distance);
                         *to++ = cas_token_match(length, distance);
+                        cas_go_count_match(&f->counts, length, distance);
                         s += length;
                         emitted = s;
                         if (s >= limit)
@@ -136,32 +141,34 @@ static size_t encode(struct cas_go_fast *f, const uint8_t *block, size_t len)
                 next = s + 1;
         }
 rest:
-        to = put_literals(to, block + emitted, block + len);
+        to = put_literals(f, to, block + emitted, block + len);
         return (size_t)(to - f->tokens);
 }
 
-const uint32_t *cas_go_fast_encode(struct cas_go_fast *f, size_t len, size_t *count,
-                                   const uint8_t **block)
+static void positions_rebase(struct cas_go_fast *f)
 {
-        cas_assert(len > MARGIN && len <= CAS_GO_STORED_BYTES_MAX);
-        if (f->position > POSITION_MAX) {
-                for (size_t i = 0; i < CAS_COUNT(f->table); i++) {
-                        uint32_t age = f->position - f->table[i].position;
-                        f->table[i].position = FORGOTTEN - (age < FORGOTTEN ? age : FORGOTTEN);
-                }
-                f->position = FORGOTTEN;
+        for (size_t i = 0; i < CAS_COUNT(f->table); i++) {
+                uint32_t age = f->position - f->table[i].position;
+                f->table[i].position = FORGOTTEN - (age < FORGOTTEN ? age : FORGOTTEN);
         }
-        *block = f->buffer + f->block;
-        *count = encode(f, *block, len);
+        f->position = FORGOTTEN;
+}
+
+void cas_go_fast_encode(struct cas_go_fast *f, size_t len, struct cas_go_block *out)
+{
+        const uint8_t *block = f->buffer + f->block;
+        cas_assert(len > MARGIN && len <= CAS_GO_STORED_BYTES_MAX);
+        if (f->position > POSITION_MAX)
+                positions_rebase(f);
+        memset(&f->counts, 0, sizeof(f->counts));
+        size_t count = encode(f, block, len);
         f->position += (uint32_t)len;
         f->known = (uint32_t)len;
         f->block += len;
         if (f->block > BUFFER_BYTES - CAS_GO_STORED_BYTES_MAX) {
-                /* The present block moves to the front; *block must stay, so it is not written
-                 * over by less than its own length. */
-                memmove(f->buffer, *block, len);
-                *block = f->buffer;
+                memmove(f->buffer, block, len);
+                block = f->buffer;
                 f->block = len;
         }
-        return f->tokens;
+        *out = (struct cas_go_block){f->tokens, count, &f->counts, block, len};
 }

@@ -8,11 +8,6 @@ struct leaves {
         unsigned count;
 };
 
-static uint32_t leaf_freq(const struct leaves *l, unsigned i)
-{
-        return (uint32_t)(l->list[i] >> 16);
-}
-
 static void leaves_sort(struct leaves *l)
 {
         /* Shell's: short lists, half in order already. */
@@ -29,45 +24,55 @@ static void leaves_sort(struct leaves *l)
         }
 }
 
-/* One list of package-merge: leaves and pairs of the list before in the order of their weights, a
+/* Frequencies of the leaves, and sums of pairs: ended by one that is larger than all. */
+#define WEIGHT_END UINT32_MAX
+
+/* One list of package-merge: leaves, and pairs of the list before, in the order of their weights, a
  * pair before a leaf of the same weight. leaves_before[i] counts the leaves among the first i.
  * Returns the number of items, at most `limit`. */
-static unsigned merge(const struct leaves *l, const uint32_t *below, unsigned below_count,
-                      unsigned limit, uint32_t *weights, uint16_t *leaves_before)
+static unsigned merge(const uint32_t *leaves, unsigned leaf_count, const uint32_t *pairs,
+                      unsigned pair_count, unsigned limit, uint32_t *weights,
+                      uint16_t *leaves_before)
 {
-        unsigned leaf = 0, pair = 0, pairs = below_count / 2, n = 0;
+        unsigned count = leaf_count + pair_count < limit ? leaf_count + pair_count : limit;
+        unsigned leaf = 0;
         leaves_before[0] = 0;
-        while (n < limit && (leaf < l->count || pair < pairs)) {
-                uint32_t of_leaf = leaf < l->count ? leaf_freq(l, leaf) : UINT32_MAX;
-                uint32_t of_pair =
-                        pair < pairs ? below[2 * pair] + below[2 * pair + 1] : UINT32_MAX;
-                bool is_leaf = of_leaf < of_pair;
-                leaf += is_leaf;
-                pair += !is_leaf;
-                weights[n++] = is_leaf ? of_leaf : of_pair;
-                leaves_before[n] = (uint16_t)leaf;
+        for (unsigned i = 0; i < count; i++) {
+                /* Without branches: nothing tells which one is next. */
+                uint32_t of_leaf = leaves[leaf], of_pair = pairs[i - leaf];
+                weights[i] = of_leaf < of_pair ? of_leaf : of_pair;
+                leaf += of_leaf < of_pair;
+                leaves_before[i + 1] = (uint16_t)leaf;
         }
-        return n;
+        return count;
 }
 
 /* counts[b]: how many symbols get b bits; 3 or more leaves. */
 static void count_lengths(const struct leaves *l, unsigned bits_max, unsigned *counts)
 {
-        uint32_t weights[2][2 * CAS_GO_SYMBOLS_MAX];
+        uint32_t leaves[CAS_GO_SYMBOLS_MAX + 1], pairs[CAS_GO_SYMBOLS_MAX + 1];
+        uint32_t weights[2 * CAS_GO_SYMBOLS_MAX];
         uint16_t leaves_before[CAS_GO_CODE_BITS_MAX][2 * CAS_GO_SYMBOLS_MAX + 1];
         unsigned levels = bits_max < l->count - 1 ? bits_max : l->count - 1;
         unsigned want = 2 * l->count - 2, have = 0;
-        for (unsigned i = 0; i < levels; i++)
-                have = merge(l, weights[~i & 1], have, want, weights[i & 1], leaves_before[i]);
+        for (unsigned i = 0; i < l->count; i++)
+                leaves[i] = (uint32_t)(l->list[i] >> 16);
+        leaves[l->count] = WEIGHT_END;
+        for (unsigned i = 0; i < levels; i++) {
+                for (unsigned pair = 0; pair < have / 2; pair++)
+                        pairs[pair] = weights[2 * pair] + weights[2 * pair + 1];
+                pairs[have / 2] = WEIGHT_END;
+                have = merge(leaves, l->count, pairs, have / 2, want, weights, leaves_before[i]);
+        }
         /* The lightest items of the last list, taken apart again: a leaf is one bit more for its
          * symbol. The symbols that are leaves in a list are the rarest ones. */
         unsigned longer = 0;
         for (unsigned bits = 1; bits <= levels; bits++) {
-                unsigned leaves = leaves_before[levels - bits][want];
+                unsigned among = leaves_before[levels - bits][want];
                 if (bits > 1)
-                        counts[bits - 1] = longer - leaves;
-                longer = leaves;
-                want = 2 * (want - leaves);
+                        counts[bits - 1] = longer - among;
+                longer = among;
+                want = 2 * (want - among);
         }
         counts[levels] = longer;
 }

@@ -19,20 +19,17 @@ void cas_go_fast_clear(struct cas_go_fast *f);
 void cas_go_fast_reset(struct cas_go_fast *f);
 /* Where the next block's bytes are put: CAS_GO_STORED_BYTES_MAX. */
 uint8_t *cas_go_fast_room(struct cas_go_fast *f);
-/* Tokens of the len bytes in the room, 128 or more; room is another place then. Borrowed until the
- * next call. The bytes stay readable until the next call at *block. */
-const uint32_t *cas_go_fast_encode(struct cas_go_fast *f, size_t len, size_t *count,
-                                   const uint8_t **block);
+/* Encodes the len bytes in the room, 128 or more; room is another place then. The block is borrowed
+ * until the next call. */
+void cas_go_fast_encode(struct cas_go_fast *f, size_t len, struct cas_go_block *out);
 
 /* Levels 2 to 9: hash chains over a window of 64 KiB that moves by 32 KiB. */
 #define CAS_GO_WINDOW_BYTES 32768
 #define CAS_GO_BLOCK_TOKENS 16384
 struct cas_go_chain;
 
-/* Called with each block: its tokens, its bytes (NULL: out of the window), and how much of the
- * input is behind it. */
-typedef void (*cas_go_block_fn)(void *arg, const uint32_t *tokens, size_t count,
-                                const uint8_t *input, size_t len, uint64_t end);
+/* Called with each block, and how much of the input is behind it. */
+typedef void (*cas_go_block_fn)(void *arg, const struct cas_go_block *block, uint64_t end);
 
 struct cas_go_chain *cas_go_chain_new(int level, cas_go_block_fn block, void *arg);
 void cas_go_chain_free(struct cas_go_chain *c);
