@@ -7,6 +7,7 @@ static const struct cas_wrap_ops *ops_of(enum cas_wrap_kind kind)
 {
         static const struct cas_wrap_ops *const table[CAS_WRAP_KIND_COUNT] = {
                 [CAS_WRAP_PLAIN] = &cas_wrap_plain,
+                [CAS_WRAP_GZIP_REPLAY] = &cas_wrap_gzip_replay,
                 [CAS_WRAP_GZIP_DIFF] = &cas_wrap_gzip_diff,
         };
         return (unsigned)kind < CAS_COUNT(table) ? table[kind] : NULL;
@@ -35,20 +36,6 @@ void cas_wrap_close(struct cas_wrap_reader *wr)
 }
 
 /* ---- plain ---- */
-
-int cas_plain_analyse(struct cas_recipe_writer *w, struct cas_err *err)
-{
-        uint64_t at = 0;
-        w->head.wrap = CAS_WRAP_PLAIN;
-        w->head.blob_bytes = w->head.tar_bytes;
-        do {
-                const struct cas_recipe_mark mark = {.blob_offset = at, .tar_offset = at};
-                if (cas_recipe_writer_mark(w, &mark, err) < 0)
-                        return -(int)err->code;
-                at += CAS_RECIPE_MARK_SPACING_BYTES;
-        } while (at < w->head.tar_bytes);
-        return 0;
-}
 
 struct plain_reader {
         struct cas_wrap_reader base;
