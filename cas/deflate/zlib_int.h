@@ -5,12 +5,15 @@
 #define CAS_ZLIB_INT_H
 
 #include "cas/deflate/encoder.h"
+#include "cas/deflate/zlibchains.h"
 #include "cas/deflate/zlibtrees.h"
 #include "cas/deflate/zlibwindow.h"
 
 /* Of input that a restart wants. Levels that insert every string need only the window; the fast
  * ones are run over the rest of it, so that their chains become the same. */
-#define CAS_ZLIB_RESTART_BYTES (128U * 1024)
+#define CAS_ZLIB_RESTART_BYTES (512U * 1024)
+/* Ends that a mark of a fast level tells of, for the same reason. */
+#define CAS_ZLIB_MARK_ENDS_MAX 8
 
 struct cas_zlib_level {
         uint16_t good;  /* a previous match of this length: a quarter of the chain is enough */
@@ -38,8 +41,10 @@ struct cas_zlib_mark {
         uint32_t pos;     /* index of what comes next */
         uint32_t history; /* bytes before it that matches may know of, up to RESTART_BYTES */
         uint8_t bits, bit_count;
-        uint8_t waiting; /* strings before pos, 0 to 2, that are not inserted yet */
-        bool is_pending; /* pos was searched already, with this outcome */
+        uint8_t waiting;   /* strings before pos, 0 to 2, that are not inserted yet */
+        uint8_t end_count; /* fast levels: ends within history … */
+        uint32_t ends[CAS_ZLIB_MARK_ENDS_MAX]; /* … as bytes before the mark, the earliest first */
+        bool is_pending;                       /* pos was searched already, with this outcome */
         uint16_t match_len, match_distance;
 };
 
@@ -48,6 +53,7 @@ struct cas_zlib_encoder {
         struct cas_zlib_flavour flavour;
         struct cas_zlib_level level;
         struct cas_zlib_window window;
+        struct cas_zlib_chains chains; /* slow levels */
         struct cas_zlib_block block;
         struct cas_bitwriter bits; /* its buffer is the present call's */
         size_t out_begin;          /* length of that buffer when the call began */
@@ -57,14 +63,19 @@ struct cas_zlib_encoder {
         uint64_t history; /* position in the run before which nothing is known, likewise */
         uint32_t fill;    /* input is there up to this index */
         uint32_t pos;     /* what is searched next; up to fill + 1, after a restart */
-        int32_t block_start;             /* below 0 when the window slid past it */
-        uint32_t insert_from;            /* strings from here to pos wait for their third byte */
-        uint32_t skipped_to;             /* end of the last match whose strings were not inserted */
-        uint32_t split_at;               /* token count at which the block is closed, or might be */
-        bool is_pending;                 /* the byte before pos is not written yet … */
+        int32_t block_start;  /* below 0 when the window slid past it */
+        uint32_t insert_from; /* fast: strings from here to pos wait for their third byte */
+        uint32_t skipped_to;  /* end of the last match whose strings were not inserted */
+        uint32_t split_at;    /* token count at which the block is closed, or might be */
+        bool is_pending;      /* the byte before pos is not written yet … */
         uint32_t match_len, match_start; /* … and this match of it, if any, competes */
         bool is_at_end;                  /* GNU: the end of the input was seen */
-        bool is_rehearsing;              /* restart: tokens are thrown away */
+        bool is_rehearsing;              /* restart: tokens are thrown away … */
+        bool is_cut;                     /* … and the input goes on behind what is there */
+        /* The latest ends but FINISH, by position in the run; a ring, of which `end_count` tells
+         * how many there were since history began. */
+        uint64_t ends[CAS_ZLIB_MARK_ENDS_MAX + 1];
+        uint64_t end_count;
 
         bool has_mark;
         struct cas_zlib_mark mark;

@@ -47,7 +47,10 @@ static inline bool block_is_full(struct cas_zlib_encoder *e, uint32_t pos, bool 
 
 static void slide(struct cas_zlib_encoder *e)
 {
-        cas_zlib_window_slide(&e->window);
+        bool is_fast = e->base.level <= CAS_ZLIB_LEVEL_FAST_MAX;
+        cas_zlib_window_slide(&e->window, is_fast);
+        if (!is_fast)
+                cas_zlib_chains_slide(&e->chains);
         e->pos -= CAS_ZLIB_WINDOW_BYTES;
         e->fill -= CAS_ZLIB_WINDOW_BYTES;
         e->block_start -= (int32_t)CAS_ZLIB_WINDOW_BYTES;
@@ -60,26 +63,25 @@ static void slide(struct cas_zlib_encoder *e)
 /* Little input is left at e->pos: makes room for more. False: nothing can be done now. */
 static bool look_ahead(struct cas_zlib_encoder *e, bool is_end)
 {
-        if (e->is_at_end || (e->is_rehearsing && is_end && e->pos == e->fill))
+        if (e->is_at_end || (e->is_cut && is_end && e->pos == e->fill))
                 return e->pos < e->fill;
         /* Offered all its input at once, the original finds the buffer full when it comes here,
          * but for the end: so it slides at the first position beyond SLIDE_AT, and at SLIDE_AT
          * itself when the input ends within its lookahead. */
-        if (e->pos > CAS_ZLIB_SLIDE_AT ||
-            (e->pos == CAS_ZLIB_SLIDE_AT && is_end && !e->is_rehearsing))
+        if (e->pos > CAS_ZLIB_SLIDE_AT || (e->pos == CAS_ZLIB_SLIDE_AT && is_end && !e->is_cut))
                 slide(e);
         if (!is_end)
                 return false;
-        if (e->flavour.is_gnu && !e->is_rehearsing) {
+        if (e->flavour.is_gnu && !e->is_cut) {
                 e->is_at_end = true;
                 memset(e->window.bytes + e->fill, 0, 2);
         }
         return e->pos < e->fill;
 }
 
-/* Searches at e->pos. Lengths never go beyond the input. */
-static inline uint32_t search(struct cas_zlib_encoder *e, uint32_t candidate, uint32_t best,
-                              uint32_t ahead, bool is_gnu)
+/* How to search for something longer than `best` when `ahead` bytes are left. */
+static inline struct cas_zlib_search search_of(const struct cas_zlib_encoder *e, uint32_t best,
+                                               uint32_t ahead, bool is_gnu)
 {
         struct cas_zlib_search s = {
                 .chain = best >= e->level.good ? e->level.chain >> 2 : e->level.chain,
@@ -92,14 +94,33 @@ static inline uint32_t search(struct cas_zlib_encoder *e, uint32_t candidate, ui
                 s.len_max = ahead;
                 s.nice = s.nice > ahead ? ahead : s.nice;
         }
-        uint32_t len = cas_zlib_longest(&e->window, e->pos, candidate, best, s, &e->match_start);
-        return len > ahead ? ahead : len;
+        return s;
 }
 
-static inline bool can_search(const struct cas_zlib_encoder *e, uint32_t candidate, bool is_gnu)
+static inline bool can_search(const struct cas_zlib_encoder *e, bool is_gnu)
 {
-        return candidate != 0 && e->pos - candidate <= CAS_ZLIB_DISTANCE_MAX &&
-               (!is_gnu || e->pos <= CAS_ZLIB_BUFFER_BYTES - CAS_ZLIB_LOOKAHEAD);
+        return !is_gnu || e->pos <= CAS_ZLIB_BUFFER_BYTES - CAS_ZLIB_LOOKAHEAD;
+}
+
+/* Searches the string at e->pos; at least three bytes are ahead. Fast levels insert it. */
+static inline uint32_t search_fast(struct cas_zlib_encoder *e, uint32_t ahead, bool is_gnu)
+{
+        uint32_t candidate = cas_zlib_insert(&e->window, e->pos);
+        if (!can_search(e, is_gnu) || candidate == 0 || e->pos - candidate > CAS_ZLIB_DISTANCE_MAX)
+                return 2;
+        uint32_t len = cas_zlib_longest(&e->window, e->pos, candidate, 2,
+                                        search_of(e, 2, ahead, is_gnu), &e->match_start);
+        return len < ahead ? len : ahead;
+}
+
+static inline uint32_t search_slow(struct cas_zlib_encoder *e, uint32_t best, uint32_t ahead,
+                                   bool is_gnu)
+{
+        if (best >= e->level.lazy || !can_search(e, is_gnu))
+                return 2;
+        uint32_t len = cas_zlib_chains_longest(&e->chains, &e->window, e->pos, ahead, best,
+                                               search_of(e, best, ahead, is_gnu), &e->match_start);
+        return len < ahead ? len : ahead;
 }
 
 /* Levels 4 to 9: a match is taken unless the next position has a longer one. */
@@ -111,21 +132,15 @@ static inline __attribute__((always_inline)) void deflate_slow(struct cas_zlib_e
                 if (e->fill - e->pos < CAS_ZLIB_LOOKAHEAD && !look_ahead(e, is_end))
                         break;
                 uint32_t pos = e->pos, ahead = e->fill - pos;
-                uint32_t candidate = is_gnu || ahead >= 3 ? cas_zlib_insert(w, pos) : 0;
-                uint32_t prev_len = e->match_len, prev_start = e->match_start, len = 2;
-                if (prev_len < e->level.lazy && can_search(e, candidate, is_gnu)) {
-                        len = search(e, candidate, prev_len, ahead, is_gnu);
-                        if (len == 3 && pos - e->match_start > TOO_FAR)
-                                len = 2;
-                }
+                uint32_t prev_len = e->match_len, prev_start = e->match_start;
+                uint32_t len = ahead >= 3 ? search_slow(e, prev_len, ahead, is_gnu) : 2;
+                if (len == 3 && pos - e->match_start > TOO_FAR)
+                        len = 2;
                 e->match_len = len;
                 if (prev_len >= 3 && len <= prev_len) {
                         cas_zlib_block_match(&e->block, prev_len, pos - 1 - prev_start);
                         bool is_full = block_is_full(e, pos, is_gnu);
                         uint32_t end = pos - 1 + prev_len;
-                        uint32_t insert_to = is_gnu || end + 2 <= e->fill ? end : e->fill - 2;
-                        for (uint32_t at = pos + 1; at < insert_to; at++)
-                                (void)cas_zlib_insert(w, at);
                         e->pos = end;
                         e->is_pending = false;
                         e->match_len = 2;
@@ -160,21 +175,16 @@ static inline __attribute__((always_inline)) void deflate_fast(struct cas_zlib_e
                 if (e->fill - e->pos < CAS_ZLIB_LOOKAHEAD && !look_ahead(e, is_end))
                         break;
                 uint32_t pos = e->pos, ahead = e->fill - pos, len = 2;
-                bool has_string = (is_gnu && !e->is_rehearsing) || ahead >= 3;
-                uint32_t candidate = has_string ? cas_zlib_insert(w, pos) : 0;
-                if (can_search(e, candidate, is_gnu))
-                        len = search(e, candidate, 2, ahead, is_gnu);
+                /* GNU gzip also inserts the last two strings of the input, which nobody finds. */
+                if (ahead >= 3)
+                        len = search_fast(e, ahead, is_gnu);
                 bool is_full;
                 if (len >= 3) {
                         cas_zlib_block_match(&e->block, len, pos - e->match_start);
                         is_full = block_is_full(e, pos, is_gnu);
                         uint32_t end = pos + len;
-                        if (len <= e->level.lazy &&
-                            (is_gnu || e->is_rehearsing || e->fill - end >= 3)) {
-                                uint32_t insert_to = end;
-                                if (e->is_rehearsing && end + 2 > e->fill)
-                                        insert_to = e->fill - 2;
-                                for (uint32_t at = pos + 1; at < insert_to; at++)
+                        if (len <= e->level.lazy && (is_gnu || e->is_cut || e->fill - end >= 3)) {
+                                for (uint32_t at = pos + 1; at < end && at + 3 <= e->fill; at++)
                                         (void)cas_zlib_insert(w, at);
                         } else {
                                 e->skipped_to = end;
@@ -201,31 +211,37 @@ static void insert_waiting(struct cas_zlib_encoder *e)
                 e->insert_from = CAS_ZLIB_INSERT_NONE;
 }
 
+/* A mark may tell of a match that reaches beyond the end, or of a byte that never comes. */
+static void bound_pending(struct cas_zlib_encoder *e)
+{
+        if (!e->is_pending)
+                return;
+        if (e->pos > e->fill) {
+                e->pos = e->fill;
+                e->is_pending = false;
+                e->match_len = 2;
+        } else if (e->match_len > e->fill - e->pos + 1) {
+                e->match_len = 2;
+        }
+}
+
 void cas_zlib_deflate(struct cas_zlib_encoder *e, bool is_end)
 {
-        /* Only after a restart with a byte that was searched already and is not there yet. What is
-         * pending must not reach beyond the end: a mark may say so. */
-        if (e->pos > e->fill && !is_end)
+        bool is_fast = e->base.level <= CAS_ZLIB_LEVEL_FAST_MAX, is_gnu = e->flavour.is_gnu;
+        if (is_end)
+                bound_pending(e);
+        else if (e->pos > e->fill)
                 return;
-        if (is_end && e->is_pending) {
-                if (e->pos > e->fill) {
-                        e->pos = e->fill;
-                        e->is_pending = false;
-                        e->match_len = 2;
-                } else if (e->match_len > e->fill - e->pos + 1) {
-                        e->match_len = 2;
-                }
-        }
-        insert_waiting(e);
-        bool is_fast = e->base.level <= CAS_ZLIB_LEVEL_FAST_MAX;
-        if (e->flavour.is_gnu) {
-                if (is_fast)
-                        deflate_fast(e, is_end, true);
-                else
-                        deflate_slow(e, is_end, true);
-        } else if (is_fast) {
+        if (is_fast)
+                insert_waiting(e);
+        else
+                cas_zlib_chains_enter(&e->chains, &e->window, e->fill);
+        if (is_fast && is_gnu)
+                deflate_fast(e, is_end, true);
+        else if (is_fast)
                 deflate_fast(e, is_end, false);
-        } else {
+        else if (is_gnu)
+                deflate_slow(e, is_end, true);
+        else
                 deflate_slow(e, is_end, false);
-        }
 }

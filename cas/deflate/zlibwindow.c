@@ -26,8 +26,7 @@ void cas_zlib_window_forget(struct cas_zlib_window *w)
         memset(w->head, 0, sizeof(*w->head) << w->hash_bits);
 }
 
-/* What would become negative, and 32 KiB itself, becomes the end of a chain. */
-static void slide_links(uint16_t *links, uint32_t count)
+void cas_zlib_slide_links(uint16_t *links, uint32_t count)
 {
         for (uint32_t i = 0; i < count; i++) {
                 uint16_t link = links[i];
@@ -36,9 +35,11 @@ static void slide_links(uint16_t *links, uint32_t count)
         }
 }
 
-void cas_zlib_window_slide(struct cas_zlib_window *w)
+void cas_zlib_window_slide(struct cas_zlib_window *w, bool has_chains)
 {
         memcpy(w->bytes, w->bytes + CAS_ZLIB_WINDOW_BYTES, CAS_ZLIB_WINDOW_BYTES);
-        slide_links(w->head, 1U << w->hash_bits);
-        slide_links(w->prev, CAS_ZLIB_WINDOW_BYTES);
+        if (!has_chains)
+                return;
+        cas_zlib_slide_links(w->head, 1U << w->hash_bits);
+        cas_zlib_slide_links(w->prev, CAS_ZLIB_WINDOW_BYTES);
 }

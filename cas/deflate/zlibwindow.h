@@ -28,15 +28,22 @@ void cas_zlib_window_init(struct cas_zlib_window *w, uint32_t hash_bits);
 void cas_zlib_window_release(struct cas_zlib_window *w);
 /* Empties the chains. */
 void cas_zlib_window_forget(struct cas_zlib_window *w);
-void cas_zlib_window_slide(struct cas_zlib_window *w);
+void cas_zlib_window_slide(struct cas_zlib_window *w, bool has_chains);
+
+/* Indices after a slide: what would become negative, and 32 KiB itself, ends a chain. */
+void cas_zlib_slide_links(uint16_t *links, uint32_t count);
+
+static inline uint32_t cas_zlib_hash(const struct cas_zlib_window *w, uint32_t at)
+{
+        const uint8_t *b = w->bytes + at;
+        return ((uint32_t)b[0] << 2 * w->hash_shift ^ (uint32_t)b[1] << w->hash_shift ^ b[2]) &
+               w->hash_mask;
+}
 
 /* Puts the string at `at` in front of its chain; returns what was there. */
 static inline uint32_t cas_zlib_insert(struct cas_zlib_window *w, uint32_t at)
 {
-        const uint8_t *b = w->bytes + at;
-        uint32_t hash =
-                ((uint32_t)b[0] << 2 * w->hash_shift ^ (uint32_t)b[1] << w->hash_shift ^ b[2]) &
-                w->hash_mask;
+        uint32_t hash = cas_zlib_hash(w, at);
         uint32_t before = w->head[hash];
         w->prev[at % CAS_ZLIB_WINDOW_BYTES] = (uint16_t)before;
         w->head[hash] = (uint16_t)at;
