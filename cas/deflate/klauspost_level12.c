@@ -139,9 +139,6 @@ static void level1_encode(struct cas_kp_finder *finder, const uint8_t *data, uin
                 return;
         struct cas_kp_cursor c = cursor(data, start, end, base);
         enum cas_kp_date date = finder->date;
-        /* Long matches were cut the new way here one release before they were elsewhere. */
-        if (date == CAS_KP_2022_02)
-                date = CAS_KP_2022_03;
         if (date >= CAS_KP_2022_09B)
                 find(&c, f->table, (struct variant){1, true, LEVEL1_BITS}, date, out);
         else if (date >= CAS_KP_2020_02B)
