@@ -526,9 +526,124 @@ static int take_pax(struct maker *m, uint64_t bytes, struct cas_err *err)
         return 0;
 }
 
+/* ---- sparse files ---- */
+
+/* The map blocks that follow an old GNU header; false when they are not understood. */
+static int take_map_blocks(struct maker *m, struct cas_tar_map *map, bool *good,
+                           struct cas_err *err)
+{
+        struct cas_err reason = CAS_ERR_INIT;
+        for (bool extended = true; extended && *good;) {
+                size_t have = 0;
+                if (look(m, CAS_TAR_BLOCK_BYTES, &have, err) < 0)
+                        return -(int)err->code;
+                *good = have >= CAS_TAR_BLOCK_BYTES &&
+                        cas_tar_block_sparse(m->window + m->at, map, &extended, &reason) == 0;
+                if (*good && pass_own(m, CAS_TAR_BLOCK_BYTES, err) < 0)
+                        return -(int)err->code;
+        }
+        return 0;
+}
+
+/* Lines of digits: how many regions, then offset and length of each. */
+struct map_text {
+        struct cas_tar_map *map;
+        uint64_t number, numbers_left; /* the line under way; lines that are still to come */
+        uint64_t offset;
+        unsigned digits;
+        bool has_count, good;
+};
+
+static void take_map_byte(struct map_text *t, uint8_t byte)
+{
+        struct cas_err reason = CAS_ERR_INIT;
+        if (byte >= '0' && byte <= '9' && t->digits < 18) {
+                t->number = t->number * 10 + (uint64_t)(byte - '0');
+                t->digits++;
+                return;
+        }
+        t->good = byte == '\n' && t->digits > 0;
+        if (!t->has_count) {
+                t->good = t->good && t->number <= CAS_TAR_SPARSE_MAX;
+                t->numbers_left = 2 * t->number;
+                t->has_count = true;
+        } else if (t->numbers_left-- % 2 == 0) {
+                t->offset = t->number;
+        } else if (cas_tar_map_add(t->map, t->offset, t->number, &reason) < 0) {
+                t->good = false;
+        }
+        t->number = t->digits = 0;
+}
+
+/* The map that PAX 1.0 has before the data, a multiple of a block; *bytes are what is stored. */
+static int take_map_text(struct maker *m, struct cas_tar_map *map, uint64_t *bytes, bool *good,
+                         struct cas_err *err)
+{
+        struct map_text t = {.map = map, .good = true};
+        while (t.good && (!t.has_count || t.numbers_left > 0)) {
+                size_t have = 0;
+                if (look(m, CAS_TAR_BLOCK_BYTES, &have, err) < 0)
+                        return -(int)err->code;
+                t.good = have >= CAS_TAR_BLOCK_BYTES && *bytes >= CAS_TAR_BLOCK_BYTES;
+                for (size_t i = 0;
+                     t.good && i < CAS_TAR_BLOCK_BYTES && (!t.has_count || t.numbers_left > 0); i++)
+                        take_map_byte(&t, m->window[m->at + i]);
+                if (!t.good)
+                        break;
+                *bytes -= CAS_TAR_BLOCK_BYTES;
+                if (pass_own(m, CAS_TAR_BLOCK_BYTES, err) < 0)
+                        return -(int)err->code;
+        }
+        *good = t.good;
+        return 0;
+}
+
+/* Regions as pieces of the expanded file, as far as they are equal to it. */
+static int take_regions(struct maker *m, const struct cas_tar_map *map, const struct cas_hash *id,
+                        uint64_t bytes, struct cas_err *err)
+{
+        uint64_t left = bytes;
+        for (size_t i = 0; i < map->count && left > 0; i++) {
+                const struct cas_tar_region *r = &map->regions[i];
+                uint64_t length = cas_min_u64(r->length, left), equal = 0;
+                if (length > CAS_INLINE_BYTES_MAX &&
+                    compare_content(m, id, r->offset, length, &equal, err) < 0)
+                        return -(int)err->code;
+                if ((equal > 0 && put_object(m, id, r->offset, equal, err) < 0) ||
+                    pass_own(m, length - equal, err) < 0)
+                        return -(int)err->code;
+                left -= length;
+        }
+        if (pass_own(m, left, err) < 0)
+                return -(int)err->code;
+        return pass_padding(m, bytes, err);
+}
+
+/* What is stored of a sparse file, behind its header. */
+static int take_sparse(struct maker *m, struct cas_tar_header *h, bool extended,
+                       const struct listed *l, struct cas_err *err)
+{
+        uint64_t bytes = h->stored_bytes;
+        bool good = true;
+        if (extended && take_map_blocks(m, &h->map, &good, err) < 0)
+                return -(int)err->code;
+        if (good && h->sparse == CAS_TAR_SPARSE_IN_DATA) {
+                cas_tar_map_release(&h->map);
+                if (take_map_text(m, &h->map, &bytes, &good, err) < 0)
+                        return -(int)err->code;
+        }
+        if (!good)
+                return 0; /* blocks like others */
+        if (l && l->entry.type == CAS_ENTRY_FILE && l->entry.size_bytes > CAS_INLINE_BYTES_MAX)
+                return take_regions(m, &h->map, &l->entry.object, bytes, err);
+        return pass_own(m, bytes, err) < 0 ? -(int)err->code : pass_padding(m, bytes, err);
+}
+
+/* ---- entries ---- */
+
 /* What follows the header of an entry: h is its block with what extended headers say. */
-static int take_entry(struct maker *m, const struct cas_tar_header *h, const struct listed *l,
-                      struct cas_err *err)
+static int take_entry(struct maker *m, struct cas_tar_header *h, bool extended,
+                      const struct listed *l, struct cas_err *err)
 {
         const char *path = h->entry.path;
         size_t len = strlen(path);
@@ -539,12 +654,13 @@ static int take_entry(struct maker *m, const struct cas_tar_header *h, const str
                 break;
         case '0':
         case '7':
+        case 'S':
                 break;
         default:
                 return 0;
         }
-        if (h->sparse != CAS_TAR_DENSE) /* what is stored is not the object */
-                return pass_own(m, h->stored_bytes, err);
+        if (h->sparse != CAS_TAR_DENSE) /* what is stored is not the content */
+                return take_sparse(m, h, extended, l, err);
         return take_content(m, h->stored_bytes, l, err);
 }
 
@@ -568,18 +684,20 @@ static int take_extended(struct maker *m, const struct cas_tar_header *h, struct
 static int take_header(struct maker *m, struct cas_tar_header *h, struct cas_err *err)
 {
         struct cas_err reason = CAS_ERR_INIT;
-        bool extended, known;
+        bool extended = false, known;
         known = cas_tar_block_parse(m->window + m->at, h, &extended, &reason) == 0;
         m->at += CAS_TAR_BLOCK_BYTES;
         if (known && strchr("xXLKgV", h->typeflag) && h->typeflag != '\0')
                 return take_extended(m, h, err);
         known = known && cas_tar_pax_apply(&m->records, h, &reason) == 0;
         const char *name = m->long_name.len_bytes > 0 ? cas_buf_str(&m->long_name) : h->entry.path;
+        if (h->sparse_name)
+                name = h->sparse_name;
         const struct listed *l = known ? find_listed(m, name) : NULL;
         forget_extensions(m);
         if (put_header(m, h->block, l, err) < 0)
                 return -(int)err->code;
-        return known ? take_entry(m, h, l, err) : 0;
+        return known ? take_entry(m, h, extended, l, err) : 0;
 }
 
 static int walk(struct maker *m, struct cas_err *err)

@@ -320,28 +320,76 @@ static void padding_that_is_not_zero(void **state)
         check_stream(t->store, &tar);
 }
 
-/* Sparse files of the kinds that tar writes: what is stored of them is not their content. */
+/* Sparse files of every kind that tar writes, of 100,000 bytes with regions at 4096 and 50,000:
+ * what is stored of them are pieces of the expanded file. */
 static void sparse_files(void **state)
 {
         struct teststore *t = *state;
-        cas_cleanup_buf struct cas_buf tar = CAS_BUF_INIT, data = CAS_BUF_INIT;
-        static const char map[] = "00000001000\00000000001000\0";
-        deflate_sample(DEFLATE_SAMPLE_BINARY, 1, 512, &data);
-        struct tarmake old = {.name = "old",
-                              .type = 'S',
-                              .size = 512,
-                              .magic = "ustar  ",
-                              .patch_at = 386,
-                              .patch_bytes = 24,
-                              .patch = map};
-        tarmake_header(&tar, &old);
-        tarmake_data(&tar, data.data, 512);
-        tarmake_pax(&tar, "GNU.sparse.map", "4096,512");
-        tarmake_header(&tar, &(struct tarmake){.name = "p", .size = 512});
-        tarmake_data(&tar, data.data, 512);
+        cas_cleanup_buf struct cas_buf tar = CAS_BUF_INIT, data = CAS_BUF_INIT, text = CAS_BUF_INIT;
+        cas_cleanup_buf struct cas_buf mapped = CAS_BUF_INIT;
+        uint8_t old[109] = {0};
+        deflate_sample(DEFLATE_SAMPLE_BINARY, 1, 10600, &data);
+        (void)snprintf((char *)old, 48, "%011o%c%011o%c%011o%c%011o", 4096, 0, 600, 0, 50000, 0,
+                       10000);
+        (void)snprintf((char *)old + 97, 12, "%011o", 100000);
+        tarmake_header(&tar, &(struct tarmake){.name = "old",
+                                               .type = 'S',
+                                               .size = 10600,
+                                               .magic = "ustar  ",
+                                               .patch_at = 386,
+                                               .patch_bytes = sizeof(old),
+                                               .patch = old});
+        tarmake_data(&tar, data.data, 10600);
+
+        tarmake_record(&text, "GNU.sparse.size", "100000", 6);
+        tarmake_record(&text, "GNU.sparse.map", "4096,600,50000,10000", 20);
+        tarmake_extension(&tar, 'x', text.data, text.len_bytes);
+        tarmake_header(&tar, &(struct tarmake){.name = "pax-0.1", .size = 10600});
+        data.data[0]++;
+        tarmake_data(&tar, data.data, 10600);
+
+        cas_buf_clear(&text);
+        tarmake_record(&text, "GNU.sparse.major", "1", 1);
+        tarmake_record(&text, "GNU.sparse.minor", "0", 1);
+        tarmake_record(&text, "GNU.sparse.name", "pax-1.0", 7);
+        tarmake_record(&text, "GNU.sparse.realsize", "100000", 6);
+        tarmake_extension(&tar, 'x', text.data, text.len_bytes);
+        tarmake_header(&tar, &(struct tarmake){.name = "GNUSparseFile.0/x", .size = 512 + 10600});
+        data.data[0]++;
+        cas_buf_append_str(&mapped, "2\n4096\n600\n50000\n10000\n");
+        cas_buf_append_zero(&mapped, 512 - mapped.len_bytes);
+        cas_buf_append(&mapped, data.data, 10600);
+        tarmake_data(&tar, mapped.data, mapped.len_bytes);
         put_file(&tar, "after", 2, 5000);
         tarmake_end(&tar);
         check_stream(t->store, &tar);
+        cleanup_fixture struct fixture f;
+        make(&f, t->store, &tar, SIZE_MAX, true);
+        assert_true(f.has_listing);
+        assert_int_equal(f.stats.object_bytes, 3 * 10600 + 5000);
+}
+
+/* Maps that lie. */
+static void damaged_sparse_files(void **state)
+{
+        struct teststore *t = *state;
+        static const char *const maps[] = {
+                "0\n",   "1\n0\n", "2\n5\n5\n0\n9\n", "x", "9999999999\n", "1\n0\n99999999999\n",
+                "1\n\n", "",       "3\n1\n2\n"};
+        for (unsigned i = 0; i < CAS_COUNT(maps); i++) {
+                cas_cleanup_buf struct cas_buf tar = CAS_BUF_INIT, text = CAS_BUF_INIT;
+                put_file(&tar, "x", 1, 3000);
+                tarmake_record(&text, "GNU.sparse.major", "1", 1);
+                tarmake_record(&text, "GNU.sparse.minor", "0", 1);
+                tarmake_record(&text, "GNU.sparse.name", "x", 1);
+                tarmake_record(&text, "GNU.sparse.realsize", "3000", 4);
+                tarmake_extension(&tar, 'x', text.data, text.len_bytes);
+                tarmake_header(&tar, &(struct tarmake){.name = "y", .size = 512});
+                tarmake_data(&tar, maps[i], strlen(maps[i]));
+                put_file(&tar, "after", 2, 5000);
+                tarmake_end(&tar);
+                check_stream(t->store, &tar);
+        }
 }
 
 /* ---- references ---- */
@@ -395,6 +443,7 @@ int main(void)
                 TEST(archives_in_a_row_and_junk),
                 TEST(padding_that_is_not_zero),
                 TEST(sparse_files),
+                TEST(damaged_sparse_files),
                 TEST(every_object_is_named),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
