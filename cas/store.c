@@ -23,7 +23,9 @@
 #define LOCK_PATH "lock"
 #define LOCK_POLL_NS (10 * 1000 * 1000)
 #define POOL_QUEUE_MAX 64
-#define BLOCK_CACHE_BYTES (16 * CAS_MIB)
+/* Some blocks of the largest kind for each of a few threads that regenerate layers: files of a
+ * layer that other layers brought lie between its own, in blocks of theirs. */
+#define BLOCK_CACHE_BYTES (64 * CAS_MIB)
 
 const char *cas_store_path(const struct cas_store *s)
 {

@@ -37,6 +37,20 @@ void cas_wrap_close(struct cas_wrap_reader *wr)
 
 /* ---- plain ---- */
 
+int cas_plain_analyse(struct cas_recipe_writer *w, struct cas_err *err)
+{
+        uint64_t at = 0;
+        w->head.wrap = CAS_WRAP_PLAIN;
+        w->head.blob_bytes = w->head.tar_bytes;
+        do {
+                const struct cas_recipe_mark mark = {.blob_offset = at, .tar_offset = at};
+                if (cas_recipe_writer_mark(w, &mark, err) < 0)
+                        return -(int)err->code;
+                at += CAS_RECIPE_MARK_SPACING_BYTES;
+        } while (at < w->head.tar_bytes);
+        return 0;
+}
+
 struct plain_reader {
         struct cas_wrap_reader base;
         cas_source_fn tar;

@@ -26,6 +26,8 @@ struct cas_wrap_input {
 /* Costs of a diff above this share of the blob are not worth it. */
 #define CAS_WRAP_DIFF_PERCENT_MAX 3
 
+/* Of a blob that is its tar stream: no more than marks. */
+int cas_plain_analyse(struct cas_recipe_writer *w, struct cas_err *err) CAS_MUST_CHECK;
 /* *out_kind is set when report->reason is "". Errors: CORRUPT, IO … : the blob stays verbatim.
  * gzip: REPLAY when a class (or several, run by run) makes all of it, else DIFF within its bound.
  */
