@@ -3,8 +3,8 @@
  * recipe. Work is bounded: a coder that fitted one member is tried first on the next, members that
  * need a search are counted, and so are attempts that fail late. */
 #include <inttypes.h>
-#include <stdio.h>
 
+#include "cas/gzipdiff_int.h"
 #include "cas/gzipheader.h"
 #include "cas/gziptrial_int.h"
 #include "cas/io.h"
@@ -40,7 +40,6 @@ struct analysis {
         struct cas_gzip_coder first_coder;
         struct cas_gzip_found_part first_part;
         bool has_pieces, has_several_coders;
-        char reason[160];
 };
 
 static void analysis_release(struct analysis *a)
@@ -264,11 +263,8 @@ static int analyse_member(struct analysis *a, struct cas_gzip_member *m, bool *f
                 return -(int)err->code;
         if (!*fits && take_verbatim(a, stream_at, m, fits, err) < 0)
                 return -(int)err->code;
-        if (!*fits) {
-                (void)snprintf(a->reason, sizeof(a->reason),
-                               "no known encoder makes its gzip stream");
+        if (!*fits)
                 return 0;
-        }
         if (take_trailer(a, m, &has_trailer, err) < 0)
                 return -(int)err->code;
         if (m->part_count > 0)
@@ -289,14 +285,11 @@ static void flush_prefix(struct analysis *a)
         cas_buf_clear(&a->prefix);
 }
 
-static bool is_plan_too_long(struct analysis *a)
+/* Flushed or split too irregularly. */
+static bool is_plan_too_long(const struct analysis *a)
 {
-        if (a->plan.bytes.len_bytes + a->plan.lengths.len_bytes <=
-            PLAN_BYTES_FREE + a->in->blob_bytes / PLAN_SHARE)
-                return false;
-        (void)snprintf(a->reason, sizeof(a->reason),
-                       "its gzip stream is flushed or split too irregularly");
-        return true;
+        return a->plan.bytes.len_bytes + a->plan.lengths.len_bytes >
+               PLAN_BYTES_FREE + a->in->blob_bytes / PLAN_SHARE;
 }
 
 static int analyse_tail(struct analysis *a, bool *fits, struct cas_err *err)
@@ -388,8 +381,8 @@ int cas_gzip_analyse(const struct cas_wrap_input *in, struct cas_recipe_writer *
         if (analyse_members(&a, &fits, err) < 0)
                 return -(int)err->code;
         if (!fits) {
-                memcpy(report->reason, a.reason, sizeof(report->reason));
-                return 0;
+                *out_kind = CAS_WRAP_GZIP_DIFF;
+                return cas_gzipdiff_analyse(in, w, report, err);
         }
         describe(&a, report);
         *out_kind = CAS_WRAP_GZIP_REPLAY;
