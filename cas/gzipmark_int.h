@@ -7,7 +7,7 @@
 #include "cas/recipe_int.h"
 
 /* More of the past than any class wants to see. */
-#define CAS_GZIP_WINDOW_BYTES_MAX (256 * CAS_KIB)
+#define CAS_GZIP_WINDOW_BYTES_MAX (1 * CAS_MIB)
 
 struct cas_gzip_mark {
         uint64_t part_index;   /* of the plan */

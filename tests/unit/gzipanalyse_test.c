@@ -10,6 +10,7 @@
 
 #include "cas/deflate/go.h"
 #include "cas/deflate/zlibclass.h"
+#include "cas/gzipmark_int.h"
 #include "cas/limits.h"
 #include "tests/support/deflatesample.h"
 #include "tests/support/gzipblob.h"
@@ -123,6 +124,13 @@ static void test_marks(void **state)
                 gzipblob_member(&blob, &how, plain.data, plain.len_bytes);
                 assert_in_range(check_blob(&blob, &plain, cases[i].text), 1, 40);
         }
+}
+
+static void test_windows_fit_marks(void **state)
+{
+        (void)state;
+        for (size_t i = 0; cas_deflate_classes[i]; i++)
+                assert_true(cas_deflate_classes[i]->window_bytes <= CAS_GZIP_WINDOW_BYTES_MAX);
 }
 
 static void test_flushes(void **state)
@@ -351,6 +359,7 @@ int main(void)
         static const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_one_run),
                 cmocka_unit_test(test_marks),
+                cmocka_unit_test(test_windows_fit_marks),
                 cmocka_unit_test(test_flushes),
                 cmocka_unit_test(test_flushed_blocks),
                 cmocka_unit_test(test_pieces_with_dictionary),
