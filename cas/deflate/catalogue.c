@@ -43,6 +43,13 @@ const struct cas_deflate_class *cas_deflate_class_by_name(const char *name)
         return NULL;
 }
 
+const struct cas_deflate_class *cas_deflate_class_first(const struct cas_deflate_class *class,
+                                                        int level)
+{
+        const struct cas_deflate_class *first = cas_klauspost_class_first(class, level);
+        return first ? first : class;
+}
+
 void cas_deflate_encoder_free(struct cas_deflate_encoder *e)
 {
         if (e)

@@ -80,5 +80,9 @@ extern const struct cas_deflate_class *const cas_deflate_classes[];
 /* NULL: unknown. */
 const struct cas_deflate_class *cas_deflate_class_by_id(unsigned id);
 const struct cas_deflate_class *cas_deflate_class_by_name(const char *name);
+/* The earliest class that makes the same of everything at this level: who tries one class after the
+ * other needs to try a level only with classes where this is the class itself. */
+const struct cas_deflate_class *cas_deflate_class_first(const struct cas_deflate_class *class,
+                                                        int level);
 
 #endif

@@ -93,7 +93,7 @@ static struct cas_deflate_encoder *kp_create(const struct cas_deflate_class *cla
 {
         static const struct cas_deflate_encoder_ops ops = {kp_begin, kp_write,   kp_end,
                                                            kp_mark,  kp_restart, kp_free};
-        cas_assert(level >= class->level_min && level <= class->level_max);
+        cas_assert(level >= class->level_min && level <= class->level_max && level != -1);
         enum cas_kp_date date = (enum cas_kp_date)(class - cas_klauspost_classes);
         struct encoder *self = cas_xcalloc(1, sizeof *self);
         self->base = (struct cas_deflate_encoder){&ops, class, level};
@@ -129,3 +129,40 @@ const struct cas_deflate_class cas_klauspost_classes[CAS_KLAUSPOST_CLASS_COUNT] 
         [CAS_KP_2025_12] = CLASS(30, "klauspost-2025-12"),
         [CAS_KP_GO_1_27] = CLASS(2, "go-1.27"),
 };
+
+/* Levels whose output changed at each date. */
+#define LEVEL(n) (1U << ((n) + 2))
+#define LEVELS_1_TO_6 (LEVEL(1) | LEVEL(2) | LEVEL(3) | LEVEL(4) | LEVEL(5) | LEVEL(6))
+#define LEVELS_7_TO_9 (LEVEL(7) | LEVEL(8) | LEVEL(9))
+static const uint16_t changed[CAS_KLAUSPOST_CLASS_COUNT] = {
+        [CAS_KP_2020_02] = LEVEL(-2) | LEVEL(0) | LEVELS_1_TO_6 | LEVELS_7_TO_9,
+        [CAS_KP_2020_02B] = LEVEL(-2) | LEVEL(0) | LEVELS_1_TO_6 | LEVELS_7_TO_9,
+        [CAS_KP_2021_03] = LEVEL(-2) | LEVELS_1_TO_6,
+        [CAS_KP_2021_04] = LEVEL(5) | LEVEL(6),
+        [CAS_KP_2021_05] = LEVEL(-2) | LEVELS_1_TO_6,
+        [CAS_KP_2022_01] = LEVELS_1_TO_6 | LEVELS_7_TO_9,
+        [CAS_KP_2022_01B] = LEVELS_1_TO_6 | LEVELS_7_TO_9,
+        [CAS_KP_2022_02] = LEVEL(-2) | LEVELS_1_TO_6 | LEVELS_7_TO_9,
+        [CAS_KP_2022_03] = LEVELS_1_TO_6,
+        [CAS_KP_2022_09] = LEVEL(5) | LEVEL(6),
+        [CAS_KP_2022_09B] = LEVEL(1) | LEVEL(2) | LEVEL(3),
+        [CAS_KP_2023_01] = LEVELS_7_TO_9,
+        [CAS_KP_2025_02] = LEVEL(4),
+        [CAS_KP_2025_10] = LEVELS_1_TO_6 | LEVELS_7_TO_9,
+        [CAS_KP_2025_12] = LEVELS_1_TO_6 | LEVELS_7_TO_9,
+        [CAS_KP_GO_1_27] = LEVELS_7_TO_9,
+};
+
+const struct cas_deflate_class *cas_klauspost_class_first(const struct cas_deflate_class *class,
+                                                          int level)
+{
+        cas_assert(level >= -2 && level <= 9 && level != -1);
+        size_t i = 0;
+        while (i < CAS_KLAUSPOST_CLASS_COUNT && &cas_klauspost_classes[i] != class)
+                i++;
+        if (i == CAS_KLAUSPOST_CLASS_COUNT)
+                return NULL;
+        while (!(changed[i] & LEVEL(level)))
+                i--;
+        return &cas_klauspost_classes[i];
+}

@@ -9,4 +9,8 @@
 #define CAS_KLAUSPOST_CLASS_COUNT 16U
 extern const struct cas_deflate_class cas_klauspost_classes[CAS_KLAUSPOST_CLASS_COUNT];
 
+/* As cas_deflate_class_first; NULL for a class that is not one of these. */
+const struct cas_deflate_class *cas_klauspost_class_first(const struct cas_deflate_class *class,
+                                                          int level);
+
 #endif
