@@ -98,7 +98,7 @@ ALWAYS_INLINE links insert(struct cas_go_chain *c, uint32_t index)
         uint32_t place = c->base + index, back = place - *head;
         links before = c->links[*head & WINDOW_MASK];
         *head = place;
-        before = __builtin_shuffle((links){0}, before, (links){0, 8, 9, 10, 11, 12, 13, 14});
+        before = __builtin_shufflevector((links){0}, before, 0, 8, 9, 10, 11, 12, 13, 14);
         before = links_from(before, (uint16_t)(back < UINT16_MAX ? back : UINT16_MAX));
         c->links[place & WINDOW_MASK] = before;
         return before;
