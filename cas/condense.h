@@ -50,10 +50,14 @@ int cas_condense_blob(struct cas_store *s, const struct cas_digest *blob,
                       const struct cas_condense_options *options,
                       const struct cas_progress *progress, struct cas_recipe_record *out,
                       struct cas_err *err) CAS_MUST_CHECK;
-/* Rewrites blocks of packs that have another codec, pack by pack; stops between packs when *stop
- * (may be NULL) is set. Restartable. */
+/* Rewrites packs whose blocks are less dense than the codec's, pack by pack, beside publications
+ * and readers; on a thread per CPU at low priority. Stops soon when *stop (may be NULL) is set:
+ * that is success, as is a pack that is being written to or is damaged, which stays as it is. What
+ * was moved stays moved; another call goes on. Errors: BUSY (under way), NOSPACE, IO. */
 struct cas_recode_result {
-        uint64_t packs, bytes_before, bytes_after;
+        uint64_t packs; /* moved wholly and removed */
+        uint64_t bytes_before, bytes_after;
+        uint64_t damaged; /* packs; fsck tells more */
 };
 int cas_condense_packs(struct cas_store *s, enum cas_condense_codec codec,
                        const _Atomic(bool) *stop, const struct cas_progress *progress,

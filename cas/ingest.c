@@ -470,7 +470,7 @@ static int ingest_start(struct cas_ingest *in, struct cas_err *err)
 {
         if (in->started)
                 return 0;
-        cas_packwriter_init(&in->writer, in->ps);
+        cas_packwriter_init(&in->writer, in->ps, &cas_packstyle_fast);
         in->verity = cas_verity_new();
         in->seen = cas_map_new();
         in->window = cas_xmalloc(WINDOW_BYTES);

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cas/packfile_int.h"
+#include "cas/record_int.h"
 
 #include <fcntl.h>
 
 #define PACK_MODE 0600
 #define HASH_STEP_BYTES (1 * CAS_MIB)
 
-static struct cas_packfile *packfile_new(uint64_t id, uint32_t tier, int dirfd)
+static struct cas_packfile *packfile_new(uint64_t id, uint32_t tier, enum cas_pack_density density,
+                                         int dirfd)
 {
         struct cas_packfile *pf = cas_xcalloc(1, sizeof(*pf));
         pf->id = id;
         pf->tier = tier;
+        pf->density = density;
         pf->dirfd = dirfd;
         pf->fd = -1;
         pf->ref_count = 1;
@@ -26,7 +29,17 @@ static void packfile_free(struct cas_packset *ps, struct cas_packfile *pf)
         free(pf);
 }
 
-int cas_packfile_create(struct cas_packset *ps, struct cas_packfile **out, struct cas_err *err)
+static void enlist(struct cas_packset *ps, struct cas_packfile *pf)
+{
+        struct cas_record_key key;
+        cas_key_pack(pf->id, &key);
+        cas_mutex_lock(&ps->mutex);
+        *cas_map_put(ps->live, key.bytes, key.len, NULL) = (uint64_t)(uintptr_t)pf;
+        cas_mutex_unlock(&ps->mutex);
+}
+
+int cas_packfile_create(struct cas_packset *ps, enum cas_pack_density density,
+                        struct cas_packfile **out, struct cas_err *err)
 {
         uint64_t id = cas_packset_new_id(ps);
         uint8_t header[CAS_PACK_HEADER_BYTES];
@@ -36,7 +49,7 @@ int cas_packfile_create(struct cas_packset *ps, struct cas_packfile **out, struc
         int rc = ps->backend->ops->pack_place(ps->backend, id, &dirfd, &tier, err);
         if (rc < 0)
                 return rc;
-        struct cas_packfile *pf = packfile_new(id, tier, dirfd);
+        struct cas_packfile *pf = packfile_new(id, tier, density, dirfd);
         (void)cas_pack_name(id, name);
         cas_pack_header_encode(id, header);
         rc = cas_io_open(ps->io, dirfd, name, O_RDWR | O_CREAT | O_EXCL, PACK_MODE, &pf->fd, err);
@@ -51,16 +64,19 @@ int cas_packfile_create(struct cas_packset *ps, struct cas_packfile **out, struc
                 return rc;
         }
         pf->size_bytes = sizeof(header);
+        enlist(ps, pf);
         *out = pf;
         return 0;
 }
 
-struct cas_packfile *cas_packfile_adopt(uint64_t id, uint32_t tier, int dirfd, uint64_t size_bytes,
-                                        uint64_t synced_bytes)
+struct cas_packfile *cas_packfile_adopt(struct cas_packset *ps, uint64_t id,
+                                        const struct cas_pack_record *rec, int dirfd)
 {
-        struct cas_packfile *pf = packfile_new(id, tier, dirfd);
-        pf->size_bytes = size_bytes;
-        pf->synced_bytes = synced_bytes;
+        struct cas_packfile *pf =
+                packfile_new(id, rec->tier, (enum cas_pack_density)rec->density, dirfd);
+        pf->size_bytes = rec->size_bytes;
+        pf->synced_bytes = rec->size_bytes;
+        enlist(ps, pf);
         /* The index knows it, or its directory was synced by the recovery. */
         pf->dir_synced = true;
         return pf;
@@ -76,8 +92,12 @@ void cas_packfile_unref_locked(struct cas_packset *ps, struct cas_packfile *pf)
 {
         cas_assert_held(&ps->mutex);
         cas_assert(pf->ref_count > 0);
-        if (--pf->ref_count == 0)
-                packfile_free(ps, pf);
+        if (--pf->ref_count > 0)
+                return;
+        struct cas_record_key key;
+        cas_key_pack(pf->id, &key);
+        (void)cas_map_remove(ps->live, key.bytes, key.len);
+        packfile_free(ps, pf);
 }
 
 void cas_packfile_unref(struct cas_packset *ps, struct cas_packfile *pf)
@@ -245,7 +265,7 @@ int cas_packfile_sync(struct cas_packset *ps, struct cas_packfile *pf, uint64_t 
 void cas_packfile_record(struct cas_packset *ps, struct cas_packfile *pf,
                          struct cas_pack_record *out)
 {
-        *out = (struct cas_pack_record){.tier = pf->tier};
+        *out = (struct cas_pack_record){.tier = pf->tier, .density = (uint8_t)pf->density};
         cas_mutex_lock(&pf->sync);
         out->size_bytes = pf->synced_bytes;
         cas_mutex_unlock(&pf->sync);

@@ -16,6 +16,7 @@
 struct cas_packfile {
         uint64_t id;
         uint32_t tier;
+        enum cas_pack_density density;
         int dirfd;           /* borrowed from the backend */
         int fd;              /* -1 only while idle and not referred to by others */
         _Atomic bool failed; /* a sync or a truncation failed: what it holds is not to be trusted */
@@ -40,30 +41,41 @@ struct cas_packset {
 
         struct cas_mutex mutex;  /* guards all below */
         struct cas_map *pending; /* chunk name to struct cas_pending (cas/packwriter_int.h) */
+        struct cas_map *live;    /* pack id to struct cas_packfile, of all that there are */
         struct cas_packfile *idle;
         unsigned idle_count;
         uint64_t next_id;
 };
 
 /* ---- the set ---- */
-/* A pack to append to, one reference taken: an idle one, else a new one. */
-int cas_packset_take(struct cas_packset *ps, struct cas_packfile **out,
-                     struct cas_err *err) CAS_MUST_CHECK;
+/* A pack of that density to append to, one reference taken: an idle one, else a new one. */
+int cas_packset_take(struct cas_packset *ps, enum cas_pack_density density,
+                     struct cas_packfile **out, struct cas_err *err) CAS_MUST_CHECK;
 /* Ends the writer's reference; the pack is idle again unless it is sealed or failed. */
 void cas_packset_give(struct cas_packset *ps, struct cas_packfile *pf);
 void cas_packset_give_locked(struct cas_packset *ps, struct cas_packfile *pf);
 /* Takes the pack of that id (0: any) out of the idle list, NULL when it is not there. The
  * descriptor may be closed: cas_packfile_reopen. */
 struct cas_packfile *cas_packset_take_id(struct cas_packset *ps, uint64_t pack_id);
+/* Whether nobody writes to the pack, nor counts on what the index does not know of it. *size_bytes:
+ * when it grows past that, it was written to since; UINT64_MAX: nobody can. */
+bool cas_packset_is_quiet(struct cas_packset *ps, uint64_t pack_id, uint64_t *size_bytes);
+/* The same, and not longer than `size_bytes`. It was taken out of the idle list then, when it was
+ * there: *out, to be given back or let go, else NULL. */
+bool cas_packset_claim(struct cas_packset *ps, uint64_t pack_id, uint64_t size_bytes,
+                       struct cas_packfile **out);
+/* Removes the file of a pack that the index does not know any more. */
+int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, uint32_t tier,
+                       struct cas_err *err) CAS_MUST_CHECK;
 /* An id that no pack of this store has or had: it follows the clock. */
 uint64_t cas_packset_new_id(struct cas_packset *ps);
 
 /* ---- one pack ---- */
-int cas_packfile_create(struct cas_packset *ps, struct cas_packfile **out,
-                        struct cas_err *err) CAS_MUST_CHECK;
-/* A pack that is on disk already; idle (no descriptor), one reference. */
-struct cas_packfile *cas_packfile_adopt(uint64_t id, uint32_t tier, int dirfd, uint64_t size_bytes,
-                                        uint64_t synced_bytes);
+int cas_packfile_create(struct cas_packset *ps, enum cas_pack_density density,
+                        struct cas_packfile **out, struct cas_err *err) CAS_MUST_CHECK;
+/* A pack that is on disk already, and whole to its end; idle (no descriptor), one reference. */
+struct cas_packfile *cas_packfile_adopt(struct cas_packset *ps, uint64_t id,
+                                        const struct cas_pack_record *rec, int dirfd);
 void cas_packfile_ref_locked(struct cas_packset *ps, struct cas_packfile *pf);
 void cas_packfile_unref_locked(struct cas_packset *ps, struct cas_packfile *pf);
 void cas_packfile_unref(struct cas_packset *ps, struct cas_packfile *pf);

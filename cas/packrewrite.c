@@ -104,8 +104,7 @@ static int rewrite_item(void *arg, const struct cas_pack_item *item, struct cas_
         return 0;
 }
 
-/* The file of a pack that the index does not know any more. */
-static int unlink_pack(struct cas_packset *ps, uint64_t pack_id, uint32_t tier, struct cas_err *err)
+int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, uint32_t tier, struct cas_err *err)
 {
         char name[CAS_PACK_NAME_BYTES];
         int dirfd;
@@ -128,7 +127,7 @@ static int replace_pack(struct cas_packset *ps, uint64_t pack_id, struct cas_bat
                 return rc;
         cas_batch_del_pack(batch, pack_id);
         rc = cas_index_write(ps->index, batch, err);
-        return rc < 0 ? rc : unlink_pack(ps, pack_id, rec.tier, err);
+        return rc < 0 ? rc : cas_packset_unlink(ps, pack_id, rec.tier, err);
 }
 
 static int rewrite_run(struct rewrite *r, uint64_t pack_id, struct cas_err *err)
@@ -153,6 +152,16 @@ static int rewrite_run(struct rewrite *r, uint64_t pack_id, struct cas_err *err)
         return rc;
 }
 
+/* What is left of a dense pack shall not grow by being moved. */
+static const struct cas_packstyle *style_of(struct cas_packset *ps, uint64_t pack_id)
+{
+        struct cas_pack_record rec;
+        struct cas_err err = CAS_ERR_INIT;
+        bool dense = cas_index_get_pack(ps->index, pack_id, &rec, &err) == 0 &&
+                     rec.density != CAS_PACK_FAST;
+        return dense ? &cas_packstyle_thinned : &cas_packstyle_fast;
+}
+
 int cas_packset_rewrite(struct cas_packset *ps, uint64_t pack_id,
                         bool (*live)(void *arg, enum cas_pack_record_kind kind, const void *key,
                                      size_t key_len),
@@ -165,7 +174,7 @@ int cas_packset_rewrite(struct cas_packset *ps, uint64_t pack_id,
                 return rc;
         /* Nobody appends to it from now on; while it is idle it could be given to this writer. */
         struct cas_packfile *idle = cas_packset_take_id(ps, pack_id);
-        cas_packwriter_init(&r.writer, ps);
+        cas_packwriter_init(&r.writer, ps, style_of(ps, pack_id));
         rc = rewrite_run(&r, pack_id, err);
         *written = r.writer.written_bytes;
         cas_packwriter_release(&r.writer);

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "cas/packfile_int.h"
+#include "cas/record_int.h"
 
 /* Idle packs beyond this many have no descriptor. */
 #define IDLE_OPEN_MAX 16
@@ -53,29 +54,86 @@ void cas_packset_give(struct cas_packset *ps, struct cas_packfile *pf)
         cas_mutex_unlock(&ps->mutex);
 }
 
-struct cas_packfile *cas_packset_take_id(struct cas_packset *ps, uint64_t pack_id)
+static struct cas_packfile *unlink_idle_locked(struct cas_packset *ps, struct cas_packfile **link)
 {
-        struct cas_packfile *found = NULL;
-        cas_mutex_lock(&ps->mutex);
+        struct cas_packfile *found = *link;
+        cas_assert_held(&ps->mutex);
+        *link = found->next_idle;
+        found->next_idle = NULL;
+        ps->idle_count--;
+        return found;
+}
+
+/* The link to the first idle pack of that id (0: any), or of that density (-1: any), or NULL. */
+static struct cas_packfile **find_idle_locked(struct cas_packset *ps, uint64_t pack_id, int density)
+{
+        cas_assert_held(&ps->mutex);
         for (struct cas_packfile **link = &ps->idle; *link; link = &(*link)->next_idle) {
-                if (pack_id == 0 || (*link)->id == pack_id) {
-                        found = *link;
-                        *link = found->next_idle;
-                        found->next_idle = NULL;
-                        ps->idle_count--;
-                        break;
-                }
+                if ((pack_id == 0 || (*link)->id == pack_id) &&
+                    (density < 0 || (int)(*link)->density == density))
+                        return link;
         }
+        return NULL;
+}
+
+static struct cas_packfile *take_idle(struct cas_packset *ps, uint64_t pack_id, int density)
+{
+        cas_mutex_lock(&ps->mutex);
+        struct cas_packfile **link = find_idle_locked(ps, pack_id, density);
+        struct cas_packfile *found = link ? unlink_idle_locked(ps, link) : NULL;
         cas_mutex_unlock(&ps->mutex);
         return found;
 }
 
-int cas_packset_take(struct cas_packset *ps, struct cas_packfile **out, struct cas_err *err)
+struct cas_packfile *cas_packset_take_id(struct cas_packset *ps, uint64_t pack_id)
+{
+        return take_idle(ps, pack_id, -1);
+}
+
+/* Sets *link to that of an idle pack, or to NULL where nobody has it in hand. */
+static bool find_quiet_locked(struct cas_packset *ps, uint64_t pack_id, struct cas_packfile ***link)
+{
+        struct cas_record_key key;
+        cas_key_pack(pack_id, &key);
+        *link = NULL;
+        if (!cas_map_get(ps->live, key.bytes, key.len))
+                return true;
+        *link = find_idle_locked(ps, pack_id, -1);
+        return *link && (**link)->ref_count == 1;
+}
+
+bool cas_packset_is_quiet(struct cas_packset *ps, uint64_t pack_id, uint64_t *size_bytes)
+{
+        struct cas_packfile **link;
+        cas_mutex_lock(&ps->mutex);
+        bool quiet = find_quiet_locked(ps, pack_id, &link);
+        *size_bytes = quiet && link ? (*link)->size_bytes : UINT64_MAX;
+        cas_mutex_unlock(&ps->mutex);
+        return quiet;
+}
+
+bool cas_packset_claim(struct cas_packset *ps, uint64_t pack_id, uint64_t size_bytes,
+                       struct cas_packfile **out)
+{
+        struct cas_packfile **link;
+        *out = NULL;
+        cas_mutex_lock(&ps->mutex);
+        bool quiet = find_quiet_locked(ps, pack_id, &link);
+        if (quiet && link)
+                quiet = (*link)->size_bytes <= size_bytes;
+        if (quiet && link)
+                *out = unlink_idle_locked(ps, link);
+        cas_mutex_unlock(&ps->mutex);
+        return quiet;
+}
+
+int cas_packset_take(struct cas_packset *ps, enum cas_pack_density density,
+                     struct cas_packfile **out, struct cas_err *err)
 {
         for (;;) {
-                struct cas_packfile *pf = cas_packset_take_id(ps, 0);
+                struct cas_packfile *pf = take_idle(ps, 0, (int)density);
                 if (!pf)
-                        return cas_packfile_create(ps, out, err);
+                        return cas_packfile_create(ps, density, out, err);
                 struct cas_err reason = CAS_ERR_INIT;
                 if (!atomic_load(&pf->failed) && cas_packfile_reopen(ps, pf, &reason) == 0) {
                         *out = pf;
@@ -282,9 +340,9 @@ static int adopt_unsealed(struct recovery *r, const struct found_pack *found, in
                 rc = note_length(r, found, fd, end, err);
         if (rc < 0 || more || version < CAS_PACK_VERSION)
                 return rc;
-        struct cas_packfile *pf =
-                cas_packfile_adopt(found->id, found->tier, found->dirfd, end, end);
-        cas_packset_give(ps, pf);
+        const struct cas_pack_record rec = {
+                .tier = found->tier, .size_bytes = end, .density = found->rec.density};
+        cas_packset_give(ps, cas_packfile_adopt(ps, found->id, &rec, found->dirfd));
         return 0;
 }
 
@@ -381,6 +439,7 @@ int cas_packset_open(const struct cas_io *io, struct cas_backend *backend, struc
         ps->index = index;
         ps->fds = cas_packfds_new();
         ps->pending = cas_map_new();
+        ps->live = cas_map_new();
         ps->next_id = 1;
         cas_mutex_init(&ps->mutex, "packset");
         int rc = recover(ps, err);
@@ -401,6 +460,7 @@ void cas_packset_close(struct cas_packset *ps)
                 cas_packfile_unref(ps, pf);
         cas_packfds_free(ps->fds);
         cas_map_free(ps->pending);
+        cas_map_free(ps->live);
         cas_mutex_release(&ps->mutex);
         free(ps);
 }

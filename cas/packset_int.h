@@ -87,6 +87,28 @@ int cas_packset_rewrite(struct cas_packset *ps, uint64_t pack_id,
                         bool (*live)(void *arg, enum cas_pack_record_kind kind, const void *key,
                                      size_t key_len),
                         void *arg, uint64_t *written, struct cas_err *err) CAS_MUST_CHECK;
+/* Writes what is live of packs of less density anew, in the order of the packs, while publications
+ * and readers go on; collection waits for a step of it at most. Chunks are moved where the index
+ * has them, other records where it knows of what they tell; a pack goes when all of it has moved
+ * and nobody writes to it. What a crash leaves is garbage, and the next call goes on. The caller
+ * chooses the packs (recoders run side by side); `yield` is called between steps, when nothing is
+ * held, and ends the work with what was done when it answers false. */
+struct cas_recoder;
+struct cas_recode_hooks {
+        void (*enter)(void *arg); /* keeps collection away … */
+        void (*leave)(void *arg); /* … until here */
+        bool (*yield)(void *arg);
+        void *arg;
+};
+struct cas_recoder *cas_recoder_new(struct cas_packset *ps, enum cas_pack_density density,
+                                    const struct cas_recode_hooks *hooks);
+/* Errors: CORRUPT (damage: what is sound has moved, the pack stays), BUSY (yield said so), IO … */
+int cas_recoder_pack(struct cas_recoder *r, uint64_t pack_id, struct cas_err *err) CAS_MUST_CHECK;
+/* Commits what is left; the counts are whole then. */
+int cas_recoder_finish(struct cas_recoder *r, struct cas_recode_result *out,
+                       struct cas_err *err) CAS_MUST_CHECK;
+/* What was not committed is garbage. */
+void cas_recoder_free(struct cas_recoder *r);
 /* Removes a pack that holds nothing live: index first, then the file. */
 int cas_packset_remove(struct cas_packset *ps, uint64_t pack_id,
                        struct cas_err *err) CAS_MUST_CHECK;

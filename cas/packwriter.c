@@ -3,20 +3,45 @@
 
 #include <xxhash.h>
 
-/* What new blocks are written with; packs that cool are written again with a denser codec. */
-#define WRITE_CODEC CAS_CODEC_LZ4
-#define WRITE_LEVEL 1
+const struct cas_packstyle cas_packstyle_fast = {
+        .codec = CAS_CODEC_LZ4,
+        .level = 1,
+        .block_bytes = 256 * CAS_KIB,
+        .block_chunks = 4096,
+        .density = CAS_PACK_FAST,
+};
+const struct cas_packstyle cas_packstyle_default = {
+        .codec = CAS_CODEC_ZSTD,
+        .level = 9,
+        .block_bytes = 1 * CAS_MIB,
+        .block_chunks = 16384,
+        .density = CAS_PACK_DEFAULT,
+};
+const struct cas_packstyle cas_packstyle_cold = {
+        .codec = CAS_CODEC_ZSTD,
+        .level = 19,
+        .block_bytes = 4 * CAS_MIB,
+        .block_chunks = CAS_BLOCK_CHUNKS_MAX,
+        .density = CAS_PACK_COLD,
+};
+const struct cas_packstyle cas_packstyle_thinned = {
+        .codec = CAS_CODEC_ZSTD,
+        .level = 3,
+        .block_bytes = 1 * CAS_MIB,
+        .block_chunks = 16384,
+        .density = CAS_PACK_FAST,
+};
+
 /* A block is kept as it is unless compression wins at least this share of it. */
 #define WIN_DIVISOR 16
 
-static struct cas_openblock *block_new(void)
+static struct cas_openblock *block_new(const struct cas_packstyle *style)
 {
-        struct cas_openblock *b =
-                cas_xmalloc(sizeof(*b)); /* not its bytes: they are written first */
+        struct cas_openblock *b = cas_xcalloc(1, sizeof(*b));
         cas_mutex_init(&b->mutex, "openblock");
         b->ref_count = 1;
-        b->raw_bytes = 0;
-        b->chunk_count = 0;
+        b->chunks = cas_xmalloc(style->block_chunks * sizeof(struct cas_pending *));
+        b->raw = cas_xmalloc(cas_max_u64(style->block_bytes, CAS_CHUNK_BYTES_MAX));
         return b;
 }
 
@@ -26,6 +51,8 @@ static void block_unref_locked(struct cas_packset *ps, struct cas_openblock *b)
         if (--b->ref_count > 0)
                 return;
         cas_mutex_release(&b->mutex);
+        free(b->chunks);
+        free(b->raw);
         free(b);
 }
 
@@ -36,11 +63,12 @@ static void block_unref(struct cas_packset *ps, struct cas_openblock *b)
         cas_mutex_unlock(&ps->mutex);
 }
 
-void cas_packwriter_init(struct cas_packwriter *w, struct cas_packset *ps)
+void cas_packwriter_init(struct cas_packwriter *w, struct cas_packset *ps,
+                         const struct cas_packstyle *style)
 {
-        *w = (struct cas_packwriter){.ps = ps};
-        w->compressor = cas_compressor_new(WRITE_CODEC, WRITE_LEVEL);
-        w->block = block_new();
+        *w = (struct cas_packwriter){.ps = ps, .style = style};
+        w->compressor = cas_compressor_new(style->codec, style->level);
+        w->block = block_new(style);
 }
 
 static void unmap_locked(struct cas_packset *ps, struct cas_pending *e)
@@ -128,7 +156,7 @@ static int writer_pack(struct cas_packwriter *w, struct cas_err *err)
                 return 0;
         if (w->pack)
                 cas_packset_give(w->ps, cas_steal(&w->pack));
-        return cas_packset_take(w->ps, &w->pack, err);
+        return cas_packset_take(w->ps, w->style->density, &w->pack, err);
 }
 
 /* Appends a record that was made for the end of w->pack; seals the pack when it is full. */
@@ -248,8 +276,8 @@ static int add_locked(struct cas_packwriter *w, const struct cas_packwriter_chun
 {
         struct cas_openblock *b = w->block;
         cas_assert_held(&b->mutex);
-        if (b->raw_bytes + chunk->length_bytes > CAS_BLOCK_TARGET_BYTES ||
-            b->chunk_count == CAS_BLOCK_TARGET_CHUNKS) {
+        if (b->raw_bytes + chunk->length_bytes > w->style->block_bytes ||
+            b->chunk_count == w->style->block_chunks) {
                 int rc = write_block(w, b, err);
                 if (rc < 0)
                         return rc;
@@ -263,6 +291,7 @@ static int add_locked(struct cas_packwriter *w, const struct cas_packwriter_chun
         e->chunk = chunk->name;
         e->length_bytes = chunk->length_bytes;
         e->is_object = chunk->is_object;
+        e->from = chunk->from;
         e->ref_count = 1;
         e->block = b;
         if (chunk->shared) {
@@ -283,7 +312,7 @@ int cas_packwriter_add(struct cas_packwriter *w, const struct cas_packwriter_chu
                        struct cas_err *err)
 {
         cas_assert(chunk->length_bytes > 0);
-        cas_assert(chunk->length_bytes <= CAS_BLOCK_TARGET_BYTES);
+        cas_assert(chunk->length_bytes <= CAS_CHUNK_BYTES_MAX);
         cas_mutex_lock(&w->block->mutex);
         int rc = add_locked(w, chunk, err);
         cas_mutex_unlock(&w->block->mutex);
@@ -438,6 +467,45 @@ static int check_entries(const struct cas_packwriter *w, struct cas_err *err)
         return 0;
 }
 
+/* A moved chunk counts only while nobody else has moved or removed it. */
+static int is_where_it_was(const struct cas_packwriter *w, const struct cas_pending *e, bool *out,
+                           struct cas_err *err)
+{
+        struct cas_chunk_record rec;
+        struct cas_err miss = CAS_ERR_INIT;
+        *out = e->from.pack_id == 0;
+        if (*out)
+                return 0;
+        int rc = cas_index_get_chunk(w->ps->index, &e->chunk, &rec, &miss);
+        *out = rc == 0 && rec.pack_id == e->from.pack_id &&
+               rec.block_offset == e->from.block_offset && rec.chunk_offset == e->from.chunk_offset;
+        if (rc == 0 || rc == -CAS_E_NOTFOUND)
+                return 0;
+        *err = miss;
+        return rc;
+}
+
+/* Syncs what was written and fills the batch with it. */
+static int flush_written(struct cas_packwriter *w, struct cas_batch *batch, struct cas_err *err)
+{
+        int rc = 0;
+        for (size_t i = 0; rc == 0 && i < w->touched_count; i++) {
+                struct cas_pack_record rec;
+                rc = cas_packfile_sync(w->ps, w->touched[i].pack, w->touched[i].end_offset, err);
+                cas_packfile_record(w->ps, w->touched[i].pack, &rec);
+                cas_batch_put_pack(batch, w->touched[i].pack->id, &rec);
+        }
+        for (size_t i = 0; rc == 0 && i < w->entry_count; i++) {
+                const struct cas_pending *e = w->entries[i];
+                bool counts = false;
+                if (e->pack)
+                        rc = is_where_it_was(w, e, &counts, err);
+                if (rc == 0 && counts)
+                        cas_batch_put_chunk(batch, &e->chunk, &e->at);
+        }
+        return rc;
+}
+
 int cas_packwriter_flush(struct cas_packwriter *w, struct cas_batch *batch, struct cas_err *err)
 {
         int rc = write_own_block(w, err);
@@ -445,36 +513,46 @@ int cas_packwriter_flush(struct cas_packwriter *w, struct cas_batch *batch, stru
                 rc = write_foreign_blocks(w, err);
         if (rc == 0)
                 rc = check_entries(w, err);
-        for (size_t i = 0; rc == 0 && i < w->touched_count; i++) {
-                struct cas_pack_record rec;
-                rc = cas_packfile_sync(w->ps, w->touched[i].pack, w->touched[i].end_offset, err);
-                cas_packfile_record(w->ps, w->touched[i].pack, &rec);
-                cas_batch_put_pack(batch, w->touched[i].pack->id, &rec);
-        }
-        if (rc < 0)
-                return rc;
-        for (size_t i = 0; i < w->entry_count; i++)
-                cas_batch_put_chunk(batch, &w->entries[i]->chunk, &w->entries[i]->at);
-        return 0;
+        return rc < 0 ? rc : flush_written(w, batch, err);
 }
 
-static void let_go(struct cas_packwriter *w)
+int cas_packwriter_flush_full(struct cas_packwriter *w, struct cas_batch *batch,
+                              struct cas_err *err)
 {
+        return flush_written(w, batch, err);
+}
+
+bool cas_packwriter_waits(const struct cas_packwriter *w, uint64_t from_pack_id)
+{
+        for (uint32_t i = 0; i < w->block->chunk_count; i++)
+                if (w->block->chunks[i]->from.pack_id == from_pack_id)
+                        return true;
+        return false;
+}
+
+/* Of all chunks, or of those that are not in the open block. */
+static void let_go(struct cas_packwriter *w, bool all)
+{
+        size_t kept = 0;
         cas_mutex_lock(&w->ps->mutex);
-        for (size_t i = 0; i < w->entry_count; i++)
-                pending_unref_locked(w->ps, w->entries[i]);
+        for (size_t i = 0; i < w->entry_count; i++) {
+                if (!all && w->entries[i]->block == w->block)
+                        w->entries[kept++] = w->entries[i];
+                else
+                        pending_unref_locked(w->ps, w->entries[i]);
+        }
         for (size_t i = 0; i < w->touched_count; i++)
                 cas_packfile_unref_locked(w->ps, w->touched[i].pack);
         if (w->pack)
                 cas_packset_give_locked(w->ps, cas_steal(&w->pack));
         cas_mutex_unlock(&w->ps->mutex);
-        w->entry_count = 0;
+        w->entry_count = kept;
         w->touched_count = 0;
 }
 
 void cas_packwriter_published(struct cas_packwriter *w)
 {
-        let_go(w);
+        let_go(w, false);
 }
 
 /* Takes the open block away from others' eyes, unless somebody counts on a chunk in it. */
@@ -512,7 +590,7 @@ void cas_packwriter_release(struct cas_packwriter *w)
         if (hide_block(w) || write_block(w, w->block, &err) < 0)
                 lose_block(w);
         cas_mutex_unlock(&w->block->mutex);
-        let_go(w);
+        let_go(w, true);
         block_unref(w->ps, w->block);
         cas_compressor_free(w->compressor);
         cas_buf_release(&w->record);

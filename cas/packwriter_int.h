@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writing chunks, objects' lists and layer records into packs, for one
- * publication or one rewrite. A writer belongs to one thread at a time.
+/* Writing chunks, objects' lists and other records into packs, for one
+ * publication, rewrite or recoding. A writer belongs to one thread at a time.
  *
  * Chunks are collected in the writer's open block. A chunk that is not in the
  * index yet has a `cas_pending` in the set's map, so that other writers see it:
@@ -15,16 +15,33 @@
 #include "cas/codec.h"
 #include "cas/packfile_int.h"
 
-#define CAS_BLOCK_TARGET_BYTES (256 * CAS_KIB) /* of chunks, before compression */
-#define CAS_BLOCK_TARGET_CHUNKS 4096
+/* How a writer writes blocks, and into which packs. */
+struct cas_packstyle {
+        enum cas_codec codec;
+        int level;
+        uint32_t block_bytes;  /* of chunks, before compression; one chunk may be longer */
+        uint32_t block_chunks; /* at most */
+        enum cas_pack_density density;
+};
+extern const struct cas_packstyle cas_packstyle_fast; /* what is new */
+extern const struct cas_packstyle cas_packstyle_default, cas_packstyle_cold;
+/* What collection thins out while publications wait: nearly as dense as dense packs, but quick. */
+extern const struct cas_packstyle cas_packstyle_thinned;
 
 struct cas_openblock;
+
+/* Where a chunk that is moved was. pack_id 0: it is new. */
+struct cas_chunk_place {
+        uint64_t pack_id, block_offset;
+        uint32_t chunk_offset;
+};
 
 /* A chunk that some writer has taken in and that may not be in the index yet. */
 struct cas_pending {
         struct cas_hash chunk; /* immutable, as the next two */
         uint32_t length_bytes;
         bool is_object;
+        struct cas_chunk_place from;
         /* guarded by the set's mutex; what follows ref_count does not change once pack is set */
         unsigned ref_count; /* writers that need it */
         bool in_map;
@@ -39,8 +56,8 @@ struct cas_openblock {
         unsigned ref_count;     /* guarded by the set's mutex */
         uint32_t raw_bytes;
         uint32_t chunk_count;
-        struct cas_pending *chunks[CAS_BLOCK_TARGET_CHUNKS];
-        uint8_t raw[CAS_BLOCK_TARGET_BYTES];
+        struct cas_pending **chunks; /* block_chunks of the writer's style */
+        uint8_t *raw;                /* block_bytes, or one longest chunk */
 };
 
 struct cas_touched {
@@ -50,6 +67,7 @@ struct cas_touched {
 
 struct cas_packwriter {
         struct cas_packset *ps;
+        const struct cas_packstyle *style;
         struct cas_compressor *compressor;
         struct cas_openblock *block;
         struct cas_packfile *pack;    /* taken from the set; NULL until something is written */
@@ -61,20 +79,22 @@ struct cas_packwriter {
         uint64_t written_bytes;
 };
 
-void cas_packwriter_init(struct cas_packwriter *w, struct cas_packset *ps);
+void cas_packwriter_init(struct cas_packwriter *w, struct cas_packset *ps,
+                         const struct cas_packstyle *style);
 /* Lets go of everything; what nobody else needs is dropped. */
 void cas_packwriter_release(struct cas_packwriter *w);
 
 /* Counts on a chunk that another writer has pending. False when there is none. */
 bool cas_packwriter_claim(struct cas_packwriter *w, const struct cas_hash *chunk);
 /* Takes a chunk in, unless another writer did so meanwhile. `shared` false: not in the map, for
- * rewrites. len is 1 to CAS_BLOCK_TARGET_BYTES. */
+ * rewrites. len is 1 to CAS_CHUNK_BYTES_MAX. */
 struct cas_packwriter_chunk {
         struct cas_hash name;
         const void *data;
         uint32_t length_bytes;
         bool is_object;
         bool shared;
+        struct cas_chunk_place from;
 };
 int cas_packwriter_add(struct cas_packwriter *w, const struct cas_packwriter_chunk *chunk,
                        struct cas_err *err) CAS_MUST_CHECK;
@@ -88,10 +108,18 @@ int cas_packwriter_layer(struct cas_packwriter *w, const struct cas_layer_record
                          struct cas_err *err) CAS_MUST_CHECK;
 int cas_packwriter_recipe(struct cas_packwriter *w, const struct cas_recipe_record *recipe,
                           struct cas_err *err) CAS_MUST_CHECK;
-/* Writes and syncs everything that this writer needs; its chunks and packs are in the batch. */
+/* Writes and syncs everything that this writer needs; its chunks and packs are in the batch. A
+ * chunk that was moved is left out unless the index still has it where it was: the caller keeps
+ * others from changing that until the batch is written. */
 int cas_packwriter_flush(struct cas_packwriter *w, struct cas_batch *batch,
                          struct cas_err *err) CAS_MUST_CHECK;
-/* The batch was written: lets go of chunks and packs; ready for more. */
+/* The same without the open block, which goes on to be filled. Not for shared chunks. */
+int cas_packwriter_flush_full(struct cas_packwriter *w, struct cas_batch *batch,
+                              struct cas_err *err) CAS_MUST_CHECK;
+/* The batch was written: lets go of packs, and of chunks that are not in the open block; ready for
+ * more. */
 void cas_packwriter_published(struct cas_packwriter *w);
+/* Whether a chunk that was in that pack waits in the open block. */
+bool cas_packwriter_waits(const struct cas_packwriter *w, uint64_t from_pack_id);
 
 #endif

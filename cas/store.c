@@ -62,11 +62,21 @@ void cas_store_shared_end(struct cas_store *s)
         cas_mutex_unlock(&s->exclusive_mutex);
 }
 
+void cas_store_yield(struct cas_store *s)
+{
+        cas_mutex_lock(&s->exclusive_mutex);
+        while (s->exclusive || s->exclusive_waiting > 0)
+                cas_mutex_wait(&s->exclusive_mutex, &s->exclusive_change);
+        cas_mutex_unlock(&s->exclusive_mutex);
+}
+
 void cas_store_exclusive_begin(struct cas_store *s)
 {
         cas_mutex_lock(&s->exclusive_mutex);
+        s->exclusive_waiting++;
         while (s->exclusive || s->publication_count > 0)
                 cas_mutex_wait(&s->exclusive_mutex, &s->exclusive_change);
+        s->exclusive_waiting--;
         s->exclusive = true;
         cas_mutex_unlock(&s->exclusive_mutex);
 }

@@ -38,9 +38,10 @@ struct cas_store {
 
         /* Publications share the store, maintenance has it alone. A publication never waits for
          * one that waits, so that a thread may hold two. */
-        struct cas_mutex exclusive_mutex; /* guards the three below */
+        struct cas_mutex exclusive_mutex; /* guards the four below */
         pthread_cond_t exclusive_change;
         unsigned publication_count;
+        unsigned exclusive_waiting;
         bool exclusive;
 
         struct cas_mutex names; /* "store.names": guards all to commit_error but the journal */
@@ -56,6 +57,7 @@ struct cas_store {
         struct cas_mutex uploads_mutex; /* guards the two below */
         struct cas_map *uploads;        /* id -> struct upload_state (cas/upload.c) */
 
+        _Atomic(bool) recoding;          /* packs, one call at a time (cas/recode.c) */
         struct cas_blobcache *blobcache; /* has its own lock */
         uint64_t blob_cache_bytes;
         pthread_rwlock_t blob_files; /* cas_blob_files_lock */
@@ -101,6 +103,9 @@ int cas_blob_dirs_make(struct cas_store *s, enum cas_digest_alg alg,
 /* Publishing (cas/publish.c) and maintenance exclude each other. */
 void cas_store_shared_begin(struct cas_store *s);
 void cas_store_shared_end(struct cas_store *s);
+/* Lets those go first who wait to be alone: for work in the background that shares the store again
+ * and again. The thread holds no publication. */
+void cas_store_yield(struct cas_store *s);
 /* Waits until no publication is open, and keeps new ones waiting. */
 void cas_store_exclusive_begin(struct cas_store *s);
 void cas_store_exclusive_end(struct cas_store *s);

@@ -635,7 +635,7 @@ static void those_who_count_on_a_failed_pack_fail(void **state)
         struct test_packs *t = *state;
         struct cas_hash ida, idb;
         struct cas_err reason = CAS_ERR_INIT;
-        static uint8_t data[2][CAS_BLOCK_TARGET_BYTES];
+        static uint8_t data[2][256 * 1024];
         struct cas_ingest *a = cas_ingest_new(t->store.packset);
         struct cas_ingest *b = cas_ingest_new(t->store.packset);
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
@@ -665,7 +665,7 @@ static void a_late_batch_does_not_shrink_a_pack(void **state)
 {
         struct test_packs *t = *state;
         struct cas_hash ida, idb, more;
-        static uint8_t data[2][CAS_BLOCK_TARGET_BYTES];
+        static uint8_t data[2][256 * 1024];
         struct cas_ingest *a = cas_ingest_new(t->store.packset);
         struct cas_ingest *b = cas_ingest_new(t->store.packset);
         cas_cleanup_batch struct cas_batch *early = cas_batch_new();
