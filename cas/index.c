@@ -19,7 +19,9 @@
 #define FILTER_BITS_PER_KEY 10
 /* References of a chunk list in one record: 9 KiB. */
 #define PAGE_REFS 256
-#define INFO_LOG_ERRORS 3 /* rocksdb::InfoLogLevel::ERROR_LEVEL */
+/* Of manual compaction: entries that are at rest already are written again, compressed. */
+#define BOTTOMMOST_FORCE 2 /* rocksdb::BottommostLevelCompaction::kForce */
+#define INFO_LOG_ERRORS 3  /* rocksdb::InfoLogLevel::ERROR_LEVEL */
 
 static const char *const column_names[COLUMN_COUNT] = {"default", "chunks", "objects"};
 static const size_t memtable_bytes[COLUMN_COUNT] = {4 * CAS_MIB, 8 * CAS_MIB, 4 * CAS_MIB};
@@ -111,7 +113,10 @@ static rocksdb_options_t *column_options(unsigned column, rocksdb_cache_t *cache
         rocksdb_options_set_create_if_missing(o, create);
         rocksdb_options_set_create_missing_column_families(o, create);
         rocksdb_options_set_paranoid_checks(o, 1);
-        rocksdb_options_set_compression(o, rocksdb_no_compression); /* digests do not compress */
+        /* Digests do not compress, what stands beside them does: once, where entries come to rest.
+         */
+        rocksdb_options_set_compression(o, rocksdb_no_compression);
+        rocksdb_options_set_bottommost_compression(o, rocksdb_zstd_compression);
         rocksdb_options_set_write_buffer_size(o, memtable_bytes[column]);
         rocksdb_options_set_db_write_buffer_size(o, MEMTABLES_BYTES);
         rocksdb_options_set_max_write_buffer_number(o, 2);
@@ -173,6 +178,23 @@ void cas_index_close(struct cas_index *ix)
 {
         if (ix)
                 index_free(ix);
+}
+
+int cas_index_compact(struct cas_index *ix, struct cas_err *err)
+{
+        rocksdb_compactoptions_t *all = rocksdb_compactoptions_create();
+        rocksdb_flushoptions_t *wait = rocksdb_flushoptions_create();
+        char *message = NULL;
+        rocksdb_compactoptions_set_exclusive_manual_compaction(all, 0);
+        rocksdb_compactoptions_set_bottommost_level_compaction(all, BOTTOMMOST_FORCE);
+        rocksdb_flushoptions_set_wait(wait, 1);
+        for (unsigned i = 0; i < COLUMN_COUNT && !message; i++)
+                rocksdb_flush_cf(ix->db, wait, ix->columns[i], &message);
+        for (unsigned i = 0; i < COLUMN_COUNT && !message; i++)
+                rocksdb_compact_range_cf_opt(ix->db, ix->columns[i], all, NULL, 0, NULL, 0);
+        rocksdb_compactoptions_destroy(all);
+        rocksdb_flushoptions_destroy(wait);
+        return message ? fail_rocks(err, message, "compact index") : 0;
 }
 
 int cas_index_destroy(const char *path, struct cas_err *err)

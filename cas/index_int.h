@@ -87,6 +87,8 @@ const char *cas_family_name(enum cas_family family);
 int cas_index_open(const char *path, bool create, struct cas_index **out,
                    struct cas_err *err) CAS_MUST_CHECK;
 void cas_index_close(struct cas_index *ix);
+/* Writes all entries anew, as small as can be. Reads and writes go on. */
+int cas_index_compact(struct cas_index *ix, struct cas_err *err) CAS_MUST_CHECK;
 /* Removes an index that is not open. Absent is success. */
 int cas_index_destroy(const char *path, struct cas_err *err) CAS_MUST_CHECK;
 

@@ -43,6 +43,8 @@ int cas_fsck(struct cas_store *s, const struct cas_progress *progress, cas_fsck_
  * its lock itself. Names included. The old index is kept as index.old until it has worked. */
 int cas_rebuild(const struct cas_store_config *config, const struct cas_progress *progress,
                 struct cas_err *err) CAS_MUST_CHECK;
+/* Makes the index as small as can be, after much was changed. Others go on meanwhile. */
+int cas_store_compact(struct cas_store *s, struct cas_err *err) CAS_MUST_CHECK;
 /* Brings the format to this program's version. Success when it is already. Errors:
  * UNSUPPORTED (newer, or unknown incompatible bits). out_from/out_to: versions, for people. */
 int cas_upgrade(const struct cas_store_config *config, unsigned *out_from, unsigned *out_to,

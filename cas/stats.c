@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "cas/maintain.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
+
+int cas_store_compact(struct cas_store *s, struct cas_err *err)
+{
+        return cas_index_compact(s->index, err);
+}
 
 struct count_scan {
         enum cas_family family;
