@@ -7,7 +7,7 @@
 #include "cas/map.h"
 #include "cas/path.h"
 #include "cas/tar_int.h"
-#include "cas/tarrecipe_int.h"
+#include "cas/tarops_int.h"
 #include "cas/verity.h"
 
 #define WINDOW_BYTES (128 * CAS_KIB)
@@ -16,15 +16,9 @@
 #define HASH_BYTES_MAX (256 * CAS_KIB)
 #define COMPARE_BYTES (128 * CAS_KIB)
 
-struct listed {
-        struct cas_entry entry;
-        uint64_t start, end; /* in the bytes of the listing */
-};
-
 struct maker {
         struct cas_store *store;
-        struct cas_recipe_writer *writer;
-        struct cas_tarrecipe_stats stats;
+        struct cas_tarops ops;
 
         cas_source_fn source;
         void *arg;
@@ -32,19 +26,9 @@ struct maker {
         size_t at, end;
         bool source_ended;
 
-        struct listed *listed; /* owned; sorted by path */
+        struct cas_listed *listed; /* owned; sorted by path */
         size_t listed_count;
         struct cas_map *listed_by_object; /* object -> number in listed, + 1 */
-        struct cas_map *explicit_objects; /* object -> number in TAR_OBJECTS */
-        uint64_t object_count;            /* in TAR_OBJECTS */
-
-        uint64_t position; /* in the tar, of what is not described yet */
-        enum cas_tarop run_kind;
-        uint64_t run_bytes; /* of own bytes or zeros that have no operation yet */
-        uint64_t place;     /* in the listing, as the reader has it */
-        const struct listed *current;
-        struct cas_tarheader_model headers;
-        uint64_t next_seek;
 
         /* Extended headers that wait for their entry. */
         struct cas_buf records, long_name;
@@ -59,213 +43,13 @@ static void maker_release(struct maker *m)
         free(m->listed);
         free(m->window);
         cas_map_free(m->listed_by_object);
-        cas_map_free(m->explicit_objects);
+        cas_tarops_release(&m->ops);
         cas_buf_release(&m->records);
         cas_buf_release(&m->long_name);
         cas_verity_free(m->verity);
         cas_spool_free(m->aside);
 }
 #define cleanup_maker __attribute__((cleanup(maker_release)))
-
-/* ---- writing ---- */
-
-static int put_varint(struct maker *m, uint64_t v, struct cas_err *err)
-{
-        uint8_t bytes[10];
-        size_t n = 0;
-        while (v >= 0x80) {
-                bytes[n++] = (uint8_t)(v | 0x80);
-                v >>= 7;
-        }
-        bytes[n++] = (uint8_t)v;
-        return cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_OPS], bytes, n, err);
-}
-
-static int flush_run(struct maker *m, struct cas_err *err)
-{
-        uint64_t bytes = m->run_bytes;
-        m->run_bytes = 0;
-        return bytes > 0 ? put_varint(m, bytes << CAS_TAROP_KIND_BITS | m->run_kind, err) : 0;
-}
-
-static int put_op(struct maker *m, enum cas_tarop kind, uint64_t operand, struct cas_err *err)
-{
-        if (flush_run(m, err) < 0)
-                return -(int)err->code;
-        return put_varint(m, operand << CAS_TAROP_KIND_BITS | kind, err);
-}
-
-static int add_run(struct maker *m, enum cas_tarop kind, uint64_t bytes, struct cas_err *err)
-{
-        if (m->run_kind != kind && flush_run(m, err) < 0)
-                return -(int)err->code;
-        m->run_kind = kind;
-        m->run_bytes += bytes;
-        m->position += bytes;
-        return 0;
-}
-
-static int put_own(struct maker *m, const void *data, size_t len, struct cas_err *err)
-{
-        m->stats.own_bytes += len;
-        if (cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_BYTES], data, len, err) < 0)
-                return -(int)err->code;
-        return add_run(m, CAS_TAROP_BYTES, len, err);
-}
-
-static int put_zeros(struct maker *m, uint64_t bytes, struct cas_err *err)
-{
-        return add_run(m, CAS_TAROP_ZEROS, bytes, err);
-}
-
-static int put_place(struct maker *m, const struct listed *l, struct cas_err *err)
-{
-        if (m->current == l)
-                return 0;
-        if (put_op(m, CAS_TAROP_PLACE, cas_zigzag((int64_t)(l->start - m->place)), err) < 0)
-                return -(int)err->code;
-        m->place = l->end;
-        m->current = l;
-        return 0;
-}
-
-/* The content of a file of the listing; padded: and zeros to a multiple of a block. */
-static int put_content(struct maker *m, const struct listed *l, bool padded, struct cas_err *err)
-{
-        uint64_t bytes = l->entry.size_bytes;
-        if (put_place(m, l, err) < 0 ||
-            put_op(m, CAS_TAROP_CONTENT, padded ? CAS_TAROP_CONTENT_PADDED : CAS_TAROP_CONTENT_BARE,
-                   err) < 0)
-                return -(int)err->code;
-        m->stats.object_refs++;
-        m->stats.object_bytes += bytes;
-        m->position += padded ? cas_align_up(bytes, CAS_TAR_BLOCK_BYTES) : bytes;
-        return 0;
-}
-
-/* The number of an object in TAR_OBJECTS. */
-static int object_number(struct maker *m, const struct cas_hash *id, uint64_t *out,
-                         struct cas_err *err)
-{
-        bool inserted;
-        uint64_t *number = cas_map_put(m->explicit_objects, id->bytes, CAS_HASH_BYTES, &inserted);
-        if (inserted) {
-                *number = m->object_count++;
-                if (cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_OBJECTS], id->bytes,
-                                     CAS_HASH_BYTES, err) < 0)
-                        return -(int)err->code;
-        }
-        *out = *number;
-        return 0;
-}
-
-static int put_object(struct maker *m, const struct cas_hash *id, uint64_t offset, uint64_t bytes,
-                      struct cas_err *err)
-{
-        uint64_t number = 0;
-        if (object_number(m, id, &number, err) < 0 ||
-            put_op(m, CAS_TAROP_OBJECT, number, err) < 0 || put_varint(m, offset, err) < 0 ||
-            put_varint(m, bytes, err) < 0)
-                return -(int)err->code;
-        m->stats.object_refs++;
-        m->stats.object_bytes += bytes;
-        m->position += bytes;
-        return 0;
-}
-
-/* ---- headers as they are foretold ---- */
-
-/* Bytes that are as foretold between two changes cost more than to be changed as well. */
-#define KEPT_BYTES_MIN 4
-#define CHANGES_MAX (CAS_TAR_BLOCK_BYTES / KEPT_BYTES_MIN)
-
-struct change {
-        size_t kept, bytes;
-};
-
-/* What must be changed in `foretold` to be `block`, the checksum left out. */
-static size_t find_changes(const uint8_t *foretold, const uint8_t *block,
-                           struct change changes[CHANGES_MAX])
-{
-        size_t count = 0, end = 0;
-        for (size_t at = 0; at < CAS_TAR_BLOCK_BYTES; at++) {
-                if (foretold[at] == block[at] ||
-                    at - CAS_TARHEADER_CHECKSUM_AT < CAS_TARHEADER_CHECKSUM_BYTES)
-                        continue;
-                if (count > 0 && at - end < KEPT_BYTES_MIN)
-                        changes[count - 1].bytes += at + 1 - end;
-                else
-                        changes[count++] = (struct change){.kept = at - end, .bytes = 1};
-                end = at + 1;
-        }
-        return count;
-}
-
-static int put_changes(struct maker *m, const uint8_t *block, const struct change *changes,
-                       size_t count, struct cas_err *err)
-{
-        struct cas_spool *bytes = m->writer->sections[CAS_RECIPE_TAR_BYTES];
-        for (size_t i = 0, at = 0; i < count; i++) {
-                at += changes[i].kept;
-                if (put_varint(m, changes[i].kept, err) < 0 ||
-                    put_varint(m, changes[i].bytes, err) < 0 ||
-                    cas_spool_append(bytes, block + at, changes[i].bytes, err) < 0)
-                        return -(int)err->code;
-                at += changes[i].bytes;
-                m->stats.own_bytes += changes[i].bytes;
-        }
-        return 0;
-}
-
-/* A valid header block; l: its entry in the listing, or NULL. */
-static int put_header(struct maker *m, const uint8_t block[CAS_TAR_BLOCK_BYTES],
-                      const struct listed *l, struct cas_err *err)
-{
-        struct change changes[CHANGES_MAX];
-        uint8_t summed[CAS_TAR_BLOCK_BYTES], foretold[CAS_TAR_BLOCK_BYTES];
-        const size_t sum_at = CAS_TARHEADER_CHECKSUM_AT, sum_bytes = CAS_TARHEADER_CHECKSUM_BYTES;
-        uint64_t flags = l ? CAS_TAROP_HEADER_LISTED : 0;
-        if (l && put_place(m, l, err) < 0)
-                return -(int)err->code;
-        cas_tarheader_foretell(&m->headers, l ? &l->entry : NULL, foretold);
-        memcpy(summed, block, sizeof(summed));
-        memcpy(summed + sum_at, foretold + sum_at, sum_bytes);
-        cas_tarheader_set_checksum(summed);
-        bool odd = memcmp(summed, block, sizeof(summed)) != 0;
-        size_t count = find_changes(foretold, block, changes);
-        if (odd)
-                flags |= CAS_TAROP_HEADER_CHECKSUM;
-        if (put_op(m, CAS_TAROP_HEADER, count << CAS_TAROP_HEADER_FLAG_BITS | flags, err) < 0 ||
-            put_changes(m, block, changes, count, err) < 0 ||
-            (odd && cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_BYTES], block + sum_at,
-                                     sum_bytes, err) < 0))
-                return -(int)err->code;
-        m->stats.own_bytes += odd ? sum_bytes : 0;
-        m->position += CAS_TAR_BLOCK_BYTES;
-        cas_tarheader_learn(&m->headers, l ? &l->entry : NULL, block);
-        return 0;
-}
-
-/* Between operations that do not depend on each other. */
-static int put_seek(struct maker *m, struct cas_err *err)
-{
-        uint8_t bytes[CAS_TARSEEK_BYTES];
-        if (m->position < m->next_seek)
-                return 0;
-        if (flush_run(m, err) < 0)
-                return -(int)err->code;
-        if (m->position > 0 && put_op(m, CAS_TAROP_RESET, 0, err) < 0)
-                return -(int)err->code;
-        m->headers = (struct cas_tarheader_model){0};
-        cas_put_le64(bytes, m->position);
-        cas_put_le64(bytes + 8, cas_spool_bytes(m->writer->sections[CAS_RECIPE_TAR_OPS]));
-        cas_put_le64(bytes + 16, cas_spool_bytes(m->writer->sections[CAS_RECIPE_TAR_BYTES]));
-        cas_put_le64(bytes + 24, m->place);
-        m->current = NULL;
-        m->next_seek = m->position + CAS_TARSEEK_SPACING_BYTES;
-        return cas_spool_append(m->writer->sections[CAS_RECIPE_TAR_SEEK], bytes, sizeof(bytes),
-                                err);
-}
 
 /* ---- the stream ---- */
 
@@ -299,7 +83,7 @@ static int pass_own(struct maker *m, uint64_t max, struct cas_err *err)
                 size_t n = cas_min_u64(have, max);
                 if (n == 0)
                         return 0;
-                if (put_own(m, m->window + m->at, n, err) < 0)
+                if (cas_tarops_own(&m->ops, m->window + m->at, n, err) < 0)
                         return -(int)err->code;
                 m->at += n;
                 max -= n;
@@ -327,27 +111,28 @@ static int pass_padding(struct maker *m, uint64_t bytes, struct cas_err *err)
         bool zero = false;
         if (take_padding(m, bytes, &zero, err) < 0)
                 return -(int)err->code;
-        return zero ? put_zeros(m, padding, err) : pass_own(m, padding, err);
+        return zero ? cas_tarops_zeros(&m->ops, padding, err) : pass_own(m, padding, err);
 }
 
 /* ---- content ---- */
 
-static const struct listed *find_listed_object(const struct maker *m, const struct cas_hash *id)
+static const struct cas_listed *find_listed_object(const struct maker *m, const struct cas_hash *id)
 {
         const uint64_t *number = cas_map_get(m->listed_by_object, id->bytes, CAS_HASH_BYTES);
         return number ? &m->listed[*number - 1] : NULL;
 }
 
-static int finish_content(struct maker *m, const struct listed *l, struct cas_err *err)
+static int finish_content(struct maker *m, const struct cas_listed *l, struct cas_err *err)
 {
         bool padded = false;
         if (take_padding(m, l->entry.size_bytes, &padded, err) < 0)
                 return -(int)err->code;
-        return put_content(m, l, padded, err);
+        return cas_tarops_content(&m->ops, l, padded, err);
 }
 
 /* Content that is within the window. */
-static int take_inline(struct maker *m, uint64_t bytes, const struct listed *l, struct cas_err *err)
+static int take_inline(struct maker *m, uint64_t bytes, const struct cas_listed *l,
+                       struct cas_err *err)
 {
         size_t have = 0;
         if (look(m, bytes, &have, err) < 0)
@@ -388,7 +173,7 @@ static int put_aside(struct maker *m, struct cas_err *err)
         for (uint64_t at = 0; at < bytes;) {
                 size_t n = cas_min_u64(COMPARE_BYTES, bytes - at);
                 if (cas_spool_read(m->aside, at, piece, n, err) < 0 ||
-                    put_own(m, piece, n, err) < 0)
+                    cas_tarops_own(&m->ops, piece, n, err) < 0)
                         return -(int)err->code;
                 at += n;
         }
@@ -396,7 +181,8 @@ static int put_aside(struct maker *m, struct cas_err *err)
 }
 
 /* l: the entry of its name, or NULL. */
-static int take_hashed(struct maker *m, uint64_t bytes, const struct listed *l, struct cas_err *err)
+static int take_hashed(struct maker *m, uint64_t bytes, const struct cas_listed *l,
+                       struct cas_err *err)
 {
         struct cas_hash id;
         struct cas_object_info info;
@@ -415,7 +201,7 @@ static int take_hashed(struct maker *m, uint64_t bytes, const struct listed *l, 
                 *err = reason;
                 return ret;
         }
-        ret = ret == 0 ? put_object(m, &id, 0, bytes, err) : put_aside(m, err);
+        ret = ret == 0 ? cas_tarops_object(&m->ops, &id, 0, bytes, err) : put_aside(m, err);
         return ret < 0 ? ret : pass_padding(m, bytes, err);
 }
 
@@ -443,7 +229,7 @@ static int compare_content(struct maker *m, const struct cas_hash *id, uint64_t 
         return 0;
 }
 
-static int take_compared(struct maker *m, uint64_t bytes, const struct listed *l,
+static int take_compared(struct maker *m, uint64_t bytes, const struct cas_listed *l,
                          struct cas_err *err)
 {
         uint64_t equal = 0;
@@ -451,13 +237,13 @@ static int take_compared(struct maker *m, uint64_t bytes, const struct listed *l
                 return -(int)err->code;
         if (equal == bytes)
                 return finish_content(m, l, err);
-        if ((equal > 0 && put_object(m, &l->entry.object, 0, equal, err) < 0) ||
+        if ((equal > 0 && cas_tarops_object(&m->ops, &l->entry.object, 0, equal, err) < 0) ||
             pass_own(m, bytes - equal, err) < 0)
                 return -(int)err->code;
         return pass_padding(m, bytes, err);
 }
 
-static int take_content(struct maker *m, uint64_t bytes, const struct listed *l,
+static int take_content(struct maker *m, uint64_t bytes, const struct cas_listed *l,
                         struct cas_err *err)
 {
         if (bytes == 0)
@@ -481,11 +267,11 @@ static void forget_extensions(struct maker *m)
 
 static int listed_order(const void *key, const void *element)
 {
-        return cas_path_compare(key, ((const struct listed *)element)->entry.path);
+        return cas_path_compare(key, ((const struct cas_listed *)element)->entry.path);
 }
 
 /* The entry of a name in the tar, or NULL. */
-static const struct listed *find_listed(const struct maker *m, const char *name)
+static const struct cas_listed *find_listed(const struct maker *m, const char *name)
 {
         struct cas_err reason = CAS_ERR_INIT;
         cas_cleanup_free char *path = NULL;
@@ -609,7 +395,7 @@ static int take_regions(struct maker *m, const struct cas_tar_map *map, const st
                 if (length > CAS_INLINE_BYTES_MAX &&
                     compare_content(m, id, r->offset, length, &equal, err) < 0)
                         return -(int)err->code;
-                if ((equal > 0 && put_object(m, id, r->offset, equal, err) < 0) ||
+                if ((equal > 0 && cas_tarops_object(&m->ops, id, r->offset, equal, err) < 0) ||
                     pass_own(m, length - equal, err) < 0)
                         return -(int)err->code;
                 left -= length;
@@ -621,7 +407,7 @@ static int take_regions(struct maker *m, const struct cas_tar_map *map, const st
 
 /* What is stored of a sparse file, behind its header. */
 static int take_sparse(struct maker *m, struct cas_tar_header *h, bool extended,
-                       const struct listed *l, struct cas_err *err)
+                       const struct cas_listed *l, struct cas_err *err)
 {
         uint64_t bytes = h->stored_bytes;
         bool good = true;
@@ -643,7 +429,7 @@ static int take_sparse(struct maker *m, struct cas_tar_header *h, bool extended,
 
 /* What follows the header of an entry: h is its block with what extended headers say. */
 static int take_entry(struct maker *m, struct cas_tar_header *h, bool extended,
-                      const struct listed *l, struct cas_err *err)
+                      const struct cas_listed *l, struct cas_err *err)
 {
         const char *path = h->entry.path;
         size_t len = strlen(path);
@@ -668,7 +454,7 @@ static int take_entry(struct maker *m, struct cas_tar_header *h, bool extended,
 static int take_extended(struct maker *m, const struct cas_tar_header *h, struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
-        if (put_header(m, h->block, NULL, err) < 0)
+        if (cas_tarops_header(&m->ops, h->block, NULL, err) < 0)
                 return -(int)err->code;
         switch (h->typeflag) {
         case 'x':
@@ -693,9 +479,9 @@ static int take_header(struct maker *m, struct cas_tar_header *h, struct cas_err
         const char *name = m->long_name.len_bytes > 0 ? cas_buf_str(&m->long_name) : h->entry.path;
         if (h->sparse_name)
                 name = h->sparse_name;
-        const struct listed *l = known ? find_listed(m, name) : NULL;
+        const struct cas_listed *l = known ? find_listed(m, name) : NULL;
         forget_extensions(m);
-        if (put_header(m, h->block, l, err) < 0)
+        if (cas_tarops_header(&m->ops, h->block, l, err) < 0)
                 return -(int)err->code;
         return known ? take_entry(m, h, extended, l, err) : 0;
 }
@@ -705,14 +491,15 @@ static int walk(struct maker *m, struct cas_err *err)
         for (;;) {
                 size_t have = 0;
                 const uint8_t *block;
-                if (put_seek(m, err) < 0 || look(m, CAS_TAR_BLOCK_BYTES, &have, err) < 0)
+                if (cas_tarops_seek(&m->ops, err) < 0 ||
+                    look(m, CAS_TAR_BLOCK_BYTES, &have, err) < 0)
                         return -(int)err->code;
                 block = m->window + m->at;
                 if (have < CAS_TAR_BLOCK_BYTES)
                         return pass_own(m, have, err);
                 if (cas_tar_block_zero(block)) {
                         m->at += CAS_TAR_BLOCK_BYTES;
-                        if (put_zeros(m, CAS_TAR_BLOCK_BYTES, err) < 0)
+                        if (cas_tarops_zeros(&m->ops, CAS_TAR_BLOCK_BYTES, err) < 0)
                                 return -(int)err->code;
                 } else if (cas_tar_block_valid(block)) {
                         struct cas_tar_header h = {0};
@@ -733,7 +520,7 @@ static int walk(struct maker *m, struct cas_err *err)
 static int add_listed(struct maker *m, const struct cas_buf *bytes, size_t *at, struct cas_err *err)
 {
         size_t len = 0;
-        struct listed *l = &m->listed[m->listed_count];
+        struct cas_listed *l = &m->listed[m->listed_count];
         if (cas_listing_decode_entry(bytes->data + *at, bytes->len_bytes - *at, &l->entry, &len,
                                      err) < 0)
                 return -(int)err->code;
@@ -751,16 +538,10 @@ static int add_listed(struct maker *m, const struct cas_buf *bytes, size_t *at, 
         return 0;
 }
 
-/* The first of TAR_OBJECTS is the listing; all zeros when there is none. */
 static int take_listing(struct maker *m, const struct cas_hash *id, struct cas_err *err)
 {
-        static const struct cas_hash none;
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
         size_t at = CAS_LISTING_HEAD_BYTES;
-        uint64_t number = 0;
-        m->place = CAS_LISTING_HEAD_BYTES;
-        if (object_number(m, id ? id : &none, &number, err) < 0)
-                return -(int)err->code;
         if (!id)
                 return 0;
         if (cas_object_read(m->store, id, CAS_LISTING_BYTES_MAX, &bytes, err) < 0 ||
@@ -784,15 +565,13 @@ int cas_tarrecipe_make(struct cas_store *s, const struct cas_hash *listing, cas_
                        void *tar_arg, struct cas_recipe_writer *w, struct cas_tarrecipe_stats *out,
                        struct cas_err *err)
 {
-        cleanup_maker struct maker m = {.store = s, .writer = w, .source = tar, .arg = tar_arg};
+        cleanup_maker struct maker m = {.store = s, .source = tar, .arg = tar_arg};
         m.window = cas_xmalloc(WINDOW_BYTES);
         m.listed_by_object = cas_map_new();
-        m.explicit_objects = cas_map_new();
         m.verity = cas_verity_new();
         m.aside = cas_spool_new(s);
-        if (take_listing(&m, listing, err) < 0 || walk(&m, err) < 0 || flush_run(&m, err) < 0)
+        if (cas_tarops_begin(&m.ops, w, listing, err) < 0 || take_listing(&m, listing, err) < 0 ||
+            walk(&m, err) < 0 || cas_tarops_finish(&m.ops, out, err) < 0)
                 return -(int)err->code;
-        m.stats.tar_bytes = w->head.tar_bytes = m.position;
-        *out = m.stats;
         return 0;
 }
