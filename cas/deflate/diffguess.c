@@ -27,6 +27,10 @@ struct known {
         KNOWN(name, LAZY, SHIFT3, bits, 0, depth, good, lazy, nice, 32506, 4096, ALL, 0)
 #define ZLIB_FAST(name, bits, lazy, nice, depth)                                                   \
         KNOWN(name, GREEDY, SHIFT3, bits, 0, depth, ALL + 1, 0, nice, 32506, ANY_FAR, lazy, 1)
+#define CHROMIUM_SLOW(name, good, lazy, nice, depth)                                               \
+        KNOWN(name, LAZY, KNUTH4, 15, 0, depth, good, lazy, nice, 32506, 4096, ALL, 0)
+#define CHROMIUM_FAST(name, lazy, nice, depth)                                                     \
+        KNOWN(name, GREEDY, KNUTH4, 15, 0, depth, ALL + 1, 0, nice, 32506, ANY_FAR, lazy, 1)
 #define LIBDEFLATE(name, policy, depth, nice)                                                      \
         KNOWN(name, policy, LCG4, 16, CAS_PREDICT_SHORT_TABLE, depth, ALL + 1, nice, nice, 32767,  \
               policy_far_##policy, ALL, 0)
@@ -38,8 +42,8 @@ struct known {
 #define MINIZ(name, policy, depth)                                                                 \
         KNOWN(name, policy, SHIFT3, 15, CAS_PREDICT_TRIPLES, depth, 32, 128, ALL, 32768, 8191,     \
               ALL, 0)
-#define IGZIP(name, bits, whole, first)                                                            \
-        KNOWN(name, GREEDY, TWICE4, bits, 0, 1, ALL + 1, 0, ALL, 32768, ANY_FAR, whole, first)
+#define IGZIP(name, hash, bits, whole, first)                                                      \
+        KNOWN(name, GREEDY, hash, bits, 0, 1, ALL + 1, 0, ALL, 32768, ANY_FAR, whole, first)
 
 static const struct known known[] = {
         ZLIB_FAST("zlib level 1", 15, 4, 8, 4),
@@ -51,6 +55,10 @@ static const struct known known[] = {
         ZLIB_SLOW("zlib level 7", 15, 8, 32, 128, 256),
         ZLIB_SLOW("zlib level 8", 15, 32, 128, 258, 1024),
         ZLIB_SLOW("zlib level 9", 15, 32, 258, 258, 4096),
+        CHROMIUM_FAST("Chromium's zlib level 1", 4, 8, 4),
+        CHROMIUM_FAST("Chromium's zlib level 3", 6, 32, 32),
+        CHROMIUM_SLOW("Chromium's zlib level 6", 8, 16, 128, 128),
+        CHROMIUM_SLOW("Chromium's zlib level 9", 32, 258, 258, 4096),
         KNOWN("libdeflate level 1", GREEDY, LCG4, 15, 0, 2, ALL + 1, 0, 32, 32767, ANY_FAR, ALL, 0),
         LIBDEFLATE("libdeflate level 2", GREEDY, 6, 10),
         LIBDEFLATE("libdeflate level 3", GREEDY, 12, 14),
@@ -60,9 +68,9 @@ static const struct known known[] = {
         LIBDEFLATE("libdeflate level 7", SCORED, 100, 130),
         LIBDEFLATE("libdeflate level 8", SCORED2, 300, 258),
         LIBDEFLATE("libdeflate level 9", SCORED2, 600, 258),
-        ZLIB_NG("zlib-ng level 1", GREEDY, 0, 1, ALL + 1, 0, ALL),
-        ZLIB_NG("zlib-ng level 2", GREEDY, CAS_PREDICT_STOP_WORSE | CAS_PREDICT_INSERT_LAST, 4,
-                ALL + 1, 4, 8),
+        KNOWN("zlib-ng level 1", GREEDY, MUL4, 16, 0, 1, ALL + 1, 0, ALL, 32506, ANY_FAR, 0, 1),
+        KNOWN("zlib-ng level 2", GREEDY, MUL4, 16, CAS_PREDICT_STOP_WORSE | CAS_PREDICT_INSERT_LAST,
+              4, ALL + 1, 0, 8, 32506, ANY_FAR, 4, 1),
         ZLIB_NG("zlib-ng level 3", GREEDY, CAS_PREDICT_STOP_WORSE, 6, ALL + 1, 6, 16),
         ZLIB_NG("zlib-ng level 4", GREEDY, CAS_PREDICT_STOP_WORSE, 24, ALL + 1, 12, 32),
         ZLIB_NG("zlib-ng level 5", MEDIUM, 0, 32, ALL + 1, 16, 32),
@@ -70,7 +78,8 @@ static const struct known known[] = {
         ZLIB_NG("zlib-ng level 7", LAZY, 0, 256, 8, 32, 128),
         ZLIB_NG("zlib-ng level 8", LAZY, 0, 1024, 32, 128, 258),
         ZLIB_NG("zlib-ng level 9", LAZY, 0, 4096, 32, 258, 258),
-        KNOWN("miniz level 1", GREEDY, FOLD3, 12, 0, 1, ALL + 1, 0, ALL, 32768, 8191, 0, 1),
+        MINIZ("miniz level 1", GREEDY, 1),
+        KNOWN("miniz level 1, fast", GREEDY, FOLD3, 12, 0, 1, ALL + 1, 0, ALL, 32768, 8191, 0, 1),
         MINIZ("miniz level 2", GREEDY, 6),
         MINIZ("miniz level 3", GREEDY, 32),
         MINIZ("miniz level 4", LAZY, 16),
@@ -78,10 +87,11 @@ static const struct known known[] = {
         MINIZ("miniz level 6", LAZY, 128),
         MINIZ("miniz level 7", LAZY, 256),
         MINIZ("miniz level 9", LAZY, 768),
-        IGZIP("igzip", 13, 0, 3),
-        IGZIP("igzip", 15, 0, 3),
-        IGZIP("igzip", 15, ALL, 0),
-        IGZIP("igzip", 13, ALL, 0),
+        IGZIP("igzip level 0 or 1", CRC4, 13, 0, 4),
+        IGZIP("igzip level 2", CRC4, 15, 0, 4),
+        KNOWN("igzip level 3", LAZY, HALVES4, 15, 0, 1, ALL + 1, ALL, ALL, 32768, ANY_FAR, ALL, 0),
+        IGZIP("igzip level 0 or 1 without CRC", TWICE4, 13, 0, 3),
+        IGZIP("igzip level 2 without CRC", TWICE4, 15, 0, 3),
 };
 
 /* ---- trials ---- */
@@ -164,6 +174,13 @@ static uint16_t scaled(uint16_t value, bool up, uint16_t max)
         return (uint16_t)n;
 }
 
+static void set_policy(struct cas_predict_params *p, unsigned policy)
+{
+        p->policy = (uint8_t)policy;
+        if (policy != CAS_PREDICT_GREEDY && p->lazy < 4)
+                p->lazy = ALL;
+}
+
 /* The `index`-th neighbour. False: there are no more. */
 static bool vary(const struct trial *t, const struct cas_predict_params *p, unsigned index,
                  struct cas_predict_params *out)
@@ -180,7 +197,7 @@ static bool vary(const struct trial *t, const struct cas_predict_params *p, unsi
         else if (index < 8)
                 out->good = scaled(p->good, index & 1, 259);
         else if (index < 8 + CAS_PREDICT_POLICY_COUNT)
-                out->policy = (uint8_t)(index - 8);
+                set_policy(out, index - 8);
         else if (index < 16)
                 out->distance = distances[index - 13];
         else if (index < 20)
@@ -189,12 +206,12 @@ static bool vary(const struct trial *t, const struct cas_predict_params *p, unsi
                 out->flags = p->flags ^ (uint8_t)(1U << (index - 20));
         else if (index < 24 + CAS_PREDICT_HASH_COUNT)
                 out->hash = (uint8_t)(index - 24);
-        else if (index < 34)
-                out->hash_bits = (uint8_t)(index == 32 ? p->hash_bits - 1 : p->hash_bits + 1);
-        else if (index < 36)
-                out->insert_whole = index == 34 ? ALL : 0;
-        else if (index < 39)
-                out->insert_first = (uint16_t)(index - 35);
+        else if (index < 35)
+                out->hash_bits = (uint8_t)(index == 33 ? p->hash_bits - 1 : p->hash_bits + 1);
+        else if (index < 37)
+                out->insert_whole = index == 35 ? ALL : 0;
+        else if (index < 41)
+                out->insert_first = (uint16_t)(index - 36);
         else
                 return false;
         if (out->hash_bits < 8)
@@ -205,7 +222,7 @@ static bool vary(const struct trial *t, const struct cas_predict_params *p, unsi
                 out->distance = p->distance;
         return true;
 }
-_Static_assert(CAS_PREDICT_POLICY_COUNT == 5 && CAS_PREDICT_HASH_COUNT == 8, "indices of vary");
+_Static_assert(CAS_PREDICT_POLICY_COUNT == 5 && CAS_PREDICT_HASH_COUNT == 9, "indices of vary");
 
 static void climb(struct trial *t, struct cas_predict_params *p, size_t cost)
 {

@@ -29,7 +29,7 @@ struct cas_predict {
         struct ahead found;    /* a search that need not be done again */
         uint32_t literal_at;   /* a literal that SCORED2 has decided on already */
         uint32_t head[1 << CAS_PREDICT_BITS_MAX]; /* position + 1; 0: none */
-        uint32_t ring[RING_BYTES];                /* the one before with that hash, by position */
+        uint16_t ring[RING_BYTES]; /* by position: how far back the one before is; 0: none */
         uint32_t short_head[1 << SHORT_BITS];
 };
 
@@ -95,6 +95,13 @@ static uint32_t crc32c(uint32_t value)
         return value;
 }
 
+/* Signed halves of 16 bits. */
+static uint32_t halves(uint32_t value)
+{
+        uint32_t low = ((value & 0xffff) ^ 0x8000) - 0x8000, high = (value >> 16 ^ 0x8000) - 0x8000;
+        return low * 0xffffe84bU + high * 0xffff97b1U;
+}
+
 static uint32_t hash_at(const struct cas_predict *p, const uint8_t *at)
 {
         unsigned bits = p->params.hash_bits;
@@ -109,11 +116,8 @@ static uint32_t hash_at(const struct cas_predict *p, const uint8_t *at)
         case CAS_PREDICT_HASH_LCG4:
                 return load32(at) * LCG >> (32 - bits);
         case CAS_PREDICT_HASH_TWICE4: {
-                uint32_t h = load32(at) * 0xb2d06057U;
-                h ^= h >> 16;
-                h *= 0xb2d06057U;
-                h ^= h >> 16;
-                return h & mask;
+                uint64_t h = load32(at) * UINT64_C(0xb2d06057) >> 16;
+                return (uint32_t)(h * UINT64_C(0xb2d06057) >> 16) & mask;
         }
         case CAS_PREDICT_HASH_FOLD3: {
                 uint32_t three = load24(at);
@@ -125,6 +129,8 @@ static uint32_t hash_at(const struct cas_predict *p, const uint8_t *at)
                 return crc32c(load24(at)) & mask;
         case CAS_PREDICT_HASH_KNUTH4:
                 return (load32(at) * 66521U + 66521U) >> 16 & mask;
+        case CAS_PREDICT_HASH_HALVES4:
+                return halves(halves(load32(at))) & mask;
         case CAS_PREDICT_HASH_COUNT:
                 break;
         }
@@ -144,7 +150,8 @@ static void insert(struct cas_predict *p, uint32_t at)
         if (p->end - at < p->hash_bytes)
                 return;
         uint32_t *head = &p->head[hash_at(p, p->data + at)];
-        p->ring[at % RING_BYTES] = *head;
+        uint32_t back = *head > 0 ? at + 1 - *head : 0;
+        p->ring[at % RING_BYTES] = back <= UINT16_MAX ? (uint16_t)back : 0;
         *head = at + 1;
         if (p->params.flags & CAS_PREDICT_SHORT_TABLE)
                 p->short_head[load24(p->data + at) * LCG >> (32 - SHORT_BITS)] = at + 1;
@@ -161,12 +168,19 @@ static uint32_t reach(const struct cas_predict *p, uint32_t at, uint32_t distanc
         return at - p->begin < distance ? at - p->begin : distance;
 }
 
-/* The first of the chain of `at` that is before it, as position + 1. */
+/* Nodes of chains are positions + 1; 0: the end. What is more than 65535 back is not found. */
+static uint32_t chain_next(const struct cas_predict *p, uint32_t node)
+{
+        uint32_t back = p->ring[(node - 1) % RING_BYTES];
+        return back > 0 && back < node ? node - back : 0;
+}
+
+/* The first of the chain of `at` that is before it. */
 static uint32_t chain_first(const struct cas_predict *p, uint32_t at)
 {
         uint32_t node = p->head[hash_at(p, p->data + at)];
         while (node > at)
-                node = p->ring[(node - 1) % RING_BYTES];
+                node = chain_next(p, node);
         return node;
 }
 
@@ -256,8 +270,7 @@ static struct match search(struct cas_predict *p, uint32_t at, unsigned above, u
         struct budget budget = budget_of(p, depth);
         unsigned check = length > 0 ? length - 1 : 0;
         uint16_t tail = cas_get_le16(here + check);
-        for (uint32_t last = UINT32_MAX; node > lowest && node < last && budget_take(&budget);
-             last = node, node = p->ring[(node - 1) % RING_BYTES]) {
+        for (; node > lowest && budget_take(&budget); node = chain_next(p, node)) {
                 const uint8_t *there = data + node - 1;
                 if (cas_get_le16(there + check) != tail)
                         continue;
@@ -448,16 +461,15 @@ bool cas_predict_rank(const struct cas_predict *p, unsigned length, uint32_t dis
 {
         if (!usable(p) || length < p->hash_bytes)
                 return false;
-        uint32_t rank = 0, wanted = p->at - distance + 1, last = UINT32_MAX;
+        uint32_t rank = 0, wanted = p->at - distance + 1;
         uint32_t node = chain_first(p, p->at);
-        for (unsigned i = 0; i < CAS_PREDICT_DEPTH_MAX && node >= wanted && node < last; i++) {
+        for (unsigned i = 0; i < CAS_PREDICT_DEPTH_MAX && node >= wanted; i++) {
                 if (node == wanted) {
                         *out_rank = rank;
                         return true;
                 }
                 rank += extent(p->data + node - 1, p->data + p->at, length) == length;
-                last = node;
-                node = p->ring[(node - 1) % RING_BYTES];
+                node = chain_next(p, node);
         }
         return false;
 }
@@ -466,13 +478,12 @@ uint32_t cas_predict_ranked(const struct cas_predict *p, unsigned length, uint32
 {
         if (!usable(p))
                 return 0;
-        uint32_t lowest = p->at - reach(p, p->at, 32768), last = UINT32_MAX;
+        uint32_t lowest = p->at - reach(p, p->at, 32768);
         uint32_t node = chain_first(p, p->at);
-        for (unsigned i = 0; i < CAS_PREDICT_DEPTH_MAX && node > lowest && node < last; i++) {
+        for (unsigned i = 0; i < CAS_PREDICT_DEPTH_MAX && node > lowest; i++) {
                 if (extent(p->data + node - 1, p->data + p->at, length) == length && rank-- == 0)
                         return p->at - (node - 1);
-                last = node;
-                node = p->ring[(node - 1) % RING_BYTES];
+                node = chain_next(p, node);
         }
         return 0;
 }

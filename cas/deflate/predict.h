@@ -19,14 +19,15 @@ enum cas_predict_policy {
         CAS_PREDICT_POLICY_COUNT
 };
 enum cas_predict_hash {
-        CAS_PREDICT_HASH_SHIFT3 = 0, /* three bytes, shifted */
-        CAS_PREDICT_HASH_MUL4 = 1,   /* four bytes, by 2654435761 */
-        CAS_PREDICT_HASH_LCG4 = 2,   /* four bytes, by 0x1e35a7bd */
-        CAS_PREDICT_HASH_TWICE4 = 3, /* four bytes, twice by 0xb2d06057 */
-        CAS_PREDICT_HASH_FOLD3 = 4,  /* three bytes, folded */
-        CAS_PREDICT_HASH_CRC4 = 5,   /* four bytes, CRC-32C */
-        CAS_PREDICT_HASH_CRC3 = 6,   /* three bytes, CRC-32C */
-        CAS_PREDICT_HASH_KNUTH4 = 7, /* four bytes, 66521·x + 66521 */
+        CAS_PREDICT_HASH_SHIFT3 = 0,  /* three bytes, shifted */
+        CAS_PREDICT_HASH_MUL4 = 1,    /* four bytes, by 2654435761 */
+        CAS_PREDICT_HASH_LCG4 = 2,    /* four bytes, by 0x1e35a7bd */
+        CAS_PREDICT_HASH_TWICE4 = 3,  /* four bytes, twice by 0xb2d06057 */
+        CAS_PREDICT_HASH_FOLD3 = 4,   /* three bytes, folded */
+        CAS_PREDICT_HASH_CRC4 = 5,    /* four bytes, CRC-32C */
+        CAS_PREDICT_HASH_CRC3 = 6,    /* three bytes, CRC-32C */
+        CAS_PREDICT_HASH_KNUTH4 = 7,  /* four bytes, 66521·x + 66521 */
+        CAS_PREDICT_HASH_HALVES4 = 8, /* four bytes, twice: halves by two numbers, added */
         CAS_PREDICT_HASH_COUNT
 };
 

@@ -5,12 +5,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <cmocka.h>
 #include <zlib.h>
 
 #include "cas/deflate/bitwriter.h"
 #include "cas/deflate/diffguess.h"
+#include "cas/digest.h"
 #include "tests/support/deflatesample.h"
 #include "tests/support/diffround.h"
 #include "tests/support/packs.h"
@@ -336,6 +338,58 @@ static void parameters_are_checked(void **state CAS_UNUSED)
         assert_false(cas_difference_params_get(bad, &q));
 }
 
+/* ---- frozen ---- */
+
+#define GOLDEN "tests/golden/difference/"
+
+static void vector_line(const char *name, const uint8_t params[CAS_DIFFERENCE_PARAMS_BYTES],
+                        const struct cas_buf *corrections, struct cas_buf *out)
+{
+        struct cas_digest digest;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        cas_buf_printf(out, "%s\t", name);
+        for (unsigned i = 0; i < CAS_DIFFERENCE_PARAMS_BYTES; i++)
+                cas_buf_printf(out, "%02x", params[i]);
+        cas_digest_of(CAS_DIGEST_SHA256, corrections->data, corrections->len_bytes, &digest);
+        cas_digest_text(&digest, text);
+        cas_buf_printf(out, "\t%zu\t%s\n", corrections->len_bytes, text);
+}
+
+static void corrections_are_frozen(void **state CAS_UNUSED)
+{
+        cas_cleanup_buf struct cas_buf vectors = CAS_BUF_INIT, now = CAS_BUF_INIT;
+        test_ok(cas_io_read_file(cas_io_posix(), AT_FDCWD, GOLDEN "vectors.tsv", 65536, &vectors,
+                                 err));
+        unsigned count = 0;
+        for (char *line = (char *)vectors.data, *next; *line; line = next, count++) {
+                cas_cleanup_buf struct cas_buf stream = CAS_BUF_INIT;
+                cleanup_diffround struct diffround r = {0};
+                char name[40], hex[64], path[100];
+                uint8_t params[CAS_DIFFERENCE_PARAMS_BYTES];
+                next = strchr(line, '\n') + 1;
+                assert_int_equal(sscanf(line, "%39s %63s", name, hex), 2);
+                assert_int_equal(strlen(hex), 2 * sizeof(params));
+                for (unsigned i = 0; i < sizeof(params); i++) {
+                        unsigned byte;
+                        assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
+                        params[i] = (uint8_t)byte;
+                }
+                assert_true(cas_difference_params_get(params, &r.params));
+                snprintf(path, sizeof(path), GOLDEN "%s", name);
+                test_ok(cas_io_read_file(cas_io_posix(), AT_FDCWD, path, 100000, &stream, err));
+                assert_true(diffround_run(&r, stream.data, stream.len_bytes, 0));
+                assert_int_equal(r.again.len_bytes, stream.len_bytes);
+                vector_line(name, params, &r.corrections, &now);
+        }
+        assert_true(count >= 10);
+        if (getenv("LAMINA_WRITE_GOLDEN"))
+                test_ok(cas_io_replace_file(cas_io_posix(), AT_FDCWD, "tests/golden/difference",
+                                            GOLDEN "vectors.tsv", now.data, now.len_bytes, 0644,
+                                            err));
+        else
+                assert_string_equal(cas_buf_str(&now), cas_buf_str(&vectors));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -346,6 +400,7 @@ int main(void)
                 cmocka_unit_test(streams_of_nobody),
                 cmocka_unit_test(damage_is_noticed_or_harmless),
                 cmocka_unit_test(parameters_are_checked),
+                cmocka_unit_test(corrections_are_frozen),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
