@@ -107,6 +107,10 @@ static bool put_state(const struct fast *f, struct cas_kp_mark *mark)
                 return false;
         if (f->start > CAS_KP_WINDOW_BYTES)
                 return false;
+        /* Blocks of before the history moved saw another beginning of it. */
+        if (f->history_bytes_max == HISTORY_BYTES_LEVEL4 && f->is_moved &&
+            f->start < CAS_KP_REACH + HEALING_BLOCKS * BLOCK)
+                return false;
         mark->in_bytes = f->in_bytes;
         mark->state_bytes = STATE_BYTES;
         mark->state[0] = (uint8_t)f->start;
