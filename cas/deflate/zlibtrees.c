@@ -184,7 +184,7 @@ static uint64_t tree_build(struct tree *t)
         uint32_t added = heap_fill(t);
         heap_join(t);
         lengths_find(t);
-        codes_assign(t->len, (uint32_t)t->max_symbol + 1, t->codes);
+        codes_assign(t->len, t->symbol_count, t->codes);
         uint64_t bits = 0;
         for (int n = 0; n <= t->max_symbol; n++)
                 bits += (uint64_t)t->freq[n] * t->len[n];
