@@ -123,7 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (p.level == -1 && p.class->level_min < -1)
                 p.level = 0; /* what it stands for is up to programs */
         p.end = end_of(p.class, cas_cursor_u8(&c));
-        p.end_every = p.end == CAS_DEFLATE_END_NONE ? 0 : cas_cursor_le16(&c) * 5U;
+        p.end_every = p.end == CAS_DEFLATE_END_NONE ? 0 : cas_cursor_le16(&c) * 5U + 40U;
         size_t dictionary_bytes = cas_cursor_u8(&c) * 256U;
         size_t piece = cas_cursor_u8(&c) * 300U + 1U;
         uint8_t mark_bytes = cas_cursor_u8(&c);
