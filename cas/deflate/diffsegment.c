@@ -190,7 +190,7 @@ bool cas_diffsegment_item(const struct cas_diffsegment *s, size_t index,
         *out = c->item;
         if (out->kind == CAS_DIFFERENCE_RAW)
                 out->raw = s->raw.data + c->first;
-        else
+        else if (s->tokens)
                 out->tokens = s->tokens + c->first;
         return true;
 }
