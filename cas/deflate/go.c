@@ -11,6 +11,10 @@
 #define SMALL_BYTES 128 /* level 1: a flush of less has no matches, and forgets */
 #define TINY_BYTES 16   /* … and of so few is stored */
 #define CUTS_MAX 48
+/* Levels 1 to 3: input that is kept for proofs of marks, and how often there is one. */
+#define RECENT_BYTES (4 * CAS_GO_RESTART_BYTES)
+#define PIECE_BYTES 65536
+#define PROOF_EVERY_BYTES (8 * CAS_GO_RESTART_BYTES)
 
 struct go_encoder {
         struct cas_deflate_encoder base;
@@ -29,7 +33,18 @@ struct go_encoder {
         uint8_t *room;              /* levels below 2: bytes of the present block */
         size_t room_bytes;
         uint8_t *stored_room; /* levels 0 and -2 */
+        /* Levels 1 to 3. What they find depends on all that was before: a restart with a part of
+         * it nearly always comes to the same, and a mark is given where that was tried. */
+        uint64_t start;  /* nothing before this matters (level 1) */
+        uint8_t *recent; /* the latest input */
+        size_t recent_bytes;
+        uint64_t recent_end; /* in the run */
+        uint64_t proof_next; /* no proof before this place */
+        struct go_encoder *proof;
 };
+static struct cas_deflate_encoder *go_create(const struct cas_deflate_class *class, int level);
+static int restore(struct go_encoder *g, const struct cas_deflate_mark *mark, const uint8_t *window,
+                   size_t len, struct cas_err *err);
 
 static struct go_encoder *go_of(struct cas_deflate_encoder *e)
 {
@@ -69,8 +84,44 @@ static uint64_t state_get(struct cas_cursor *c)
         return 0;
 }
 
+static bool is_history_deep(const struct go_encoder *g)
+{
+        return g->base.level >= 1 && g->base.level <= 3;
+}
+
+static void recent_note(struct go_encoder *g, const uint8_t *data, size_t len)
+{
+        if (!g->recent)
+                g->recent = cas_xmalloc(RECENT_BYTES);
+        if (g->recent_bytes + len > RECENT_BYTES) {
+                size_t keep = CAS_GO_RESTART_BYTES + 2 * PIECE_BYTES;
+                memmove(g->recent, g->recent + g->recent_bytes - keep, keep);
+                g->recent_bytes = keep;
+        }
+        memcpy(g->recent + g->recent_bytes, data, len);
+        g->recent_bytes += len;
+        g->recent_end += len;
+}
+
+/* Whether a restart from the mark comes to what is here now. */
+static bool mark_prove(struct go_encoder *g, const struct cas_deflate_mark *m)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        size_t behind = (size_t)(g->recent_end - m->in_bytes);
+        if (m->in_bytes < g->proof_next || g->recent_bytes < behind + CAS_GO_RESTART_BYTES)
+                return false;
+        if (!g->proof)
+                g->proof = go_of(go_create(g->base.class, g->base.level));
+        const uint8_t *window = g->recent + g->recent_bytes - behind - CAS_GO_RESTART_BYTES;
+        bool is_same = restore(g->proof, m, window, CAS_GO_RESTART_BYTES, &err) == 0 &&
+                       (g->chain ? cas_go_chain_same(g->chain, g->proof->chain)
+                                 : cas_go_fast_same(g->fast, g->proof->fast));
+        g->proof_next = m->in_bytes + (is_same ? PROOF_EVERY_BYTES : CAS_GO_RESTART_BYTES);
+        return is_same;
+}
+
 /* A block ended at input byte `at`, or a flush is done. No mark is made where more cuts matter
- * than there is room for. */
+ * than there is room for, or where a restart would come to something else. */
 static void mark_make(struct go_encoder *g, uint64_t at)
 {
         struct cas_deflate_mark m = {.in_bytes = at};
@@ -87,7 +138,10 @@ static void mark_make(struct go_encoder *g, uint64_t at)
                 fits = state_put(&m, last - g->cuts[i - 1]);
                 last = g->cuts[i - 1];
         }
-        if (fits) {
+        bool is_whole =
+                !is_history_deep(g) ||
+                (g->fast ? last == g->start : at <= CAS_GO_RESTART_BYTES - CAS_GO_WINDOW_BYTES);
+        if (fits && (is_whole || mark_prove(g, &m))) {
                 g->mark = m;
                 g->is_marked = true;
         } else if (g->is_marked && g->mark.in_bytes == at) {
@@ -123,6 +177,7 @@ static void fast_small_block(struct go_encoder *g)
         cas_go_fast_reset(g->fast);
         g->room = cas_go_fast_room(g->fast);
         g->cut_count = 0;
+        g->start = g->in_bytes;
 }
 
 /* Levels below 2: the bytes in the room become a block. */
@@ -165,6 +220,9 @@ static void run_clear(struct go_encoder *g)
         g->is_marked = false;
         g->cut_count = 0;
         g->room_bytes = 0;
+        g->start = g->proof_next = 0;
+        g->recent_bytes = 0;
+        g->recent_end = 0;
         if (g->fast) {
                 cas_go_fast_clear(g->fast);
                 g->room = cas_go_fast_room(g->fast);
@@ -183,16 +241,8 @@ static void go_begin(struct cas_deflate_encoder *e, const uint8_t *dictionary, s
                 cut_note(g, 0);
 }
 
-static void go_write(struct cas_deflate_encoder *e, const uint8_t *data, size_t len,
-                     struct cas_buf *out)
+static void room_write(struct go_encoder *g, const uint8_t *data, size_t len)
 {
-        struct go_encoder *g = go_of(e);
-        call_begin(g, out);
-        if (g->chain) {
-                g->in_bytes += len;
-                cas_go_chain_write(g->chain, data, len);
-                len = 0;
-        }
         while (len > 0) {
                 size_t n = cas_min_u64(len, CAS_GO_STORED_BYTES_MAX - g->room_bytes);
                 memcpy(g->room + g->room_bytes, data, n);
@@ -202,6 +252,28 @@ static void go_write(struct cas_deflate_encoder *e, const uint8_t *data, size_t 
                 len -= n;
                 if (g->room_bytes == CAS_GO_STORED_BYTES_MAX)
                         room_block(g);
+        }
+}
+
+static void go_write(struct cas_deflate_encoder *e, const uint8_t *data, size_t len,
+                     struct cas_buf *out)
+{
+        struct go_encoder *g = go_of(e);
+        call_begin(g, out);
+        while (len > 0) {
+                size_t n = len;
+                if (is_history_deep(g)) {
+                        n = cas_min_u64(len, PIECE_BYTES);
+                        recent_note(g, data, n);
+                }
+                if (g->chain) {
+                        g->in_bytes += n;
+                        cas_go_chain_write(g->chain, data, n);
+                } else {
+                        room_write(g, data, n);
+                }
+                data += n;
+                len -= n;
         }
         call_end(g);
 }
@@ -269,37 +341,50 @@ static int cuts_read(struct go_encoder *g, struct cas_cursor *c, uint64_t end, u
         return 0;
 }
 
-static int go_restart(struct cas_deflate_encoder *e, const struct cas_deflate_mark *mark,
-                      const uint8_t *window, size_t len, struct cas_err *err)
+static int restore(struct go_encoder *g, const struct cas_deflate_mark *mark, const uint8_t *window,
+                   size_t len, struct cas_err *err)
 {
-        struct go_encoder *g = go_of(e);
         uint32_t cuts[CUTS_MAX];
         unsigned cut_count;
+        run_clear(g);
         if (mark->state_bytes > CAS_DEFLATE_STATE_BYTES_MAX)
                 return cas_fail(err, CAS_E_INVALID, "deflate mark: %u bytes of state",
                                 mark->state_bytes);
         struct cas_cursor c = cas_cursor_over(mark->state, mark->state_bytes);
-        run_clear(g);
-        g->bits.count = cas_cursor_u8(&c);
-        g->bits.bits = cas_cursor_u8(&c);
+        unsigned count = cas_cursor_u8(&c), bits = cas_cursor_u8(&c);
         uint64_t index = g->chain ? state_get(&c) : 0;
-        if (c.failed || g->bits.count > 7 || g->bits.bits >> g->bits.count != 0) {
-                run_clear(g);
+        if (c.failed || count > 7 || bits >> count != 0 || index > UINT32_MAX)
                 return cas_fail(err, CAS_E_INVALID, "deflate mark: its state is damaged");
-        }
         int ret = cuts_read(g, &c, mark->in_bytes, cuts, &cut_count, err);
         if (ret == 0 && g->fast)
                 ret = fast_restore(g, window, len, cuts, cut_count, err);
         if (ret < 0)
                 return ret;
-        if (g->chain &&
-            (index > UINT32_MAX || !cas_go_chain_restore(g->chain, mark->in_bytes, (uint32_t)index,
-                                                         window, len, cuts, cut_count)))
+        if (g->chain && !cas_go_chain_restore(g->chain, mark->in_bytes, (uint32_t)index, window,
+                                              len, cuts, cut_count))
                 return cas_fail(err, CAS_E_INVALID, "deflate mark: not with this input before it");
+        g->bits.count = count;
+        g->bits.bits = bits;
+        return 0;
+}
+
+static int go_restart(struct cas_deflate_encoder *e, const struct cas_deflate_mark *mark,
+                      const uint8_t *window, size_t len, struct cas_err *err)
+{
+        struct go_encoder *g = go_of(e);
+        int ret = restore(g, mark, window, len, err);
+        if (ret < 0)
+                return ret;
         g->in_bytes = mark->in_bytes;
         g->out_bytes = mark->out_bytes;
         g->mark = *mark;
         g->is_marked = true;
+        if (is_history_deep(g)) {
+                size_t n = cas_min_u64(len, CAS_GO_RESTART_BYTES);
+                g->recent_end = mark->in_bytes - n; /* may wrap: the dictionary lies before 0 */
+                recent_note(g, window + len - n, n);
+                g->proof_next = mark->in_bytes + PROOF_EVERY_BYTES;
+        }
         return 0;
 }
 
@@ -309,6 +394,9 @@ static void go_free(struct cas_deflate_encoder *e)
         cas_go_chain_free(g->chain);
         cas_go_fast_free(g->fast);
         free(g->stored_room);
+        free(g->recent);
+        if (g->proof)
+                go_free(&g->proof->base);
         free(g);
 }
 

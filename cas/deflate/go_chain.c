@@ -542,3 +542,41 @@ bool cas_go_chain_restore(struct cas_go_chain *c, uint64_t end, uint32_t index,
         c->block_index = index;
         return true;
 }
+
+/* The chain that begins `back` before index, as far as it can be reached from there. */
+static bool is_chain_same(const struct cas_go_chain *a, const struct cas_go_chain *b,
+                          uint32_t index, uint32_t back)
+{
+        uint32_t reach = index < CAS_GO_WINDOW_BYTES ? index : CAS_GO_WINDOW_BYTES;
+        while (back <= reach) {
+                links of_a = a->links[(a->base + index - back) & WINDOW_MASK];
+                links of_b = b->links[(b->base + index - back) & WINDOW_MASK];
+                for (unsigned i = 0; i < LINKS; i++) {
+                        bool is_far = back + of_a[i] > reach && back + of_b[i] > reach;
+                        if (of_a[i] != of_b[i] && !is_far)
+                                return false;
+                }
+                back += of_a[0];
+        }
+        return true;
+}
+
+bool cas_go_chain_same(const struct cas_go_chain *c, struct cas_go_chain *restored)
+{
+        uint32_t index = c->at.index;
+        uint32_t ahead = c->end - index < 3 ? c->end - index : 3;
+        uint32_t reach = index < CAS_GO_WINDOW_BYTES ? index : CAS_GO_WINDOW_BYTES;
+        cas_assert(restored->at.index == index);
+        memcpy(restored->window + index, c->window + index, ahead);
+        restored->end = index + ahead;
+        insert_late(restored);
+        for (size_t i = 0; i < CAS_COUNT(c->head); i++) {
+                uint32_t back = c->base + index - c->head[i];
+                uint32_t other = restored->base + index - restored->head[i];
+                if (back > reach && other > reach)
+                        continue;
+                if (back != other || !is_chain_same(c, restored, index, back))
+                        return false;
+        }
+        return true;
+}

@@ -172,3 +172,16 @@ void cas_go_fast_encode(struct cas_go_fast *f, size_t len, struct cas_go_block *
         }
         *out = (struct cas_go_block){f->tokens, count, &f->counts, block, len};
 }
+
+bool cas_go_fast_same(const struct cas_go_fast *a, const struct cas_go_fast *b)
+{
+        for (size_t i = 0; i < CAS_COUNT(a->table); i++) {
+                uint32_t age = a->position - a->table[i].position;
+                uint32_t other = b->position - b->table[i].position;
+                if (age > DISTANCE_MAX && other > DISTANCE_MAX)
+                        continue;
+                if (age != other || a->table[i].bytes != b->table[i].bytes)
+                        return false;
+        }
+        return a->known == b->known;
+}

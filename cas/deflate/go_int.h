@@ -23,6 +23,9 @@ uint8_t *cas_go_fast_room(struct cas_go_fast *f);
  * until the next call. */
 void cas_go_fast_encode(struct cas_go_fast *f, size_t len, struct cas_go_block *out);
 
+/* Both will encode all that follows alike. */
+bool cas_go_fast_same(const struct cas_go_fast *a, const struct cas_go_fast *b);
+
 /* Levels 2 to 9: hash chains over a window of 64 KiB that moves by 32 KiB. */
 #define CAS_GO_WINDOW_BYTES 32768
 #define CAS_GO_BLOCK_TOKENS 16384
@@ -39,7 +42,7 @@ void cas_go_chain_flush(struct cas_go_chain *c);
 
 /* For marks. index: where the input stands in the window, 0 to 65536. */
 uint32_t cas_go_chain_index(const struct cas_go_chain *c);
-/* How far ends (see `cuts`) matter, and where all that was before them matters. */
+/* How far back flushes matter to a restart. */
 uint32_t cas_go_chain_memory(const struct cas_go_chain *c);
 /* Goes on at `end` of the input, where a block ended, `index` in the window. before: the input
  * until there. cuts: how far back there was a flush, ascending, all there were within
@@ -47,5 +50,8 @@ uint32_t cas_go_chain_memory(const struct cas_go_chain *c);
 bool cas_go_chain_restore(struct cas_go_chain *c, uint64_t end, uint32_t index,
                           const uint8_t *before, size_t len, const uint32_t *cuts,
                           unsigned cut_count);
+/* `restored`, of the same index, will encode all that follows as `c` does, which is at an end of
+ * block. May put what c has ahead into `restored`, which is of no other use then. */
+bool cas_go_chain_same(const struct cas_go_chain *c, struct cas_go_chain *restored);
 
 #endif
