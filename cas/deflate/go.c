@@ -3,8 +3,7 @@
  * 1 (go_fast.c) and 2 to 9 (go_chain.c).
  *
  * The original's output depends, very rarely, on how its caller cut the input: this is the one of
- * calls that fill its window. A block of levels 2 to 9 that holds more than there is to see again
- * after a restart is not a matter: its choice of bytes is in tokens. */
+ * calls that fill its window. spec/deflate-classes.md */
 #include "cas/deflate/go.h"
 #include "cas/deflate/go_int.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Prefix codes of limited length as Go's compress/flate makes them, and the forks of it: optimal
  * lengths by package-merge, ties broken so that the result is defined (spec/deflate-classes.md,
- * "Code lengths by package-merge"). Pure functions. */
+ * "Huffman codes"). Pure functions. */
 #ifndef CAS_GO_HUFFMAN_H
 #define CAS_GO_HUFFMAN_H
 
