@@ -190,8 +190,11 @@ static int compare_candidates(const void *a, const void *b)
         const struct candidate *x = a, *y = b;
         if (x->penalty != y->penalty)
                 return x->penalty < y->penalty ? -1 : 1;
-        return (x->coder.class->id > y->coder.class->id) -
-               (x->coder.class->id < y->coder.class->id);
+        /* Of dates that make the same so far, the later; else the more usual, which has the lower
+         * id. */
+        int order = (x->coder.class->id > y->coder.class->id) -
+                    (x->coder.class->id < y->coder.class->id);
+        return is_klauspost(x->coder.class) && is_klauspost(y->coder.class) ? -order : order;
 }
 
 static void list_candidates(struct cas_gziptrial *t)
