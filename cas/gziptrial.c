@@ -15,6 +15,7 @@
 #define ID_GO_127 2
 #define ID_KLAUSPOST_MIN 16
 #define ID_KLAUSPOST_MAX 31
+#define ID_KLAUSPOST_USUAL 27 /* 2023 and 2024 */
 
 /* What the beginning of a stream looks like. */
 struct looks {
@@ -185,16 +186,19 @@ static unsigned penalty_of(const struct looks *looks, const struct cas_gzip_code
         return penalty + (unsigned)abs(level - usual);
 }
 
+/* How far from what is usual: of klauspost's dates, from the one that most was made with; else the
+ * lower id. */
+static int distance(const struct cas_deflate_class *c)
+{
+        return is_klauspost(c) ? abs(2 * (c->id - ID_KLAUSPOST_USUAL) - 1) : 100 + c->id;
+}
+
 static int compare_candidates(const void *a, const void *b)
 {
         const struct candidate *x = a, *y = b;
         if (x->penalty != y->penalty)
                 return x->penalty < y->penalty ? -1 : 1;
-        /* Of dates that make the same so far, the later; else the more usual, which has the lower
-         * id. */
-        int order = (x->coder.class->id > y->coder.class->id) -
-                    (x->coder.class->id < y->coder.class->id);
-        return is_klauspost(x->coder.class) && is_klauspost(y->coder.class) ? -order : order;
+        return distance(x->coder.class) - distance(y->coder.class);
 }
 
 static void list_candidates(struct cas_gziptrial *t)

@@ -169,7 +169,7 @@ static void test_pieces_with_dictionary(void **state)
         (void)state;
         cas_cleanup_buf struct cas_buf plain = CAS_BUF_INIT, blob = CAS_BUF_INIT;
         deflate_sample(DEFLATE_SAMPLE_TAR, 9, 9 << 20, &plain);
-        struct gzipblob_pieces how = {.class = cas_deflate_class_by_name("klauspost-2022-09"),
+        struct gzipblob_pieces how = {.class = cas_deflate_class_by_name("klauspost-2023-01"),
                                       .level = 5,
                                       .piece_bytes = 1 << 20,
                                       .dictionary_bytes = 16384,
@@ -178,7 +178,7 @@ static void test_pieces_with_dictionary(void **state)
         gzipblob_header(&blob, 0x886e0900, 0, 255);
         gzipblob_deflate(&blob, &how, plain.data, plain.len_bytes);
         gzipblob_trailer(&blob, plain.data, plain.len_bytes);
-        assert_in_range(check_blob(&blob, &plain, "klauspost-2022-09 level 5, pieces of 1024 KiB"),
+        assert_in_range(check_blob(&blob, &plain, "klauspost-2023-01 level 5, pieces of 1024 KiB"),
                         1, 80);
 }
 
