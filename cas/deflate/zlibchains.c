@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cas/deflate/zlibchains.h"
 
-enum { GRAM_BITS = 15 };
+enum { TRIO_BITS = 16, GRAM_BITS = 15, TRIO_STEPS_MAX = 8 };
+#define MULTIPLIER 0x9e3779b1U
 
 void cas_zlib_chains_init(struct cas_zlib_chains *c, uint32_t hash_bits)
 {
@@ -10,6 +11,7 @@ void cas_zlib_chains_init(struct cas_zlib_chains *c, uint32_t hash_bits)
                 .links = cas_xcalloc(CAS_ZLIB_BUFFER_BYTES, sizeof(*c->links)),
                 .last = cas_xcalloc(1U << hash_bits, sizeof(uint16_t)),
                 .count = cas_xcalloc(1U << hash_bits, sizeof(uint16_t)),
+                .trio_last = cas_xcalloc(1U << TRIO_BITS, sizeof(uint16_t)),
                 .gram_last = cas_xcalloc(1U << GRAM_BITS, sizeof(uint16_t)),
         };
 }
@@ -19,6 +21,7 @@ void cas_zlib_chains_release(struct cas_zlib_chains *c)
         free(c->links);
         free(c->last);
         free(c->count);
+        free(c->trio_last);
         free(c->gram_last);
         *c = (struct cas_zlib_chains){0};
 }
@@ -26,6 +29,7 @@ void cas_zlib_chains_release(struct cas_zlib_chains *c)
 void cas_zlib_chains_forget(struct cas_zlib_chains *c, uint32_t from)
 {
         memset(c->last, 0, sizeof(*c->last) << c->hash_bits);
+        memset(c->trio_last, 0, sizeof(*c->trio_last) << TRIO_BITS);
         memset(c->gram_last, 0, sizeof(*c->gram_last) << GRAM_BITS);
         c->entered = c->gram_entered = from;
 }
@@ -33,6 +37,7 @@ void cas_zlib_chains_forget(struct cas_zlib_chains *c, uint32_t from)
 void cas_zlib_chains_slide(struct cas_zlib_chains *c)
 {
         cas_zlib_slide_links(c->last, 1U << c->hash_bits);
+        cas_zlib_slide_links(c->trio_last, 1U << TRIO_BITS);
         cas_zlib_slide_links(c->gram_last, 1U << GRAM_BITS);
         c->phase ^= CAS_ZLIB_WINDOW_BYTES;
         c->entered -= CAS_ZLIB_WINDOW_BYTES;
@@ -51,11 +56,15 @@ static void enter_string(struct cas_zlib_chains *c, const struct cas_zlib_window
         link->back = last > 0 ? (uint16_t)(at - last) : 0;
         link->number = c->count[hash]++;
         c->last[hash] = (uint16_t)at;
+        hash = (cas_get_le32(w->bytes + at) << 8) * MULTIPLIER >> (32 - TRIO_BITS);
+        last = c->trio_last[hash];
+        link->trio_back = last > 0 ? (uint16_t)(at - last) : 0;
+        c->trio_last[hash] = (uint16_t)at;
 }
 
 static void enter_gram(struct cas_zlib_chains *c, const struct cas_zlib_window *w, uint32_t at)
 {
-        uint32_t hash = cas_get_le32(w->bytes + at) * 0x9e3779b1U >> (32 - GRAM_BITS);
+        uint32_t hash = cas_get_le32(w->bytes + at) * MULTIPLIER >> (32 - GRAM_BITS);
         uint32_t last = c->gram_last[hash];
         link_at(c, at)->gram_back = last > 0 ? (uint16_t)(at - last) : 0;
         c->gram_last[hash] = (uint16_t)at;
@@ -122,6 +131,34 @@ static bool walk_chain(struct hunt *h)
         return false;
 }
 
+static uint32_t rank(const struct hunt *h, uint32_t candidate)
+{
+        return (uint16_t)(link_at(h->chains, h->at)->number -
+                          link_at(h->chains, candidate)->number - 1);
+}
+
+/* The nearest string with the same three bytes, by a shorter way than the chain. False: none. */
+static inline bool find_first(struct hunt *h)
+{
+        uint32_t head = cas_get_le32(h->scan), candidate = h->at;
+        for (uint32_t steps = 0; steps < TRIO_STEPS_MAX; steps++) {
+                uint32_t distance = link_at(h->chains, candidate)->trio_back;
+                if (distance == 0 || distance > candidate - h->limit)
+                        return false;
+                candidate -= distance;
+                if ((cas_get_le32(h->bytes + candidate) ^ head) << 8 != 0)
+                        continue;
+                uint32_t nearer = rank(h, candidate);
+                if (nearer >= h->search.chain || !is_near(h, candidate, nearer))
+                        return false;
+                h->best = cas_zlib_common(h->scan, h->bytes + candidate, h->search.len_max);
+                h->match = h->walked_to = candidate;
+                h->walked = nearer + 1;
+                return true;
+        }
+        return walk_chain(h);
+}
+
 /* Follows the four bytes that end what is looked for, from the nearest place where they are. False:
  * there are too many of them. */
 static bool follow_grams(struct hunt *h)
@@ -139,13 +176,12 @@ static bool follow_grams(struct hunt *h)
                 uint32_t len = cas_zlib_common(h->scan, h->bytes + candidate, h->search.len_max);
                 if (len <= h->best)
                         continue;
-                uint16_t nearer = (uint16_t)(link_at(h->chains, h->at)->number -
-                                             link_at(h->chains, candidate)->number - 1);
+                uint32_t nearer = rank(h, candidate);
                 if (nearer >= h->search.chain || !is_near(h, candidate, nearer))
                         return true;
                 h->best = len;
                 h->match = h->walked_to = candidate;
-                h->walked = nearer + 1U;
+                h->walked = nearer + 1;
                 if (len >= h->search.nice || len >= h->search.len_max)
                         return true;
                 back = len - 3;
@@ -170,7 +206,7 @@ uint32_t cas_zlib_chains_longest(const struct cas_zlib_chains *c, const struct c
                 .best = best,
                 .walked_to = at,
         };
-        if (best == 2 && !walk_chain(&h))
+        if (best == 2 && !find_first(&h))
                 return best;
         uint32_t enough = search.nice < search.len_max ? search.nice : search.len_max;
         /* GNU gzip compares beyond the input, where no grams are. */

@@ -11,7 +11,8 @@
 struct cas_zlib_link {
         uint16_t back;      /* distance to the string before in the chain; 0: none */
         uint16_t number;    /* strings that were entered into the chain before, modulo 2^16 */
-        uint16_t gram_back; /* distance to the last place with the same four bytes, or hash */
+        uint16_t trio_back; /* distance to the last place with the same three bytes, or hash … */
+        uint16_t gram_back; /* … or the same four; better hashes than the chain's */
 };
 
 struct cas_zlib_chains {
@@ -19,7 +20,8 @@ struct cas_zlib_chains {
         uint32_t phase;              /* 0 or 32 KiB: instead of moving the links in a slide */
         uint16_t *last;              /* owned; by hash, the latest index; 0: none */
         uint16_t *count;             /* owned; by hash */
-        uint16_t *gram_last;         /* owned; by hash of four bytes, as `last` */
+        uint16_t *trio_last;         /* owned; by hash of three bytes, as `last` */
+        uint16_t *gram_last;         /* owned; of four bytes */
         uint32_t hash_bits;
         uint32_t entered, gram_entered; /* up to here strings are in */
 };
