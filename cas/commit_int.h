@@ -17,7 +17,8 @@ int cas_commit_names(struct cas_store *s, struct cas_batch *batch, const struct 
 /* Records that follow from what is published and are written with it; borrowed until commit. */
 struct cas_batch *cas_publish_batch(struct cas_publish *p);
 
-/* A proved recipe goes into packs and index, another into the index alone. */
+/* A proved recipe goes into packs and index, and the copy of its blob, which must be in the store,
+ * is a cache from the commit on; another goes into the index alone. One recipe a publication. */
 int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *recipe,
                        struct cas_err *err) CAS_MUST_CHECK;
 

@@ -8,7 +8,9 @@
 #include "cas/dirwalk_int.h"
 #include "cas/fsck_int.h"
 #include "cas/layer.h"
+#include "cas/recipe_int.h"
 #include "cas/record_int.h"
+#include "cas/regen.h"
 
 #define READ_BYTES (256 * CAS_KIB)
 
@@ -207,6 +209,98 @@ static int check_blobs(struct cas_fsck_run *run, struct cas_err *err)
         return rc < 0 ? rc : cas_blob_files_each(run->s, check_blob_file, tell_stray, run, err);
 }
 
+/* ---- recipes ---- */
+
+struct recipe_task {
+        struct cas_fsck_run *run;
+        struct cas_recipe_record rec;
+        char subject[CAS_DIGEST_TEXT_BYTES];
+        bool whole; /* every object that it refers to is there */
+};
+
+static int check_referred(void *arg, const struct cas_hash *object, struct cas_err *err)
+{
+        struct recipe_task *task = arg;
+        char hex[CAS_HASH_HEX_BYTES];
+        bool here;
+        int rc = cas_index_has(task->run->s->index, CAS_FAMILY_OBJECTS, object->bytes,
+                               CAS_HASH_BYTES, &here, err);
+        if (rc == 0 && !here && task->whole) {
+                cas_fsck_say(task->run, CAS_FSCK_RECIPE_OBJECT, task->subject, "%s",
+                             cas_hash_hex(object, hex));
+                task->whole = false; /* one is enough to say */
+        }
+        return rc;
+}
+
+static int check_objects(struct recipe_task *task, struct cas_err *err)
+{
+        cas_cleanup_recipe struct cas_recipe *recipe = NULL;
+        int rc = cas_recipe_open(task->run->s, &task->rec.recipe, &recipe, err);
+        return rc < 0 ? rc : cas_tarrecipe_each_object(recipe, check_referred, task, err);
+}
+
+/* Makes the blob: regeneration compares its digest. */
+static int make_blob(struct recipe_task *task, struct cas_err *err)
+{
+        cas_cleanup_regen struct cas_regen *g = NULL;
+        cas_cleanup_free uint8_t *piece = cas_xmalloc(READ_BYTES);
+        size_t n = 1;
+        int rc = cas_regen_open(task->run->s, &task->rec.blob, &task->rec.recipe, 0, 1, &g, err);
+        while (rc == 0 && n > 0) {
+                rc = cas_regen_read(g, piece, READ_BYTES, &n, err);
+                if (rc == 0)
+                        cas_fsck_progress(task->run, "recipes", n);
+        }
+        return rc;
+}
+
+static void check_recipe(void *arg)
+{
+        cas_cleanup_free struct recipe_task *task = arg;
+        struct cas_err err = CAS_ERR_INIT;
+        task->whole = true;
+        int rc = check_objects(task, &err);
+        if (rc == -CAS_E_NOTFOUND)
+                cas_fsck_say(task->run, CAS_FSCK_RECIPE_OBJECT, task->subject, "%s", err.msg);
+        else if (task->whole && (rc < 0 || make_blob(task, &err) < 0))
+                cas_fsck_say(task->run, CAS_FSCK_RECIPE_DIGEST, task->subject, "%s", err.msg);
+        cas_fsck_count(task->run, &task->run->out->recipes);
+}
+
+static int submit_recipe(void *arg, const void *key, size_t key_len, const void *value,
+                         size_t value_len, struct cas_err *err)
+{
+        struct cas_fsck_run *run = arg;
+        struct cas_err malformed = CAS_ERR_INIT;
+        cas_cleanup_free struct recipe_task *task = cas_xcalloc(1, sizeof(*task));
+        struct cas_digest blob;
+        bool here;
+        task->run = run;
+        if (cas_digest_value_decode(key, key_len, &blob, &malformed) < 0 ||
+            cas_recipe_record_decode(&blob, value, value_len, &task->rec, &malformed) < 0) {
+                cas_fsck_say(run, CAS_FSCK_RECORD_MALFORMED, "recipes", "%s", malformed.msg);
+                return 0;
+        }
+        cas_digest_text(&blob, task->subject);
+        int rc = cas_index_has(run->s->index, CAS_FAMILY_BLOBS, key, key_len, &here, err);
+        if (rc < 0)
+                return rc;
+        if (!here)
+                cas_fsck_say(run, CAS_FSCK_RECIPE_BLOB, task->subject, "%s", "");
+        else if (task->rec.is_proved)
+                cas_pool_submit(run->s->pool, &run->group, check_recipe, cas_steal(&task));
+        return 0;
+}
+
+static int check_recipes(struct cas_fsck_run *run, struct cas_err *err)
+{
+        int rc = cas_index_scan(run->s->index, &(struct cas_scan){.family = CAS_FAMILY_RECIPES},
+                                submit_recipe, run, err);
+        cas_pool_wait(run->s->pool, &run->group);
+        return rc;
+}
+
 /* ---- layers ---- */
 
 /* The object is there and has the size that the layer says. */
@@ -340,13 +434,16 @@ static int check_all(struct cas_fsck_run *run, struct cas_err *err)
                 rc = 0;
                 stats = (struct cas_store_stats){0};
         }
-        run->total_bytes = stats.pack_bytes + stats.blob_bytes + stats.tree_bytes;
+        run->total_bytes = stats.pack_bytes + stats.copy_bytes + stats.tree_bytes +
+                           stats.cached_bytes + stats.condensed_bytes;
         if (rc == 0)
                 rc = cas_fsck_packs(run, err);
         if (rc == 0)
                 rc = cas_fsck_objects(run, err);
         if (rc == 0)
                 rc = check_blobs(run, err);
+        if (rc == 0)
+                rc = check_recipes(run, err);
         if (rc == 0)
                 rc = cas_index_scan(run->s->index, &(struct cas_scan){.family = CAS_FAMILY_LAYERS},
                                     check_layer, run, err);

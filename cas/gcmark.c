@@ -10,6 +10,7 @@
 #include "cas/gc_int.h"
 #include "cas/image.h"
 #include "cas/lease.h"
+#include "cas/recipe_int.h"
 
 struct marking {
         struct cas_store *s;
@@ -63,7 +64,15 @@ static int mark_layer(struct marking *mk, const struct cas_digest *blob, struct 
         return 0;
 }
 
-/* The recipe of a blob that stays, proved or not. */
+static int mark_referred(void *arg, const struct cas_hash *object, struct cas_err *err CAS_UNUSED)
+{
+        struct marking *mk = arg;
+        (void)cas_hashset_add(&mk->m->objects, object->bytes);
+        return 0;
+}
+
+/* The recipe of a blob that stays. One that is not proved keeps what it can: nobody relies on it.
+ */
 static int mark_recipe(struct marking *mk, const struct cas_digest *blob, struct cas_err *err)
 {
         struct cas_recipe_record rec;
@@ -75,8 +84,16 @@ static int mark_recipe(struct marking *mk, const struct cas_digest *blob, struct
                 *err = miss;
                 return rc;
         }
+        cas_cleanup_recipe struct cas_recipe *recipe = NULL;
         (void)cas_hashset_add(&mk->m->objects, rec.recipe.bytes);
-        return 0;
+        rc = cas_recipe_open(mk->s, &rec.recipe, &recipe, &miss);
+        if (rc == 0)
+                rc = cas_tarrecipe_each_object(recipe, mark_referred, mk, &miss);
+        if (rc == 0 || (!rec.is_proved && (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)))
+                return 0;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        *err = miss;
+        return cas_err_wrap(err, "recipe of %s", cas_digest_text(blob, text));
 }
 
 /* A blob that stays, and what it keeps when it is a decoded layer, or has a recipe. */

@@ -13,10 +13,13 @@
 #include <inttypes.h>
 
 #include "cas/blob.h"
+#include "cas/condense.h"
 #include "cas/decompress.h"
 #include "cas/extract.h"
 #include "cas/hashpipe.h"
 #include "cas/object.h"
+#include "cas/once.h"
+#include "cas/regen.h"
 #include "cas/store_int.h"
 #include "cas/tar.h"
 
@@ -231,10 +234,12 @@ int cas_layer_import(struct cas_store *s, cas_source_fn source, void *arg,
 
 /* ---- layers of the store ---- */
 
-/* The stored bytes of a blob, compared with its digest when they end. */
+/* The stored bytes of a blob, from its copy or made again, compared with its digest when they end.
+ */
 struct blob_source {
         const struct cas_io *io;
-        int fd;
+        int fd;                  /* -1: there is no copy … */
+        struct cas_regen *regen; /* … but a recipe */
         uint64_t offset;
         struct cas_hasher *hasher;
         const struct cas_digest *digest;
@@ -243,6 +248,8 @@ struct blob_source {
 static int blob_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
 {
         struct blob_source *b = arg;
+        if (b->regen)
+                return cas_regen_read(b->regen, buf, len, out_len, err);
         if (cas_io_pread(b->io, b->fd, buf, len, b->offset, out_len, "blob", err) < 0)
                 return -(int)err->code;
         b->offset += *out_len;
@@ -251,10 +258,21 @@ static int blob_read(void *arg, void *buf, size_t len, size_t *out_len, struct c
         return 0;
 }
 
+static void source_release(struct blob_source *b)
+{
+        if (b->fd >= 0)
+                (void)close(b->fd);
+        cas_regen_close(b->regen);
+        cas_hasher_free(b->hasher);
+}
+#define cleanup_source __attribute__((cleanup(source_release)))
+
 static int check_blob(struct blob_source *b, struct cas_err *err)
 {
         struct cas_digest digest;
         char text[CAS_DIGEST_TEXT_BYTES];
+        if (b->regen)
+                return 0; /* regeneration has compared it */
         cas_hasher_final(b->hasher, &digest);
         if (cas_digest_equal(&digest, b->digest))
                 return 0;
@@ -262,24 +280,44 @@ static int check_blob(struct blob_source *b, struct cas_err *err)
                         cas_digest_text(b->digest, text));
 }
 
+static int open_source(struct cas_store *s, const struct cas_digest *blob, struct blob_source *b,
+                       uint64_t *out_bytes, struct cas_err *err)
+{
+        struct cas_err no_copy = CAS_ERR_INIT;
+        struct cas_recipe_record recipe;
+        int rc = cas_blob_open(s, blob, &b->fd, out_bytes, &no_copy);
+        if (rc == 0)
+                (void)posix_fadvise(b->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+        if (rc != -CAS_E_UNSUPPORTED) {
+                if (rc < 0)
+                        *err = no_copy;
+                return rc;
+        }
+        rc = cas_recipe_stat(s, blob, &recipe, err);
+        if (rc == 0)
+                rc = cas_regen_open(s, blob, &recipe.recipe, 0, 0, &b->regen, err);
+        *out_bytes = rc == 0 ? cas_regen_blob_bytes(b->regen) : 0;
+        return rc;
+}
+
 static int decode_blob(struct cas_store *s, const struct cas_digest *blob,
                        const struct cas_progress *progress, struct cas_layer_record *out,
                        struct cas_err *err)
 {
         struct cas_layer_record rec = {.blob = *blob};
-        cas_cleanup_fd int fd = -1;
-        cas_cleanup_hasher struct cas_hasher *hasher =
-                cas_hasher_new((enum cas_digest_alg)blob->alg);
-        struct blob_source source = {.io = s->io, .hasher = hasher, .digest = blob};
+        cleanup_source struct blob_source source = {
+                .io = s->io,
+                .fd = -1,
+                .hasher = cas_hasher_new((enum cas_digest_alg)blob->alg),
+                .digest = blob,
+        };
         cleanup_decode struct decode d = {
                 .source = blob_read, .source_arg = &source, .progress = progress};
         cas_cleanup_publish struct cas_publish *p = NULL;
         /* The blob is looked for once no collection can take it away any more. */
         if (cas_publish_begin(s, &p, err) < 0 ||
-            cas_blob_open(s, blob, &fd, &d.stored_bytes_total, err) < 0)
+            open_source(s, blob, &source, &d.stored_bytes_total, err) < 0)
                 return -(int)err->code;
-        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-        source.fd = fd;
         d.publish = p;
         if (decode_stream(&d, err) < 0 || check_blob(&source, err) < 0 ||
             publish_layer(&d, &rec, err) < 0)
@@ -288,77 +326,27 @@ static int decode_blob(struct cas_store *s, const struct cas_digest *blob,
         return 0;
 }
 
-/* A decoding under way: who asks for the same layer meanwhile waits for it. */
-struct flight {
-        struct flight *next;
-        struct cas_store *store;
-        struct cas_digest blob;
-        unsigned user_count; /* the one who decodes, and those who wait */
-        bool done;
-        struct cas_layer_record record; /* when done and err.code is 0 */
-        struct cas_err err;
+struct ensure {
+        struct cas_store *s;
+        const struct cas_digest *blob;
+        const struct cas_progress *progress;
 };
-static struct cas_mutex flights_mutex = CAS_MUTEX_INIT("layer.flights"); /* guards both */
-static pthread_cond_t flights_change = PTHREAD_COND_INITIALIZER;
-static struct flight *flights;
 
-/* The decoding of this layer, and whether the caller is to do it. */
-static struct flight *flight_join_locked(struct cas_store *s, const struct cas_digest *blob,
-                                         bool *first)
+static int ensure_layer(void *arg, void *result, struct cas_err *err)
 {
-        cas_assert_held(&flights_mutex);
-        struct flight *f = flights;
-        while (f && (f->store != s || !cas_digest_equal(&f->blob, blob)))
-                f = f->next;
-        *first = !f;
-        if (!f) {
-                f = cas_xcalloc(1, sizeof(*f));
-                f->store = s;
-                f->blob = *blob;
-                f->next = flights;
-                flights = f;
-        }
-        f->user_count++;
-        return f;
-}
-
-/* From now on nobody finds it: who comes later finds the layer in the index. */
-static void flight_land_locked(struct flight *f)
-{
-        cas_assert_held(&flights_mutex);
-        struct flight **at = &flights;
-        while (*at != f)
-                at = &(*at)->next;
-        *at = f->next;
-        f->done = true;
-        (void)pthread_cond_broadcast(&flights_change);
+        const struct ensure *e = arg;
+        bool found;
+        int rc = layer_find(e->s, e->blob, &found, result, err);
+        return rc < 0 || found ? rc : decode_blob(e->s, e->blob, e->progress, result, err);
 }
 
 int cas_layer_ensure(struct cas_store *s, const struct cas_digest *blob,
                      const struct cas_progress *progress, struct cas_layer_record *out,
                      struct cas_err *err)
 {
-        bool found, first;
-        cas_mutex_lock(&flights_mutex);
-        struct flight *f = flight_join_locked(s, blob, &first);
-        if (first) {
-                cas_mutex_unlock(&flights_mutex);
-                if (layer_find(s, blob, &found, &f->record, &f->err) == 0 && !found)
-                        (void)decode_blob(s, blob, progress, &f->record, &f->err);
-                cas_mutex_lock(&flights_mutex);
-                flight_land_locked(f);
-        }
-        while (!f->done)
-                cas_mutex_wait(&flights_mutex, &flights_change);
-        int ret = -(int)f->err.code;
-        if (ret == 0)
-                *out = f->record;
-        else
-                *err = f->err;
-        if (--f->user_count == 0)
-                free(f);
-        cas_mutex_unlock(&flights_mutex);
-        return ret;
+        static struct cas_once once = CAS_ONCE_INIT("layer.once");
+        struct ensure e = {.s = s, .blob = blob, .progress = progress};
+        return cas_once(&once, s, blob, ensure_layer, &e, out, sizeof(*out), err);
 }
 
 int cas_layer_stat(struct cas_store *s, const struct cas_digest *blob, struct cas_layer_record *out,

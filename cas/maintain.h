@@ -32,11 +32,11 @@ typedef void (*cas_fsck_fn)(void *arg, enum cas_fsck_severity severity, const ch
                             const char *subject, const char *message);
 struct cas_fsck_result {
         uint64_t errors, warnings;
-        uint64_t packs, blocks, chunks, objects, blobs, layers, trees, manifests, names;
+        uint64_t packs, blocks, chunks, objects, blobs, recipes, layers, trees, manifests, names;
 };
 /* Checks packs, blobs, objects, layers, trees, names and index against each other, every
- * byte by its digest. Publications and new leases wait while it runs. Returns 0 also when it found
- * errors: see the result. */
+ * byte by its digest; blobs that have a recipe are made from it. Publications and new leases wait
+ * while it runs. Returns 0 also when it found errors: see the result. */
 int cas_fsck(struct cas_store *s, const struct cas_progress *progress, cas_fsck_fn fn, void *arg,
              struct cas_fsck_result *out, struct cas_err *err) CAS_MUST_CHECK;
 /* Makes the index anew from packs, blobs and the journal. The store must not be open: takes

@@ -41,6 +41,9 @@ struct cas_publish {
                 uint64_t size_bytes;
         } open;
 
+        bool condenses; /* a recipe was proved, so that this blob's copy becomes a cache */
+        struct cas_digest condensed;
+
         struct cas_buf names;
         uint32_t name_count;
         bool removes_manifest;
@@ -142,9 +145,13 @@ int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *re
                        struct cas_err *err)
 {
         int rc = recipe->is_proved ? cas_ingest_recipe(ingest_of(p), recipe, err) : 0;
-        if (rc == 0)
-                cas_batch_put_recipe(p->batch, recipe);
-        return rc;
+        if (rc < 0)
+                return rc;
+        cas_assert(!p->condenses);
+        p->condenses = recipe->is_proved;
+        p->condensed = recipe->blob;
+        cas_batch_put_recipe(p->batch, recipe);
+        return 0;
 }
 
 /* ---- blobs ---- */
@@ -470,6 +477,27 @@ struct cas_batch *cas_publish_batch(struct cas_publish *p)
 
 /* ---- the end ---- */
 
+/* What the store has of a blob whose recipe was proved. */
+static int note_copy(struct cas_publish *p, struct cas_blob_record *rec, struct cas_err *err)
+{
+        struct cas_err gone = CAS_ERR_INIT;
+        char path[CAS_BLOB_PATH_BYTES];
+        uint64_t bytes;
+        int rc = cas_blob_record_get(p->store, &p->condensed, rec, err);
+        if (rc < 0)
+                return rc;
+        cas_blob_path(&p->condensed, path);
+        rc = cas_io_size(p->store->io, p->store->dirfd, path, &bytes, &gone);
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
+                *err = gone;
+                return rc;
+        }
+        bool file = rc == 0 && rec->copy != CAS_BLOB_CONDENSED && bytes == rec->size_bytes;
+        rec->copy = file ? CAS_BLOB_CACHED : CAS_BLOB_CONDENSED;
+        cas_batch_put_blob(p->batch, &p->condensed, rec);
+        return 0;
+}
+
 static int write_batch(struct cas_publish *p, struct cas_err *err)
 {
         if (p->name_count > 0)
@@ -486,12 +514,18 @@ int cas_publish_commit(struct cas_publish *p, struct cas_err *err)
         int rc = p->ingest ? cas_ingest_flush(p->ingest, p->batch, err) : 0;
         if (rc < 0)
                 return rc;
-        if (p->blob_count > 0)
-                cas_blob_files_lock(p->store, false);
+        struct cas_blob_record copy = {0};
+        bool files = p->blob_count > 0 || p->condenses;
+        if (files)
+                cas_blob_files_lock(p->store, p->condenses);
         rc = name_blobs(p, err);
+        if (rc == 0 && p->condenses)
+                rc = note_copy(p, &copy, err);
         if (rc == 0)
                 rc = write_batch(p, err);
-        if (p->blob_count > 0)
+        if (rc == 0 && copy.copy == CAS_BLOB_CACHED)
+                cas_blobcache_add(p->store->blobcache, &p->condensed, copy.size_bytes);
+        if (files)
                 cas_blob_files_unlock(p->store);
         if (rc == 0 && p->ingest)
                 cas_ingest_published(p->ingest);

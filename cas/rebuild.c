@@ -18,6 +18,7 @@
 #include "cas/maintain.h"
 #include "cas/pack_int.h"
 #include "cas/packset_int.h"
+#include "cas/recipe_int.h"
 
 #define NEW_DIR "index.new"
 #define OLD_DIR CAS_DIR_INDEX_OLD
@@ -341,12 +342,36 @@ static int prune_object(void *arg, const void *key, size_t key_len CAS_UNUSED, c
 
 /* ---- recipes ---- */
 
+struct referred {
+        struct rebuild *rb;
+        bool whole;
+};
+
+static int look_for_referred(void *arg, const struct cas_hash *object, struct cas_err *err)
+{
+        struct referred *r = arg;
+        bool here;
+        int rc = cas_index_has(r->rb->s->index, CAS_FAMILY_OBJECTS, object->bytes, CAS_HASH_BYTES,
+                               &here, err);
+        r->whole = r->whole && rc == 0 && here;
+        return rc;
+}
+
 /* Packs keep recipes of blobs that were collected, and old ones of others. */
-static int recipe_is_whole(struct rebuild *rb, const struct cas_recipe_record *recipe, bool *out,
+static int recipe_is_whole(struct rebuild *rb, const struct cas_recipe_record *record, bool *out,
                            struct cas_err *err)
 {
-        return cas_index_has(rb->s->index, CAS_FAMILY_OBJECTS, recipe->recipe.bytes, CAS_HASH_BYTES,
-                             out, err);
+        cas_cleanup_recipe struct cas_recipe *recipe = NULL;
+        struct referred referred = {.rb = rb, .whole = true};
+        struct cas_err bad = CAS_ERR_INIT;
+        int rc = cas_recipe_open(rb->s, &record->recipe, &recipe, &bad);
+        if (rc == 0)
+                rc = cas_tarrecipe_each_object(recipe, look_for_referred, &referred, &bad);
+        *out = rc == 0 && referred.whole;
+        if (rc != -CAS_E_IO && rc != -CAS_E_NOMEM)
+                return 0;
+        *err = bad;
+        return rc;
 }
 
 /* A blob that has a whole recipe is there, with its file or without. */
