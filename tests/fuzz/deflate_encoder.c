@@ -8,7 +8,9 @@
 
 #define INPUT_BYTES_MAX (300 * 1024)
 #define OPTIONS_BYTES 8
-#define GO 1 /* with a dictionary, a stored first block holds that too: nobody can inflate it */
+#define GO 1
+#define KLAUSPOST_MIN 16
+#define KLAUSPOST_MAX 30
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -57,9 +59,18 @@ struct plan {
         size_t len;
 };
 
-/* pieces: sizes of calls. */
+/* With a dictionary, a stored first block holds that too: nobody can inflate it. */
+static bool may_store_dictionary(const struct plan *p)
+{
+        unsigned id = p->class->id;
+        return p->dictionary_bytes > 0 &&
+               (id == GO || (id >= KLAUSPOST_MIN && id <= KLAUSPOST_MAX && p->level >= 7));
+}
+
+/* pieces: sizes of calls. mark: the latest goes there, if it is not NULL; state_bytes stays when
+ * there is none. */
 static void encode(const struct plan *p, struct cas_deflate_encoder *e, size_t at, size_t piece,
-                   struct cas_buf *out)
+                   struct cas_deflate_mark *mark, struct cas_buf *out)
 {
         size_t since = 0;
         while (at < p->len) {
@@ -73,6 +84,9 @@ static void encode(const struct plan *p, struct cas_deflate_encoder *e, size_t a
                         e->ops->end(e, p->end, out);
                         since = 0;
                 }
+                struct cas_deflate_mark latest;
+                if (mark && e->ops->mark(e, &latest))
+                        *mark = latest;
         }
         e->ops->end(e, CAS_DEFLATE_END_FINISH, out);
 }
@@ -105,9 +119,9 @@ static void check_restart(const struct plan *p, const struct cas_deflate_mark *m
         size_t at = mark->in_bytes < p->len ? (size_t)mark->in_bytes : p->len;
         size_t window = at < p->class->window_bytes ? at : p->class->window_bytes;
         if (e->ops->restart(e, mark, p->input + at - window, window, &err) == 0)
-                encode(p, e, at, 1 << 16, &out);
+                encode(p, e, at, 1 << 16, NULL, &out);
         e->ops->begin(e, NULL, 0);
-        encode(p, e, p->dictionary_bytes, 1 << 16, &out);
+        encode(p, e, p->dictionary_bytes, 1 << 16, NULL, &out);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -142,13 +156,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         cas_cleanup_deflate_encoder struct cas_deflate_encoder *e =
                 p.class->create(p.class, p.level);
         e->ops->begin(e, p.dictionary_bytes > 0 ? p.input : NULL, p.dictionary_bytes);
-        encode(&p, e, p.dictionary_bytes, p.len + 1, &stream);
-        if (p.class->id != GO || p.dictionary_bytes == 0)
+        encode(&p, e, p.dictionary_bytes, p.len + 1, NULL, &stream);
+        if (!may_store_dictionary(&p))
                 check_inflates(&p, &stream);
-        struct cas_deflate_mark own;
-        bool has_mark = e->ops->mark(e, &own);
+        struct cas_deflate_mark own = {0};
         e->ops->begin(e, p.dictionary_bytes > 0 ? p.input : NULL, p.dictionary_bytes);
-        encode(&p, e, p.dictionary_bytes, piece, &again);
+        encode(&p, e, p.dictionary_bytes, piece, &own, &again);
         cas_assert(again.len_bytes == stream.len_bytes);
         cas_assert(memcmp(again.data, stream.data, stream.len_bytes) == 0);
         if (state && taken <= CAS_DEFLATE_STATE_BYTES_MAX) {
@@ -157,7 +170,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 mark.state_bytes = (uint8_t)taken;
                 memcpy(mark.state, state, taken);
                 check_restart(&p, &mark);
-                if (has_mark) { /* nearly right */
+                if (own.state_bytes > 0) { /* nearly right */
                         own.state[mark_bytes % CAS_DEFLATE_STATE_BYTES_MAX] ^= mark_bytes;
                         check_restart(&p, &own);
                 }
