@@ -4,6 +4,8 @@
  * the blobs alone. */
 #include "cas/export_int.h"
 
+#include "cas/blobstream.h"
+
 #include "cas/blob.h"
 #include "cas/manifest_int.h"
 #include "cas/publish.h"
@@ -102,20 +104,21 @@ int cas_export_blob_each(struct cas_export *ex, const struct cas_export_blob *b,
                          int (*fn)(void *arg, const void *data, size_t len, struct cas_err *err),
                          void *arg, struct cas_err *err)
 {
-        cas_cleanup_stream struct cas_stream st = {.fd = -1, .own_fd = true};
+        cas_cleanup_blob_stream struct cas_blob_stream *st = NULL;
         cas_cleanup_hasher struct cas_hasher *hasher = cas_hasher_new(b->digest.alg);
         size_t size = (size_t)cas_min_u64(b->size_bytes + 1, CAS_MIB);
         cas_cleanup_free uint8_t *buf = cas_xmalloc(size);
         struct cas_progress_part part;
         cas_progress_part_init(&part, &ex->progress, b->size_bytes);
-        int r = cas_blob_open(ex->s, &b->digest, &st.fd, &st.left_bytes, err);
-        for (size_t n = 1; r == 0 && n > 0;) {
-                r = cas_stream_read(&st, buf, size, &n, err);
+        int r = cas_blob_stream_open(ex->s, &b->digest, 0, UINT64_MAX, true, &st, err);
+        uint64_t done = 0;
+        for (size_t n = 1; r == 0 && n > 0; done += n) {
+                r = cas_blob_stream_read(st, buf, size, &n, err);
                 if (r < 0 || n == 0)
                         break;
                 cas_hasher_update(hasher, buf, n);
                 r = fn(arg, buf, n, err);
-                cas_progress_update(&part.progress, "export", st.offset, b->size_bytes);
+                cas_progress_update(&part.progress, "export", done + n, b->size_bytes);
         }
         if (r < 0)
                 return r;

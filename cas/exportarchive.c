@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#include "cas/blob.h"
+#include "cas/blobstream.h"
 #include "cas/decompress.h"
 #include "cas/export_int.h"
 #include "cas/json.h"
@@ -173,13 +173,13 @@ static int docker_decoded(struct cas_export *ex, struct archive_out *o,
                           const struct cas_layer_record *layer, const char *name,
                           struct cas_err *err)
 {
-        cas_cleanup_stream struct cas_stream st = {.fd = -1, .own_fd = true};
+        cas_cleanup_blob_stream struct cas_blob_stream *st = NULL;
         cas_cleanup_decompress struct cas_decompress *d = NULL;
         cas_cleanup_hasher struct cas_hasher *hasher = cas_hasher_new(CAS_DIGEST_SHA256);
         cas_cleanup_free uint8_t *buf = cas_xmalloc(CAS_MIB);
-        int r = cas_blob_open(ex->s, &layer->blob, &st.fd, &st.left_bytes, err);
+        int r = cas_blob_stream_open(ex->s, &layer->blob, 0, UINT64_MAX, true, &st, err);
         if (r == 0)
-                r = cas_decompress_open(cas_stream_read, &st, &d, err);
+                r = cas_decompress_open(cas_blob_stream_read, st, &d, err);
         if (r == 0)
                 r = out_header(o, name, CAS_ENTRY_FILE, layer->tar_bytes, err);
         uint64_t done = 0;

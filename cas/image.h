@@ -62,6 +62,8 @@ void cas_manifest_release(struct cas_manifest *m);
 #define cas_cleanup_manifest __attribute__((cleanup(cas_manifest_release)))
 /* Of an image or an index, of either standard. */
 bool cas_media_type_is_manifest(const char *media_type);
+/* What the standards call a layer; artifacts keep anything in theirs. */
+bool cas_media_type_is_layer(const char *media_type);
 /* media_type: as it was pushed, or NULL when it must follow from the bytes.
  * Errors: INVALID (JSON, fields, schema 1), LIMIT. */
 int cas_manifest_parse(const void *data, size_t len, const char *media_type,

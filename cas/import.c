@@ -186,14 +186,6 @@ static int import_select(struct import *in, const char *tag, const char *name, s
 
 /* ---- the plan of one image ---- */
 
-static bool type_is_layer(const char *type)
-{
-        static const char oci[] = "application/vnd.oci.image.layer.";
-        static const char docker[] = "application/vnd.docker.image.rootfs.";
-        return strncmp(type, oci, sizeof(oci) - 1) == 0 ||
-               strncmp(type, docker, sizeof(docker) - 1) == 0;
-}
-
 static int plan_blob(struct import *in, size_t image, const struct cas_descriptor *d, bool layer,
                      bool optional, struct cas_err *err)
 {
@@ -232,7 +224,8 @@ static int plan_image_blobs(struct import *in, size_t image, const struct cas_ma
         int r = plan_blob(in, image, &m->config, false, false, err);
         for (size_t i = 0; r == 0 && i < m->child_count; i++) {
                 const struct cas_descriptor *d = &m->children[i];
-                r = plan_blob(in, image, d, type_is_layer(d->media_type), d->foreign, err);
+                r = plan_blob(in, image, d, cas_media_type_is_layer(d->media_type), d->foreign,
+                              err);
         }
         return r;
 }

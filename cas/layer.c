@@ -9,17 +9,15 @@
  * attributes of the layer (CAS_LISTING_BYTES_MAX). */
 #include "cas/layer.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 
-#include "cas/blob.h"
-#include "cas/condense.h"
+#include "cas/blobstream.h"
 #include "cas/decompress.h"
 #include "cas/extract.h"
 #include "cas/hashpipe.h"
 #include "cas/object.h"
 #include "cas/once.h"
-#include "cas/regen.h"
+#include "cas/record_int.h"
 #include "cas/store_int.h"
 #include "cas/tar.h"
 
@@ -237,10 +235,7 @@ int cas_layer_import(struct cas_store *s, cas_source_fn source, void *arg,
 /* The stored bytes of a blob, from its copy or made again, compared with its digest when they end.
  */
 struct blob_source {
-        const struct cas_io *io;
-        int fd;                  /* -1: there is no copy … */
-        struct cas_regen *regen; /* … but a recipe */
-        uint64_t offset;
+        struct cas_blob_stream *stream;
         struct cas_hasher *hasher;
         const struct cas_digest *digest;
 };
@@ -248,31 +243,17 @@ struct blob_source {
 static int blob_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
 {
         struct blob_source *b = arg;
-        if (b->regen)
-                return cas_regen_read(b->regen, buf, len, out_len, err);
-        if (cas_io_pread(b->io, b->fd, buf, len, b->offset, out_len, "blob", err) < 0)
+        if (cas_blob_stream_read(b->stream, buf, len, out_len, err) < 0)
                 return -(int)err->code;
-        b->offset += *out_len;
         if (*out_len > 0)
                 cas_hasher_update(b->hasher, buf, *out_len);
         return 0;
 }
 
-static void source_release(struct blob_source *b)
-{
-        if (b->fd >= 0)
-                (void)close(b->fd);
-        cas_regen_close(b->regen);
-        cas_hasher_free(b->hasher);
-}
-#define cleanup_source __attribute__((cleanup(source_release)))
-
 static int check_blob(struct blob_source *b, struct cas_err *err)
 {
         struct cas_digest digest;
         char text[CAS_DIGEST_TEXT_BYTES];
-        if (b->regen)
-                return 0; /* regeneration has compared it */
         cas_hasher_final(b->hasher, &digest);
         if (cas_digest_equal(&digest, b->digest))
                 return 0;
@@ -280,44 +261,24 @@ static int check_blob(struct blob_source *b, struct cas_err *err)
                         cas_digest_text(b->digest, text));
 }
 
-static int open_source(struct cas_store *s, const struct cas_digest *blob, struct blob_source *b,
-                       uint64_t *out_bytes, struct cas_err *err)
-{
-        struct cas_err no_copy = CAS_ERR_INIT;
-        struct cas_recipe_record recipe;
-        int rc = cas_blob_open(s, blob, &b->fd, out_bytes, &no_copy);
-        if (rc == 0)
-                (void)posix_fadvise(b->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-        if (rc != -CAS_E_UNSUPPORTED) {
-                if (rc < 0)
-                        *err = no_copy;
-                return rc;
-        }
-        rc = cas_recipe_stat(s, blob, &recipe, err);
-        if (rc == 0)
-                rc = cas_regen_open(s, blob, &recipe.recipe, 0, 0, &b->regen, err);
-        *out_bytes = rc == 0 ? cas_regen_blob_bytes(b->regen) : 0;
-        return rc;
-}
-
 static int decode_blob(struct cas_store *s, const struct cas_digest *blob,
                        const struct cas_progress *progress, struct cas_layer_record *out,
                        struct cas_err *err)
 {
         struct cas_layer_record rec = {.blob = *blob};
-        cleanup_source struct blob_source source = {
-                .io = s->io,
-                .fd = -1,
-                .hasher = cas_hasher_new((enum cas_digest_alg)blob->alg),
-                .digest = blob,
-        };
+        cas_cleanup_blob_stream struct cas_blob_stream *stream = NULL;
+        cas_cleanup_hasher struct cas_hasher *hasher =
+                cas_hasher_new((enum cas_digest_alg)blob->alg);
+        struct blob_source source = {.hasher = hasher, .digest = blob};
         cleanup_decode struct decode d = {
                 .source = blob_read, .source_arg = &source, .progress = progress};
         cas_cleanup_publish struct cas_publish *p = NULL;
         /* The blob is looked for once no collection can take it away any more. */
         if (cas_publish_begin(s, &p, err) < 0 ||
-            open_source(s, blob, &source, &d.stored_bytes_total, err) < 0)
+            cas_blob_stream_open(s, blob, 0, UINT64_MAX, true, &stream, err) < 0)
                 return -(int)err->code;
+        source.stream = stream;
+        d.stored_bytes_total = cas_blob_stream_left(stream);
         d.publish = p;
         if (decode_stream(&d, err) < 0 || check_blob(&source, err) < 0 ||
             publish_layer(&d, &rec, err) < 0)
@@ -353,6 +314,41 @@ int cas_layer_stat(struct cas_store *s, const struct cas_digest *blob, struct ca
                    struct cas_err *err)
 {
         return cas_index_get_layer(s->index, blob, out, err);
+}
+
+struct each {
+        bool (*fn)(void *arg, const struct cas_layer_record *layer);
+        void *arg;
+        const struct cas_digest *after;
+};
+
+static int each_layer(void *arg, const void *key, size_t key_len, const void *value,
+                      size_t value_len, struct cas_err *err)
+{
+        struct each *e = arg;
+        struct cas_layer_record rec;
+        struct cas_digest blob;
+        if (cas_digest_value_decode(key, key_len, &blob, err) < 0 ||
+            cas_layer_record_decode(&blob, value, value_len, &rec, err) < 0)
+                return -(int)err->code;
+        if (e->after && cas_digest_equal(&blob, e->after))
+                return 0;
+        return e->fn(e->arg, &rec) ? 0 : 1;
+}
+
+int cas_layer_each(struct cas_store *s, const struct cas_digest *after,
+                   bool (*fn)(void *arg, const struct cas_layer_record *layer), void *arg,
+                   struct cas_err *err)
+{
+        struct each e = {fn, arg, after};
+        struct cas_scan scan = {.family = CAS_FAMILY_LAYERS};
+        struct cas_record_key from;
+        if (after) {
+                cas_key_digest(after, &from);
+                scan.from = from.bytes;
+                scan.from_len = from.len;
+        }
+        return cas_index_scan(s->index, &scan, each_layer, &e, err);
 }
 
 int cas_layer_listing(struct cas_store *s, const struct cas_layer_record *layer,

@@ -49,6 +49,11 @@ int cas_layer_stat(struct cas_store *s, const struct cas_digest *blob, struct ca
 int cas_layer_ensure(struct cas_store *s, const struct cas_digest *blob,
                      const struct cas_progress *progress, struct cas_layer_record *out,
                      struct cas_err *err) CAS_MUST_CHECK;
+/* Calls fn for decoded layers in the order of their digests, after `after` (exclusive; NULL: from
+ * the start), until it returns false. It sees the layers that are there when it begins. */
+int cas_layer_each(struct cas_store *s, const struct cas_digest *after,
+                   bool (*fn)(void *arg, const struct cas_layer_record *layer), void *arg,
+                   struct cas_err *err) CAS_MUST_CHECK;
 /* Reads a decoded layer's listing. */
 int cas_layer_listing(struct cas_store *s, const struct cas_layer_record *layer,
                       struct cas_listing *out, struct cas_err *err) CAS_MUST_CHECK;

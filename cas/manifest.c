@@ -32,6 +32,14 @@ bool cas_media_type_is_manifest(const char *media_type)
                type_is(media_type, CAS_MT_DOCKER_LIST);
 }
 
+bool cas_media_type_is_layer(const char *media_type)
+{
+        static const char oci[] = "application/vnd.oci.image.layer.";
+        static const char docker[] = "application/vnd.docker.image.rootfs.";
+        return strncmp(media_type, oci, sizeof(oci) - 1) == 0 ||
+               strncmp(media_type, docker, sizeof(docker) - 1) == 0;
+}
+
 static bool descriptor_is_foreign(const char *type)
 {
         static const char oci[] = "application/vnd.oci.image.layer.nondistributable.";

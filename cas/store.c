@@ -10,6 +10,7 @@
 
 #include "cas/blobcache_int.h"
 #include "cas/blockcache.h"
+#include "cas/flights_int.h"
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/format_int.h"
@@ -23,6 +24,7 @@
 #define LOCK_PATH "lock"
 #define LOCK_POLL_NS (10 * 1000 * 1000)
 #define POOL_QUEUE_MAX 64
+#define REGENERATIONS_PER_CPU 2
 /* Some blocks of the largest kind for each of a few threads that regenerate layers: files of a
  * layer that other layers brought lie between its own, in blocks of theirs. */
 #define BLOCK_CACHE_BYTES (64 * CAS_MIB)
@@ -319,6 +321,11 @@ static int open_packs(struct cas_store *s, const struct cas_store_config *config
         s->backend = s->own_backend ? cas_backend_local_new(s->packs_fd) : config->backend;
         s->pool = cas_pool_new(config->threads, POOL_QUEUE_MAX);
         s->blocks = cas_blockcache_new(BLOCK_CACHE_BYTES);
+        s->flights = cas_flights_new(s,
+                                     config->regenerations
+                                             ? config->regenerations
+                                             : REGENERATIONS_PER_CPU * cas_pool_threads(s->pool),
+                                     config->threads);
         return cas_packset_open(s->io, s->backend, s->index, &s->packset, err);
 }
 
@@ -394,6 +401,7 @@ void cas_store_close(struct cas_store *s)
         if (!s)
                 return;
         cas_assert(s->publication_count == 0);
+        cas_flights_free(s->flights);
         if (s->packset)
                 cas_packset_close(s->packset);
         if (s->blocks)

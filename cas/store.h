@@ -19,6 +19,7 @@ struct cas_store_config {
         bool must_exist;             /* else it is made on first use */
         unsigned lock_wait_ms;       /* how long to wait for another owner; 0: do not wait */
         unsigned threads;            /* workers; 0: one per CPU */
+        unsigned regenerations;      /* of condensed blobs for readers, at a time; 0: two per CPU */
         bool flat_trees; /* never cut chains of layers: one tree an image (spec/tree.md) */
         uint64_t blob_cache_bytes; /* of verbatim copies of condensed blobs; 0: none are kept */
 };

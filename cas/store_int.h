@@ -9,6 +9,7 @@
 
 struct cas_blobcache;
 struct cas_blockcache;
+struct cas_flights;
 struct cas_journal;
 struct cas_map;
 struct cas_packset;
@@ -34,7 +35,8 @@ struct cas_store {
         struct cas_packset *packset;
         struct cas_blockcache *blocks;
         struct cas_pool *pool;
-        struct cas_trees *trees; /* has its own lock (cas/tree.c) */
+        struct cas_trees *trees;     /* has its own lock (cas/tree.c) */
+        struct cas_flights *flights; /* has its own locks (cas/blobstream.c) */
 
         /* Publications share the store, maintenance has it alone. A publication never waits for
          * one that waits, so that a thread may hold two. */

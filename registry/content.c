@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers with what a digest names, and with lists: entity tags, conditional
- * requests, single ranges. The bytes leave by sendfile. */
+ * requests, single ranges. Verbatim bytes leave by sendfile. */
+#include "cas/blobstream.h"
 #include "cas/log.h"
 #include "registry/range.h"
 #include "registry/registry_int.h"
@@ -36,6 +37,34 @@ static bool check_there(struct reg_call *call, struct reg_content *content, enum
         return false;
 }
 
+static int stream_read(void *source, void *buf, size_t len, size_t *out_len,
+                       void (*wake)(void *arg), void *arg, struct cas_err *err)
+{
+        return cas_blob_stream_poll(source, buf, len, out_len, wake, arg, err);
+}
+
+static void stream_free(void *source)
+{
+        cas_blob_stream_close(source);
+}
+
+/* Verbatim bytes leave by sendfile, regenerated ones as they are made. Takes the stream. */
+static void reply_stream(struct reg_http_req *req, unsigned status, struct cas_blob_stream *stream)
+{
+        static const struct reg_http_source_ops ops = {stream_read, stream_free};
+        uint64_t offset, len = cas_blob_stream_left(stream);
+        int fd = cas_blob_stream_take_fd(stream, &offset);
+        if (fd >= 0 || len == 0) {
+                cas_blob_stream_close(stream);
+                if (fd >= 0)
+                        reg_http_reply_fd(req, status, fd, offset, len);
+                else
+                        reg_http_reply_empty(req, status);
+                return;
+        }
+        reg_http_reply_source(req, status, len, &ops, stream);
+}
+
 void reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about)
 {
         struct reg_http_req *req = call->req;
@@ -58,9 +87,9 @@ void reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
                 reply_unsatisfiable(req, content);
                 return;
         }
-        int fd = -1;
-        uint64_t size_bytes = content->size_bytes;
-        if (!head && cas_blob_open(call->store, content->digest, &fd, &size_bytes, &err) < 0) {
+        struct cas_blob_stream *stream = NULL;
+        if (!head && cas_blob_stream_open(call->store, content->digest, part.first, part.bytes,
+                                          false, &stream, &err) < 0) {
                 reg_reply_err(req, about, &err);
                 return;
         }
@@ -75,8 +104,7 @@ void reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
         if (head)
                 reg_http_reply_head(req, 200, content->size_bytes);
         else
-                reg_http_reply_fd(req, kind == REG_RANGE_PART ? 206 : 200, fd, part.first,
-                                  part.bytes);
+                reply_stream(req, kind == REG_RANGE_PART ? 206 : 200, stream);
 }
 
 void reg_reply_list(struct reg_http_req *req, const char *media_type, struct cas_buf *body)

@@ -94,13 +94,6 @@ struct reg_decoder *reg_decoder_start(struct cas_store *store)
         return d;
 }
 
-/* Only what the standards call a layer: artifacts keep anything in theirs. */
-static bool is_layer(const struct cas_descriptor *d)
-{
-        return strncmp(d->media_type, "application/vnd.oci.image.layer.", 32) == 0 ||
-               strncmp(d->media_type, "application/vnd.docker.image.rootfs.", 36) == 0;
-}
-
 void reg_decoder_add(struct reg_decoder *d, const struct cas_manifest *manifest)
 {
         if (manifest->kind != CAS_MANIFEST_IMAGE)
@@ -108,7 +101,7 @@ void reg_decoder_add(struct reg_decoder *d, const struct cas_manifest *manifest)
         cas_mutex_lock(&d->mutex);
         for (size_t i = 0; i < manifest->child_count && d->count < DECODE_QUEUE_MAX; i++) {
                 const struct cas_descriptor *layer = &manifest->children[i];
-                if (!is_layer(layer) || layer->foreign)
+                if (!cas_media_type_is_layer(layer->media_type) || layer->foreign)
                         continue;
                 d->queue[(d->head + d->count) % DECODE_QUEUE_MAX] = layer->digest;
                 d->count++;

@@ -116,6 +116,16 @@ void reg_http_reply_buf(struct reg_http_req *req, unsigned status, struct cas_bu
 /* len bytes of a file from offset, by sendfile. Takes fd. */
 void reg_http_reply_fd(struct reg_http_req *req, unsigned status, int fd, uint64_t offset,
                        uint64_t len);
+/* An answer of len bytes that an event thread reads from `source` as the client takes them. read
+ * does not wait: *out_len 0 means that `wake` will be called, once, when there is more. An error
+ * cuts the connection. free is called once, and ends all calls of `wake`. len is above 0. */
+struct reg_http_source_ops {
+        int (*read)(void *source, void *buf, size_t len, size_t *out_len, void (*wake)(void *arg),
+                    void *arg, struct cas_err *err);
+        void (*free)(void *source);
+};
+void reg_http_reply_source(struct reg_http_req *req, unsigned status, uint64_t len,
+                           const struct reg_http_source_ops *ops, void *source);
 /* The headers of an answer of len bytes, for HEAD and 304. */
 void reg_http_reply_head(struct reg_http_req *req, unsigned status, uint64_t len);
 

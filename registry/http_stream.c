@@ -1,21 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Streams: answers written by one thread while an event thread sends them. Two
- * sides hold a stream, the writer and the daemon's response; the last one frees
- * it. While there is nothing to send the connection is suspended, and only who
+/* Streams: answers written by one thread while an event thread sends them, or
+ * read from a source by the event thread itself. Two sides hold a stream, the
+ * writer (of a source: nobody) and the daemon's response; the last one frees it.
+ * While there is nothing to send the connection is suspended, and only who
  * clears `suspended` resumes it, so that it is resumed exactly once. */
+#include "cas/log.h"
 #include "registry/http_int.h"
 
+#define SOURCE_BLOCK_BYTES (128 * 1024)
+
 struct reg_http_stream {
-        struct reg_http_server *server;    /* valid while `linked` */
-        struct MHD_Connection *connection; /* valid while `suspended`, or on its event thread */
-        struct reg_http_stream *next;      /* guarded by the server's mutex, as is */
-        struct reg_http_stream **link;     /* the pointer to this one */
+        struct reg_http_server *server;        /* valid while `linked` */
+        struct MHD_Connection *connection;     /* valid while `suspended`, or on its event thread */
+        struct reg_http_stream *next;          /* guarded by the server's mutex, as is */
+        struct reg_http_stream **link;         /* the pointer to this one */
+        const struct reg_http_source_ops *ops; /* NULL: there is a writer */
+        void *source;
 
         struct cas_mutex mutex; /* guards all below */
         pthread_cond_t change;  /* something was sent, or the client is gone */
         struct cas_buf buf;
         size_t sent_bytes; /* of buf */
         bool suspended;
+        bool woken;  /* the source has more than when it was asked last */
         bool closed; /* by the writer */
         bool cut;    /* closed as broken */
         bool gone;   /* the daemon's side has ended, or is to end */
@@ -78,11 +85,57 @@ static ssize_t stream_read(void *arg, uint64_t at CAS_UNUSED, char *out, size_t 
         return n;
 }
 
+/* The source has something, or has failed. */
+static void source_wake(void *arg)
+{
+        struct reg_http_stream *s = arg;
+        cas_mutex_lock(&s->mutex);
+        bool wake = take_suspended_locked(s);
+        s->woken = !wake;
+        cas_mutex_unlock(&s->mutex);
+        stream_resume(s, wake);
+}
+
+/* Nothing is there: waits, unless the source has called meanwhile. False: it has. */
+static bool source_suspend(struct reg_http_stream *s)
+{
+        cas_mutex_lock(&s->mutex);
+        bool again = s->woken && !s->gone;
+        s->woken = false;
+        if (!again) {
+                MHD_suspend_connection(s->connection);
+                s->suspended = true;
+        }
+        cas_mutex_unlock(&s->mutex);
+        return !again;
+}
+
+static ssize_t source_read(void *arg, uint64_t at CAS_UNUSED, char *out, size_t max)
+{
+        struct reg_http_stream *s = arg;
+        struct cas_err err = CAS_ERR_INIT;
+        size_t got = 0;
+        do {
+                cas_mutex_lock(&s->mutex);
+                bool gone = s->gone;
+                cas_mutex_unlock(&s->mutex);
+                if (gone)
+                        return MHD_CONTENT_READER_END_WITH_ERROR;
+                if (s->ops->read(s->source, out, max, &got, source_wake, s, &err) < 0) {
+                        cas_log(CAS_LOG_ERROR, "http", "answer cut off: %s", err.msg);
+                        return MHD_CONTENT_READER_END_WITH_ERROR;
+                }
+        } while (got == 0 && !source_suspend(s));
+        return (ssize_t)got;
+}
+
 /* The daemon drops its response. */
 static void stream_released(void *arg)
 {
         struct reg_http_stream *s = arg;
         struct reg_http_server *server = s->server;
+        if (s->ops)
+                s->ops->free(s->source); /* it calls source_wake no more */
         cas_mutex_lock(&server->mutex);
         *s->link = s->next;
         if (s->next)
@@ -95,13 +148,13 @@ static void stream_released(void *arg)
         stream_unref(s);
 }
 
-struct reg_http_stream *reg_http_reply_stream(struct reg_http_req *req, unsigned status)
+static struct reg_http_stream *stream_new(struct reg_http_req *req, unsigned refs)
 {
         struct reg_http_server *server = req->server;
         struct reg_http_stream *s = cas_xcalloc(1, sizeof(*s));
         s->server = server;
         s->connection = req->connection;
-        s->refs = 2;
+        s->refs = refs;
         cas_mutex_init(&s->mutex, "http stream");
         cas_cond_init(&s->change);
         cas_buf_init(&s->buf);
@@ -113,6 +166,12 @@ struct reg_http_stream *reg_http_reply_stream(struct reg_http_req *req, unsigned
                 s->next->link = &s->next;
         server->streams = s;
         cas_mutex_unlock(&server->mutex);
+        return s;
+}
+
+struct reg_http_stream *reg_http_reply_stream(struct reg_http_req *req, unsigned status)
+{
+        struct reg_http_stream *s = stream_new(req, 2);
         reg_http_reply_response(req, status,
                                 MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 32 * 1024,
                                                                   stream_read, s, stream_released));
@@ -122,6 +181,17 @@ struct reg_http_stream *reg_http_reply_stream(struct reg_http_req *req, unsigned
                 MHD_resume_connection(req->connection);
         }
         return s;
+}
+
+void reg_http_reply_source(struct reg_http_req *req, unsigned status, uint64_t len,
+                           const struct reg_http_source_ops *ops, void *source)
+{
+        struct reg_http_stream *s = stream_new(req, 1);
+        s->ops = ops;
+        s->source = source;
+        reg_http_reply_response(req, status,
+                                MHD_create_response_from_callback(len, SOURCE_BLOCK_BYTES,
+                                                                  source_read, s, stream_released));
 }
 
 int reg_http_stream_write(struct reg_http_stream *s, const void *data, size_t len,

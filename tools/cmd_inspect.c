@@ -1,7 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lamina inspect: manifest and configuration of an image. */
+/* lamina inspect: manifest, configuration and layers of an image. */
 #include "tools/access.h"
 #include "tools/ops_json.h"
+
+struct inspect_args {
+        bool sharing;
+};
+
+static const struct cli_option options[] = {
+        {"sharing", 0, CLI_FLAG, offsetof(struct inspect_args, sharing), NULL,
+         "also say how much of each layer's files other layers of the store have; reads the "
+         "listings of all layers"},
+        {0},
+};
 
 static int show(const struct cli *cli, const json_t *result)
 {
@@ -11,9 +22,9 @@ static int show(const struct cli *cli, const json_t *result)
 
 static int run(const struct cli *cli, void *args)
 {
-        (void)args;
+        const struct inspect_args *a = args;
         struct cas_err err = CAS_ERR_INIT;
-        op_cleanup_json json_t *call = json_object();
+        op_cleanup_json json_t *call = json_pack("{s:b}", "sharing", a->sharing);
         if (access_arg(call, "name", cli->operands[0], &err) < 0)
                 return cli_report(cli->command->name, &err);
         return access_command(cli, "inspect", cas_steal(&call), show);
@@ -22,9 +33,16 @@ static int run(const struct cli *cli, void *args)
 const struct cli_command cmd_inspect = {
         .name = "inspect",
         .synopsis = "NAME:TAG",
-        .summary = "show the manifest and the configuration of an image",
-        .description = "Prints a JSON object: name, digest, size and media type, the manifest or "
-                       "index, and of an image its configuration.",
+        .summary = "show what an image is, and how its layers are kept",
+        .description =
+                "Prints a JSON object: name, digest, size and media type, the manifest or index, "
+                "and of an image its configuration and its layers. Of each layer: `size` of the "
+                "blob, `condensed` (a recipe makes it), `verbatimBytes` (of a copy that is kept), "
+                "`class` (what made the blob), `reason` (why it stays as it is), `recipeBytes`, of "
+                "them `wrapBytes` for the compression and in those `correctionsBytes`; with "
+                "--sharing, `ownBytes` of files that no other layer has, and `sharedBytes`.",
+        .options = options,
+        .args_bytes = sizeof(struct inspect_args),
         .operands_min = 1,
         .operands_max = 1,
         .run = run,

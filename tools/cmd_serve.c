@@ -49,6 +49,11 @@ static int run(const struct cli *cli, void *args)
                         .store_path = store,
                         .store_threads = config.store_threads,
                         .flat_trees = config.flat_trees,
+                        .regenerations = config.regenerations,
+                        .blob_cache_bytes = config.blob_cache_bytes,
+                        .condense_share_percent =
+                                config.condense && !background ? config.condense_share_percent : 0,
+                        .condense_cold = config.condense_cold,
                         .listen = a->no_registry ? NULL
                                   : a->listen    ? a->listen
                                                  : listen,
@@ -77,7 +82,12 @@ const struct cli_command cmd_serve = {
                 "[store] path (absolute), threads (0: one per CPU), lock_wait_s (how long to wait "
                 "for another owner to end, 30), trees (shared: images over the same layers share "
                 "their "
-                "trees; flat: one tree an image)\n\n"
+                "trees; flat: one tree an image), blob_cache (bytes, K, M, G or T, of copies of "
+                "condensed blobs that are kept for pulls, 1G), regenerations (of condensed blobs "
+                "at a time, 0: two per CPU; beyond it clients are told to come again)\n\n"
+                "[condense] background (yes or no: keep recipes in place of blobs, see "
+                "lamina-condense(1)), share (percent of one CPU that it may take, 50), codec "
+                "(default or cold)\n\n"
                 "[registry] listen (ADDR:PORT), threads (0: one per CPU)",
         .examples = "lamina serve --listen 0.0.0.0:5000\n"
                     "skopeo copy --dest-tls-verify=false docker-archive:web.tar "

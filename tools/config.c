@@ -5,13 +5,23 @@
 #include <ini.h>
 #include <stdio.h>
 
+#include "cas/limits.h"
+
 #define THREADS_MAX 1024
 #define LOCK_WAIT_S_DEFAULT 30
 #define LOCK_WAIT_S_MAX 86400
+#define BLOB_CACHE_BYTES_DEFAULT CAS_GIB
+#define CONDENSE_SHARE_DEFAULT 50
+#define REGENERATIONS_MAX 1024
 
 void config_init(struct config *c)
 {
-        *c = (struct config){.lock_wait_s = LOCK_WAIT_S_DEFAULT};
+        *c = (struct config){
+                .lock_wait_s = LOCK_WAIT_S_DEFAULT,
+                .blob_cache_bytes = BLOB_CACHE_BYTES_DEFAULT,
+                .condense = true,
+                .condense_share_percent = CONDENSE_SHARE_DEFAULT,
+        };
 }
 
 void config_release(struct config *c)
@@ -35,6 +45,34 @@ static bool number_set(const char *text, unsigned max, unsigned *out)
                 return false;
         *out = (unsigned)v;
         return true;
+}
+
+/* Bytes, or a number with K, M, G or T. */
+static bool bytes_set(const char *text, uint64_t *out)
+{
+        static const char units[] = "KMGT";
+        char *end;
+        errno = 0;
+        unsigned long long v = strtoull(text, &end, 10);
+        const char *unit = *end ? strchr(units, *end) : NULL;
+        unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+        if (text[0] < '0' || text[0] > '9' || errno != 0 || (*end && (!unit || end[1])) ||
+            v > UINT64_MAX >> shift)
+                return false;
+        *out = (uint64_t)v << shift;
+        return true;
+}
+
+static bool switch_set(const char *text, bool *out)
+{
+        *out = strcmp(text, "yes") == 0;
+        return *out || strcmp(text, "no") == 0;
+}
+
+static bool codec_set(const char *text, bool *out_cold)
+{
+        *out_cold = strcmp(text, "cold") == 0;
+        return *out_cold || strcmp(text, "default") == 0;
 }
 
 static bool text_set(const char *text, char **out)
@@ -65,6 +103,17 @@ static int line_seen(void *user, const char *section, const char *key, const cha
                 good = number_set(value, LOCK_WAIT_S_MAX, &c->lock_wait_s);
         else if (strcmp(name, "store.trees") == 0)
                 good = trees_set(value, &c->flat_trees);
+        else if (strcmp(name, "store.blob_cache") == 0)
+                good = bytes_set(value, &c->blob_cache_bytes);
+        else if (strcmp(name, "store.regenerations") == 0)
+                good = number_set(value, REGENERATIONS_MAX, &c->regenerations);
+        else if (strcmp(name, "condense.background") == 0)
+                good = switch_set(value, &c->condense);
+        else if (strcmp(name, "condense.share") == 0)
+                good = number_set(value, 100, &c->condense_share_percent) &&
+                       c->condense_share_percent > 0;
+        else if (strcmp(name, "condense.codec") == 0)
+                good = codec_set(value, &c->condense_cold);
         else if (strcmp(name, "registry.listen") == 0)
                 good = text_set(value, &c->registry_listen);
         else if (strcmp(name, "registry.threads") == 0)

@@ -12,6 +12,11 @@ struct config {
         unsigned lock_wait_s;
         char *registry_listen; /* owned */
         unsigned registry_threads;
+        bool condense; /* in the background */
+        unsigned condense_share_percent;
+        bool condense_cold;
+        unsigned regenerations; /* at a time; 0: two per CPU */
+        uint64_t blob_cache_bytes;
 };
 
 void config_init(struct config *c); /* the defaults */

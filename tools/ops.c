@@ -15,6 +15,7 @@ static const struct op ops[] = {
         {"lease-drop", op_lease_drop},
         {"gc", op_gc},
         {"fsck", op_fsck},
+        {"condense", op_condense},
         {"stats", op_stats},
 };
 

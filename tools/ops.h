@@ -44,8 +44,6 @@ int op_unpack(struct cas_store *s, const json_t *args, const struct op_context *
 /* ops_names.c */
 int op_images(struct cas_store *s, const json_t *args, const struct op_context *ctx,
               json_t **result, struct cas_err *err);
-int op_inspect(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-               json_t **result, struct cas_err *err);
 int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
            struct cas_err *err);
 int op_rm(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
@@ -64,5 +62,11 @@ int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ct
             struct cas_err *err);
 int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
              struct cas_err *err);
+/* ops_inspect.c */
+int op_inspect(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+               json_t **result, struct cas_err *err);
+/* ops_condense.c */
+int op_condense(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                json_t **result, struct cas_err *err);
 
 #endif

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/ops_json.h"
 
+#include "cas/condense.h"
+
 #include <stdio.h>
 
 #include "tools/ops.h"
@@ -110,4 +112,22 @@ json_t *op_manifest_json(const char *repo, const char *tag, const struct cas_man
         if (tag[0])
                 json_object_set_new(v, "tag", json_string(tag));
         return v;
+}
+
+json_t *op_recipe_json(const struct cas_recipe_record *rec)
+{
+        char text[CAS_DIGEST_TEXT_BYTES];
+        json_t *j = json_pack("{s:s, s:I, s:b}", "digest", cas_digest_text(&rec->blob, text),
+                              "size", (json_int_t)rec->blob_bytes, "condensed", rec->is_proved);
+        if (rec->text[0])
+                json_object_set_new(j, "class", op_text_json(rec->text));
+        if (rec->reason[0])
+                json_object_set_new(j, "reason", op_text_json(rec->reason));
+        if (rec->is_proved) {
+                json_object_set_new(j, "recipeBytes", json_integer((json_int_t)rec->recipe_bytes));
+                json_object_set_new(j, "wrapBytes", json_integer((json_int_t)rec->wrap_bytes));
+                json_object_set_new(j, "correctionsBytes",
+                                    json_integer((json_int_t)rec->corrections_bytes));
+        }
+        return j;
 }

@@ -60,49 +60,6 @@ int op_images(struct cas_store *s, const json_t *args, const struct op_context *
         return 0;
 }
 
-/* ---- inspect ---- */
-
-static int blob_json(struct cas_store *s, const struct cas_digest *digest, size_t bytes_max,
-                     struct cas_buf *bytes, json_t **out, struct cas_err *err)
-{
-        if (cas_blob_read(s, digest, bytes_max, bytes, err) < 0)
-                return -(int)err->code;
-        char text[CAS_DIGEST_TEXT_BYTES];
-        if (cas_json_parse(bytes->data, bytes->len_bytes, bytes_max, out, err) < 0)
-                return cas_err_wrap(err, "%s", cas_digest_text(digest, text));
-        return 0;
-}
-
-int op_inspect(struct cas_store *s, const json_t *args, const struct op_context *ctx,
-               json_t **result, struct cas_err *err)
-{
-        (void)ctx;
-        struct cas_ref ref;
-        struct cas_manifest_info info;
-        if (op_arg_ref(args, "name", &ref, err) < 0 || cas_ref_resolve(s, &ref, &info, err) < 0)
-                return -(int)err->code;
-        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
-        op_cleanup_json json_t *document = NULL;
-        if (blob_json(s, &info.digest, CAS_MANIFEST_BYTES_MAX, &bytes, &document, err) < 0)
-                return -(int)err->code;
-        cas_cleanup_manifest struct cas_manifest manifest = {0};
-        if (cas_manifest_parse(bytes.data, bytes.len_bytes, info.media_type, &manifest, err) < 0)
-                return -(int)err->code;
-        op_cleanup_json json_t *out = op_manifest_json(ref.repo, ref.tag, &info);
-        json_object_set(out, "manifest", document);
-        if (manifest.kind == CAS_MANIFEST_IMAGE) {
-                cas_cleanup_buf struct cas_buf config_bytes = CAS_BUF_INIT;
-                json_t *config = NULL;
-                struct cas_err ignored = CAS_ERR_INIT;
-                /* Artifacts carry configs that are anything at all: shown where they are JSON. */
-                if (blob_json(s, &manifest.config.digest, CAS_CONFIG_BYTES_MAX, &config_bytes,
-                              &config, &ignored) == 0)
-                        json_object_set_new(out, "config", config);
-        }
-        *result = cas_steal(&out);
-        return 0;
-}
-
 /* ---- tag ---- */
 
 /* Names of one repository in the making. */

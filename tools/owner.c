@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "cas/blob.h"
+#include "cas/condenser.h"
 #include "cas/lease.h"
 #include "cas/log.h"
 #include "fusefs/mount.h"
@@ -25,6 +26,7 @@
 #define UPLOAD_AGE_S (24 * 3600) /* unfinished uploads that nobody touches go */
 #define UPLOAD_CHECK_S 3600
 #define REGISTRY_STOP_MS 10000
+#define CONDENSE_IDLE_S 30
 
 struct owner {
         const struct owner_config *config;
@@ -35,6 +37,7 @@ struct owner {
         struct ffs_host host; /* borrows */
         struct ffs_resolver *resolver;
         struct reg_registry *registry;
+        struct cas_condenser *condenser;
         struct control_server *control;
 };
 
@@ -126,7 +129,9 @@ static int owner_start(struct owner *o, struct cas_err *err)
         struct cas_store_config store = {.path = c->store_path,
                                          .lock_wait_ms = c->lock_wait_ms,
                                          .threads = c->store_threads,
-                                         .flat_trees = c->flat_trees};
+                                         .flat_trees = c->flat_trees,
+                                         .regenerations = c->regenerations,
+                                         .blob_cache_bytes = c->blob_cache_bytes};
         if (cas_store_open(&store, &o->store, err) < 0 ||
             path_run_dir(cas_store_id(o->store), &o->run_dir, err) < 0 ||
             path_program(&o->program, err) < 0)
@@ -143,6 +148,14 @@ static int owner_start(struct owner *o, struct cas_err *err)
                 struct reg_config registry = {.listen = c->listen, .threads = c->registry_threads};
                 if (reg_start(o->store, &registry, &o->registry, err) < 0)
                         return cas_err_wrap(err, "registry at %s", c->listen);
+        }
+        if (c->condense_share_percent > 0) {
+                const struct cas_condenser_config condenser = {
+                        .share_percent = c->condense_share_percent,
+                        .idle_s = CONDENSE_IDLE_S,
+                        .codec = c->condense_cold ? CAS_CONDENSE_COLD : CAS_CONDENSE_DEFAULT,
+                };
+                o->condenser = cas_condenser_start(o->store, &condenser);
         }
         op_cleanup_json json_t *info = info_json(o);
         if (!info)
@@ -174,6 +187,7 @@ static void owner_stop(struct owner *o)
                 reg_stop(o->registry, REGISTRY_STOP_MS);
         if (o->control)
                 control_server_stop(o->control);
+        cas_condenser_stop(o->condenser);
         if (o->resolver && !owner_has_mounts(o) && ffs_host_shutdown(&o->host, &err) < 0)
                 cas_log(CAS_LOG_WARN, "owner", "shutdown=failed message=\"%s\"", err.msg);
         if (o->resolver)

@@ -10,6 +10,10 @@ struct owner_config {
         const char *store_path; /* absolute */
         unsigned store_threads; /* 0: one per CPU */
         bool flat_trees;
+        unsigned regenerations;          /* 0: two per CPU */
+        uint64_t blob_cache_bytes;       /* of verbatim copies of condensed blobs */
+        unsigned condense_share_percent; /* 0: not in the background */
+        bool condense_cold;
         const char *listen; /* of the registry; NULL: none */
         unsigned registry_threads;
         unsigned lock_wait_ms;

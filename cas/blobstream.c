@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A flight is one regeneration: a thread makes bytes from `start` to `end` and appends them to a
+ * spool; streams read from that. The flight ends early when nobody reads it. What follows a failure
+ * are errors for those who want bytes that were not made.
+ *
+ * Locks: flights.mutex guards the list of flights and their reader counts; flight.mutex what was
+ * made and who waits for it. The first is taken before the second. Neither is held while bytes are
+ * made or read. */
+#include "cas/blobstream.h"
+
+#include <inttypes.h>
+
+#include "cas/blob.h"
+#include "cas/condense.h"
+#include "cas/flights_int.h"
+#include "cas/limits.h"
+#include "cas/regen.h"
+#include "cas/spool.h"
+#include "cas/store_int.h"
+
+/* Bytes that move at a time. */
+#define PIECE_BYTES (256 * CAS_KIB)
+/* Who wants to begin this far behind what is made joins a flight; else another is started. */
+#define JOIN_AHEAD_BYTES (8 * CAS_MIB)
+
+struct waiter {
+        struct waiter *next;
+        void (*wake)(void *arg);
+        void *arg;
+        bool is_waiting;
+};
+
+struct flight {
+        struct flight *next;
+        struct cas_flights *flights;
+        struct cas_digest digest;
+        struct cas_hash recipe;
+        uint64_t start, end; /* of the blob's bytes */
+        struct cas_spool *spool;
+        /* guarded by flights.mutex; the flight is freed when it neither runs nor is read */
+        unsigned readers;
+        bool is_running;
+        bool is_listed;       /* others may join */
+        _Atomic bool no_more; /* nobody wants it any more */
+
+        struct cas_mutex mutex; /* guards all below */
+        pthread_cond_t change;
+        uint64_t made; /* offset in the blob of the first byte that is not there */
+        bool ended;
+        struct cas_err err; /* when it ended before `end` */
+        struct waiter *waiters;
+};
+
+struct cas_flights {
+        struct cas_store *store;
+        unsigned max, threads;
+        struct cas_mutex mutex; /* guards all below */
+        pthread_cond_t change;  /* running */
+        struct flight *list;
+        struct cas_blob_stream_counts counts;
+};
+
+struct cas_blob_stream {
+        struct cas_store *store;
+        uint64_t offset, end;
+        int fd;                /* -1: a flight */
+        struct flight *flight; /* one reader count */
+        struct waiter waiter;
+};
+
+/* ---- flights ---- */
+
+static void flight_free(struct flight *f)
+{
+        cas_spool_free(f->spool);
+        cas_mutex_release(&f->mutex);
+        (void)pthread_cond_destroy(&f->change);
+        free(f);
+}
+
+/* Tells everybody who waits. */
+static void flight_progress(struct flight *f, size_t more, bool ended, const struct cas_err *err)
+{
+        cas_mutex_lock(&f->mutex);
+        f->made += more;
+        f->ended = ended;
+        if (err)
+                f->err = *err;
+        for (struct waiter *w = f->waiters; w; w = w->next) {
+                w->is_waiting = false;
+                w->wake(w->arg);
+        }
+        f->waiters = NULL;
+        (void)pthread_cond_broadcast(&f->change);
+        cas_mutex_unlock(&f->mutex);
+}
+
+static int flight_make(struct flight *f, uint8_t *piece, struct cas_err *err)
+{
+        cas_cleanup_regen struct cas_regen *g = NULL;
+        uint64_t at = f->start;
+        if (cas_regen_open(f->flights->store, &f->digest, &f->recipe, f->start, f->flights->threads,
+                           &g, err) < 0)
+                return -(int)err->code;
+        while (at < f->end && !atomic_load(&f->no_more)) {
+                size_t len, want = cas_min_u64(PIECE_BYTES, f->end - at);
+                if (cas_regen_read(g, piece, want, &len, err) < 0)
+                        return -(int)err->code;
+                if (len == 0)
+                        return cas_fail(err, CAS_E_CORRUPT, "it ends at byte %" PRIu64, at);
+                if (cas_spool_append(f->spool, piece, len, err) < 0)
+                        return -(int)err->code;
+                at += len;
+                flight_progress(f, len, false, NULL);
+        }
+        return at < f->end ? cas_fail(err, CAS_E_IO, "broken off") : 0;
+}
+
+/* Of a flight that nobody may join any more. */
+static void unlist_locked(struct flight *f)
+{
+        cas_assert_held(&f->flights->mutex);
+        if (!f->is_listed)
+                return;
+        struct flight **at = &f->flights->list;
+        while (*at != f)
+                at = &(*at)->next;
+        *at = f->next;
+        f->is_listed = false;
+}
+
+static void *flight_run(void *arg)
+{
+        struct flight *f = arg;
+        struct cas_flights *fs = f->flights;
+        struct cas_err err = CAS_ERR_INIT;
+        uint8_t *piece = cas_xmalloc(PIECE_BYTES);
+        int rc = flight_make(f, piece, &err);
+        free(piece);
+        if (rc < 0) {
+                char text[CAS_DIGEST_TEXT_BYTES];
+                (void)cas_err_wrap(&err, "regenerating blob %s", cas_digest_text(&f->digest, text));
+        }
+        flight_progress(f, 0, true, rc < 0 ? &err : NULL);
+        cas_mutex_lock(&fs->mutex);
+        f->is_running = false;
+        if (rc < 0)
+                unlist_locked(f);
+        bool last = f->readers == 0;
+        if (last)
+                unlist_locked(f);
+        fs->counts.failed += rc < 0 && !atomic_load(&f->no_more);
+        cas_mutex_unlock(&fs->mutex);
+        if (last)
+                flight_free(f);
+        /* Nothing of the flights is touched after this: they may go. */
+        cas_mutex_lock(&fs->mutex);
+        fs->counts.running--;
+        (void)pthread_cond_broadcast(&fs->change);
+        cas_mutex_unlock(&fs->mutex);
+        return NULL;
+}
+
+static void flight_leave(struct flight *f)
+{
+        struct cas_flights *fs = f->flights;
+        cas_mutex_lock(&fs->mutex);
+        bool last = --f->readers == 0;
+        if (last) {
+                atomic_store(&f->no_more, true);
+                unlist_locked(f);
+        }
+        bool over = last && !f->is_running;
+        cas_mutex_unlock(&fs->mutex);
+        if (over)
+                flight_free(f);
+}
+
+static bool flight_serves(struct flight *f, const struct cas_digest *digest, uint64_t offset,
+                          uint64_t end)
+{
+        if (!cas_digest_equal(&f->digest, digest) || offset < f->start || end > f->end)
+                return false;
+        cas_mutex_lock(&f->mutex);
+        bool near = offset <= f->made + JOIN_AHEAD_BYTES;
+        cas_mutex_unlock(&f->mutex);
+        return near;
+}
+
+/* Begins a flight; its one reader is the caller. */
+static int flight_start_locked(struct cas_flights *fs, const struct cas_recipe_record *rec,
+                               uint64_t start, uint64_t end, struct flight **out,
+                               struct cas_err *err)
+{
+        cas_assert_held(&fs->mutex);
+        struct flight *f = cas_xcalloc(1, sizeof(*f));
+        f->flights = fs;
+        f->digest = rec->blob;
+        f->recipe = rec->recipe;
+        f->start = f->made = start;
+        f->end = end;
+        f->spool = cas_spool_new(fs->store);
+        f->readers = 1;
+        f->is_running = true;
+        cas_mutex_init(&f->mutex, "flight");
+        cas_cond_init(&f->change);
+        pthread_t thread;
+        int errnum = pthread_create(&thread, NULL, flight_run, f);
+        if (errnum != 0) {
+                flight_free(f);
+                return cas_fail_sys(err, errnum, "a thread for regeneration");
+        }
+        (void)pthread_detach(thread);
+        f->is_listed = true;
+        f->next = fs->list;
+        fs->list = f;
+        fs->counts.running++;
+        fs->counts.started++;
+        *out = f;
+        return 0;
+}
+
+static struct flight *flight_find_locked(struct cas_flights *fs, const struct cas_digest *digest,
+                                         uint64_t offset, uint64_t end)
+{
+        cas_assert_held(&fs->mutex);
+        struct flight *f = fs->list;
+        while (f && !flight_serves(f, digest, offset, end))
+                f = f->next;
+        return f;
+}
+
+static int flight_join(struct cas_flights *fs, const struct cas_recipe_record *rec, uint64_t offset,
+                       uint64_t end, bool wait, struct flight **out, struct cas_err *err)
+{
+        int rc = 0;
+        cas_mutex_lock(&fs->mutex);
+        struct flight *f = flight_find_locked(fs, &rec->blob, offset, end);
+        while (!f && wait && fs->counts.running >= fs->max) {
+                cas_mutex_wait(&fs->mutex, &fs->change);
+                f = flight_find_locked(fs, &rec->blob, offset, end);
+        }
+        if (f) {
+                f->readers++;
+                fs->counts.joined++;
+                *out = f;
+        } else if (fs->counts.running >= fs->max) {
+                fs->counts.refused++;
+                rc = cas_fail(err, CAS_E_BUSY, "%u blobs are being regenerated already",
+                              fs->counts.running);
+        } else {
+                rc = flight_start_locked(fs, rec, offset, end, out, err);
+        }
+        cas_mutex_unlock(&fs->mutex);
+        return rc;
+}
+
+struct cas_flights *cas_flights_new(struct cas_store *s, unsigned max, unsigned threads)
+{
+        struct cas_flights *fs = cas_xcalloc(1, sizeof(*fs));
+        fs->store = s;
+        fs->max = max;
+        fs->threads = threads;
+        cas_mutex_init(&fs->mutex, "flights");
+        cas_cond_init(&fs->change);
+        return fs;
+}
+
+void cas_flights_free(struct cas_flights *fs)
+{
+        if (!fs)
+                return;
+        cas_mutex_lock(&fs->mutex);
+        while (fs->counts.running > 0)
+                cas_mutex_wait(&fs->mutex, &fs->change);
+        cas_assert(!fs->list);
+        cas_mutex_unlock(&fs->mutex);
+        cas_mutex_release(&fs->mutex);
+        (void)pthread_cond_destroy(&fs->change);
+        free(fs);
+}
+
+bool cas_flights_have(struct cas_flights *fs, const struct cas_digest *digest)
+{
+        cas_mutex_lock(&fs->mutex);
+        struct flight *f = fs->list;
+        while (f && !cas_digest_equal(&f->digest, digest))
+                f = f->next;
+        cas_mutex_unlock(&fs->mutex);
+        return f != NULL;
+}
+
+void cas_blob_stream_counts(struct cas_store *s, struct cas_blob_stream_counts *out)
+{
+        cas_mutex_lock(&s->flights->mutex);
+        *out = s->flights->counts;
+        cas_mutex_unlock(&s->flights->mutex);
+}
+
+/* ---- streams ---- */
+
+static int check_offset(uint64_t offset, uint64_t blob_bytes, struct cas_err *err)
+{
+        if (offset <= blob_bytes)
+                return 0;
+        return cas_fail(err, CAS_E_INVALID, "byte %" PRIu64 " of a blob of %" PRIu64 " bytes",
+                        offset, blob_bytes);
+}
+
+static int open_flight(struct cas_blob_stream *st, const struct cas_digest *digest, uint64_t bytes,
+                       bool wait, struct cas_err *err)
+{
+        struct cas_recipe_record rec;
+        if (cas_recipe_stat(st->store, digest, &rec, err) < 0 ||
+            check_offset(st->offset, rec.blob_bytes, err) < 0)
+                return -(int)err->code;
+        st->end = st->offset + cas_min_u64(bytes, rec.blob_bytes - st->offset);
+        if (st->end == st->offset)
+                return 0;
+        return flight_join(st->store->flights, &rec, st->offset, st->end, wait, &st->flight, err);
+}
+
+int cas_blob_stream_open(struct cas_store *s, const struct cas_digest *digest, uint64_t offset,
+                         uint64_t bytes, bool wait, struct cas_blob_stream **out,
+                         struct cas_err *err)
+{
+        cas_cleanup_blob_stream struct cas_blob_stream *st = cas_xcalloc(1, sizeof(*st));
+        struct cas_err why = CAS_ERR_INIT;
+        uint64_t blob_bytes;
+        st->store = s;
+        st->offset = offset;
+        st->fd = -1;
+        int rc = cas_blob_open(s, digest, &st->fd, &blob_bytes, &why);
+        if (rc == 0) {
+                if (check_offset(offset, blob_bytes, err) < 0)
+                        return -(int)err->code;
+                st->end = offset + cas_min_u64(bytes, blob_bytes - offset);
+        } else if (why.code == CAS_E_UNSUPPORTED) { /* condensed */
+                if (open_flight(st, digest, bytes, wait, err) < 0)
+                        return -(int)err->code;
+        } else {
+                *err = why;
+                return rc;
+        }
+        *out = cas_steal(&st);
+        return 0;
+}
+
+void cas_blob_stream_close(struct cas_blob_stream *st)
+{
+        if (!st)
+                return;
+        if (st->fd >= 0)
+                (void)st->store->io->ops->close(st->store->io->ctx, st->fd);
+        struct flight *f = st->flight;
+        if (f) {
+                cas_mutex_lock(&f->mutex);
+                if (st->waiter.is_waiting) {
+                        struct waiter **at = &f->waiters;
+                        while (*at != &st->waiter)
+                                at = &(*at)->next;
+                        *at = st->waiter.next;
+                }
+                cas_mutex_unlock(&f->mutex);
+                flight_leave(f);
+        }
+        free(st);
+}
+
+uint64_t cas_blob_stream_left(const struct cas_blob_stream *st)
+{
+        return st->end - st->offset;
+}
+
+int cas_blob_stream_take_fd(struct cas_blob_stream *st, uint64_t *out_offset)
+{
+        *out_offset = st->offset;
+        int fd = st->fd;
+        st->fd = -1;
+        st->end = st->offset;
+        return fd;
+}
+
+/* Waits for bytes of the flight, or leaves word that they are wanted. *have: how many there are. */
+static int await(struct cas_blob_stream *st, void (*wake)(void *arg), void *arg, uint64_t *have,
+                 struct cas_err *err)
+{
+        struct flight *f = st->flight;
+        int rc = 0;
+        cas_mutex_lock(&f->mutex);
+        while (!wake && f->made <= st->offset && !f->ended)
+                cas_mutex_wait(&f->mutex, &f->change);
+        *have = f->made > st->offset ? f->made - st->offset : 0;
+        if (*have == 0 && f->ended) {
+                *err = f->err;
+                rc = -(int)f->err.code;
+                cas_assert(rc < 0);
+        } else if (*have == 0 && !st->waiter.is_waiting) {
+                st->waiter = (struct waiter){f->waiters, wake, arg, true};
+                f->waiters = &st->waiter;
+        }
+        cas_mutex_unlock(&f->mutex);
+        return rc;
+}
+
+int cas_blob_stream_poll(struct cas_blob_stream *st, void *buf, size_t len, size_t *out_len,
+                         void (*wake)(void *arg), void *arg, struct cas_err *err)
+{
+        size_t got = cas_min_u64(len, st->end - st->offset);
+        *out_len = 0;
+        if (got == 0)
+                return 0;
+        if (st->fd >= 0) {
+                if (cas_io_pread_exact(st->store->io, st->fd, buf, got, st->offset, "blob", err) <
+                    0)
+                        return -(int)err->code;
+        } else {
+                uint64_t have;
+                if (await(st, wake, arg, &have, err) < 0)
+                        return -(int)err->code;
+                got = cas_min_u64(got, have);
+                if (got > 0 && cas_spool_read(st->flight->spool, st->offset - st->flight->start,
+                                              buf, got, err) < 0)
+                        return -(int)err->code;
+        }
+        st->offset += got;
+        *out_len = got;
+        return 0;
+}
+
+int cas_blob_stream_read(void *stream, void *buf, size_t len, size_t *out_len, struct cas_err *err)
+{
+        return cas_blob_stream_poll(stream, buf, len, out_len, NULL, NULL, err);
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The regenerations that are under way in a store (cas/blobstream.c). */
+#ifndef CAS_FLIGHTS_INT_H
+#define CAS_FLIGHTS_INT_H
+
+#include "cas/store.h"
+
+struct cas_flights;
+/* max: regenerations at a time; threads: of each. */
+struct cas_flights *cas_flights_new(struct cas_store *s, unsigned max, unsigned threads);
+/* Breaks off and waits for all of them. No stream may be open. */
+void cas_flights_free(struct cas_flights *f);
+/* Whether the blob is being made again for somebody: it is then in use. */
+bool cas_flights_have(struct cas_flights *f, const struct cas_digest *digest);
+
+#endif
