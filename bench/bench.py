@@ -18,8 +18,9 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "../tests/support"))
+sys.path[:0] = [HERE, os.path.join(HERE, "../tests/support")]
 import lamina  # noqa: E402
+import condensing  # noqa: E402
 
 ACCESS = os.path.join(lamina.ROOT, "build/release/bench/access")
 
@@ -342,7 +343,7 @@ def bench_metadata(b):
 
 
 BENCHES = {"metadata": bench_metadata, "import": bench_import, "rss": bench_rss, "access": bench_access, "mount": bench_mount,
-           "sharing": bench_sharing}
+           "sharing": bench_sharing, **condensing.BENCHES}
 
 
 def main():
@@ -355,7 +356,7 @@ def main():
         parser.error("--corpus LAYOUT: an OCI layout of real images")
     lamina.need("skopeo", "umoci", "unshare")
     args.corpus = os.path.realpath(args.corpus)
-    lamina.isolate(3600)
+    lamina.isolate(4 * 3600)
     b = Bench(args.corpus)
     print(f"{'ratio, ours / theirs':<44} {'':>8}   {'aim':<22} figures (seconds or ns)")
     for name in args.only:
