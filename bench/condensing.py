@@ -5,7 +5,6 @@ made them first; and what decoding a layer costs, stage by stage.
 The peers that are not installed are left out: docker-registry, casync, desync, restic, borg (from
 Debian). LAMINA_ENCODERS names a folder of encoder programs (see tests/long/encoders.py)."""
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ import tempfile
 import time
 
 import lamina
+from layouts import Layout, digest_of
 
 DECODE = os.path.join(lamina.ROOT, "build/release/bench/decode")
 ONE_CPU = ["taskset", "-c", "0"]
@@ -172,29 +172,6 @@ def bench_stores(b):
             b.row("borg, zstd 9, of the tars / gzip blobs", tree_bytes(d + "/borg") / blobs, "-")
 
 
-def write_layout(path, blob, diff_id):
-    """One image of one layer."""
-    os.makedirs(path + "/blobs/sha256")
-
-    def put(data):
-        digest = hashlib.sha256(data).hexdigest()
-        with open(f"{path}/blobs/sha256/{digest}", "wb") as f:
-            f.write(data)
-        return {"digest": "sha256:" + digest, "size": len(data)}
-    layer = dict(put(blob), mediaType="application/vnd.oci.image.layer.v1.tar+gzip")
-    config = dict(put(json.dumps({"architecture": "amd64", "os": "linux", "config": {},
-                                  "rootfs": {"type": "layers", "diff_ids": [diff_id]}}).encode()),
-                  mediaType="application/vnd.oci.image.config.v1+json")
-    manifest = dict(put(json.dumps({"schemaVersion": 2, "config": config, "layers": [layer],
-                                    "mediaType": "application/vnd.oci.image.manifest.v1+json"}).encode()),
-                    mediaType="application/vnd.oci.image.manifest.v1+json",
-                    annotations={"org.opencontainers.image.ref.name": "x"})
-    with open(path + "/oci-layout", "w", encoding="utf-8") as f:
-        f.write('{"imageLayoutVersion":"1.0.0"}')
-    with open(path + "/index.json", "w", encoding="utf-8") as f:
-        json.dump({"schemaVersion": 2, "manifests": [manifest]}, f)
-
-
 def encoders():
     """name -> the program that compresses stdin on one CPU."""
     found = {}
@@ -224,13 +201,15 @@ def bench_regenerate(b):
         path = host.dir + "/layer.tar"
         with open(path, "wb") as f:
             f.write(tar)
-        diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
+        diff_id = digest_of(tar)
         env = dict(os.environ, GOMAXPROCS="1")
         for i, (name, argv) in enumerate(encoders().items()):
             with open(path, "rb") as f:
                 blob = subprocess.run(argv, stdin=f, stdout=subprocess.PIPE, check=True).stdout
             layout = f"{host.dir}/layout{i}"
-            write_layout(layout, blob, diff_id)
+            made = Layout(layout)
+            made.image("x", blob, diff_id)
+            made.close()
             host.run("import", f"oci:{layout}:x", f"regen:{i}")
             host.run("condense", f"regen:{i}", timeout=3600)
             layer = host.json("inspect", f"regen:{i}")["layers"][0]

@@ -7,9 +7,7 @@ LAMINA_ENCODERS_TAR names the tar to compress; else one is made of this machine'
 LAMINA_ENCODERS_ONLY: a word that the names of encoders must hold."""
 import concurrent.futures
 import gzip
-import hashlib
 import io
-import json
 import os
 import random
 import shutil
@@ -20,10 +18,9 @@ import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
 import lamina  # noqa: E402
+from layouts import Layout, digest_of  # noqa: E402
 
 TAR_BYTES = 12 << 20
-GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
-ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 
 def make_tar():
@@ -144,48 +141,6 @@ def encoders():
     return {name: what for name, what in table.items() if only in name}
 
 
-def digest_of(data):
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-class Layout:
-    def __init__(self, path):
-        self.path = path
-        os.makedirs(path + "/blobs/sha256")
-        with open(path + "/oci-layout", "w", encoding="utf-8") as f:
-            f.write('{"imageLayoutVersion":"1.0.0"}')
-        self.manifests = []
-
-    def blob(self, data):
-        digest = digest_of(data)
-        with open(f"{self.path}/blobs/" + digest.replace(":", "/"), "wb") as f:
-            f.write(data)
-        return {"digest": digest, "size": len(data)}
-
-    def image(self, tag, layer, media_type, diff_id):
-        config = self.blob(json.dumps({"architecture": "amd64", "os": "linux", "config": {},
-                                       "rootfs": {"type": "layers", "diff_ids": [diff_id]}}).encode())
-        layer = dict(self.blob(layer), mediaType=media_type)
-        manifest = self.blob(json.dumps({
-            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": dict(config, mediaType="application/vnd.oci.image.config.v1+json"),
-            "layers": [layer]}).encode())
-        manifest.update(mediaType="application/vnd.oci.image.manifest.v1+json",
-                        annotations={"org.opencontainers.image.ref.name": tag})
-        self.manifests.append(manifest)
-        return layer["digest"]
-
-    def close(self):
-        with open(self.path + "/index.json", "w", encoding="utf-8") as f:
-            json.dump({"schemaVersion": 2, "manifests": self.manifests}, f)
-
-
-def media_type(data):
-    if data[:2] == b"\x1f\x8b":
-        return GZIP
-    return ZSTD if data[:4] == b"\x28\xb5\x2f\xfd" else "application/vnd.oci.image.layer.v1.tar"
-
-
 def main():
     checks = lamina.Checks()
     with lamina.Host() as host:
@@ -198,7 +153,7 @@ def main():
             for name, job in jobs.items():
                 made[name] = job.result()
         for number, (name, data) in enumerate(made.items()):
-            layers[name] = layout.image(f"e{number}", data, media_type(data), diff_id)
+            layers[name] = layout.image(f"e{number}", data, diff_id)
         layout.close()
         for number, name in enumerate(made):
             host.run("import", f"oci:{layout.path}:e{number}", f"encoders/e{number}:v1")
