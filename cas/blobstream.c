@@ -8,18 +8,22 @@
  * made or read. */
 #include "cas/blobstream.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 
 #include "cas/blob.h"
 #include "cas/condense.h"
 #include "cas/flights_int.h"
 #include "cas/limits.h"
+#include "cas/log.h"
 #include "cas/regen.h"
 #include "cas/spool.h"
 #include "cas/store_int.h"
 
 /* Bytes that move at a time. */
 #define PIECE_BYTES (256 * CAS_KIB)
+/* How many regenerated blobs are remembered: one of them that is wanted again is kept. */
+#define RECENT_COUNT 256
 /* Who wants to begin this far behind what is made joins a flight; else another is started. */
 #define JOIN_AHEAD_BYTES (8 * CAS_MIB)
 
@@ -58,6 +62,8 @@ struct cas_flights {
         pthread_cond_t change;  /* running */
         struct flight *list;
         struct cas_blob_stream_counts counts;
+        struct cas_digest recent[RECENT_COUNT]; /* blobs that were made last; a ring */
+        size_t recent_next;
 };
 
 struct cas_blob_stream {
@@ -129,6 +135,64 @@ static void unlist_locked(struct flight *f)
         f->is_listed = false;
 }
 
+/* Whether the blob was made before, and not long ago; it counts as made from now on. */
+static bool made_before(struct cas_flights *fs, const struct cas_digest *digest)
+{
+        cas_mutex_lock(&fs->mutex);
+        bool found = false;
+        for (size_t i = 0; i < RECENT_COUNT; i++)
+                found = found || cas_digest_equal(&fs->recent[i], digest);
+        if (!found)
+                fs->recent[fs->recent_next++ % RECENT_COUNT] = *digest;
+        cas_mutex_unlock(&fs->mutex);
+        return found;
+}
+
+static int write_copy(struct flight *f, const char *path, uint8_t *piece, struct cas_err *err)
+{
+        const struct cas_store *s = f->flights->store;
+        cas_cleanup_fd int fd = -1;
+        if (cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd, err) < 0)
+                return -(int)err->code;
+        for (uint64_t at = 0; at < f->end;) {
+                size_t n = cas_min_u64(PIECE_BYTES, f->end - at);
+                if (cas_spool_read(f->spool, at, piece, n, err) < 0 ||
+                    cas_io_pwrite_all(s->io, fd, piece, n, at, path, err) < 0)
+                        return -(int)err->code;
+                at += n;
+        }
+        return 0;
+}
+
+/* What was pulled twice is kept as a copy. It was compared with its digest while it was made. */
+static void keep_copy(struct flight *f, uint8_t *piece)
+{
+        struct cas_store *s = f->flights->store;
+        struct cas_err err = CAS_ERR_INIT;
+        char path[CAS_TEMPORARY_PATH_BYTES];
+        bool kept;
+        if (s->blob_cache_bytes == 0 || f->start > 0 || !made_before(f->flights, &f->digest))
+                return;
+        int rc = cas_temporary_path(path, &err);
+        if (rc == 0) {
+                rc = write_copy(f, path, piece, &err);
+                if (rc < 0)
+                        (void)s->io->ops->unlinkat(s->io->ctx, s->dirfd, path, 0);
+        }
+        if (rc == 0)
+                rc = cas_blob_cache_put(s, strrchr(path, '/') + 1, &f->digest, &kept, &err);
+        if (rc < 0)
+                cas_log(CAS_LOG_WARN, "blob-cache", "error=\"%s\"", err.msg);
+}
+
+/* A recipe that makes something else is not relied on any more. */
+static void doubt_recipe(struct flight *f)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        if (cas_recipe_doubt(f->flights->store, &f->digest, &err) < 0)
+                cas_log(CAS_LOG_WARN, "recipe", "error=\"%s\"", err.msg);
+}
+
 static void *flight_run(void *arg)
 {
         struct flight *f = arg;
@@ -136,12 +200,16 @@ static void *flight_run(void *arg)
         struct cas_err err = CAS_ERR_INIT;
         uint8_t *piece = cas_xmalloc(PIECE_BYTES);
         int rc = flight_make(f, piece, &err);
-        free(piece);
         if (rc < 0) {
                 char text[CAS_DIGEST_TEXT_BYTES];
                 (void)cas_err_wrap(&err, "regenerating blob %s", cas_digest_text(&f->digest, text));
+                if (err.code == CAS_E_CORRUPT || err.code == CAS_E_NOTFOUND)
+                        doubt_recipe(f);
         }
         flight_progress(f, 0, true, rc < 0 ? &err : NULL);
+        if (rc == 0)
+                keep_copy(f, piece);
+        free(piece);
         cas_mutex_lock(&fs->mutex);
         f->is_running = false;
         if (rc < 0)

@@ -32,6 +32,12 @@ struct cas_recipe_record {
  * gives it while it is there. */
 int cas_recipe_stat(struct cas_store *s, const struct cas_digest *blob,
                     struct cas_recipe_record *out, struct cas_err *err) CAS_MUST_CHECK;
+/* What of the recipe tells of the compression alone: parameters, marks, corrections. */
+int cas_recipe_wrap_bytes(struct cas_store *s, const struct cas_recipe_record *rec,
+                          uint64_t *out_bytes, struct cas_err *err) CAS_MUST_CHECK;
+/* Whether condensing the blob is worth a try: it was not looked at by an analysis of this version,
+ * or its recipe waits to be proved. */
+bool cas_recipe_is_due(const struct cas_recipe_record *rec);
 /* What was made from the blob's recipe was not the blob (CORRUPT), or could not be made: nobody
  * relies on the recipe any more until it has been proved again, so that a blob without a copy is
  * answered with NOTFOUND, and who brings it again heals it. Absent is success. */

@@ -4,6 +4,8 @@
  * regenerate one blob share them. */
 #include "cas/recipe_int.h"
 
+#include "cas/condense.h"
+
 #include "cas/mutex.h"
 
 #define PAGE_BYTES (32 * CAS_KIB)
@@ -364,5 +366,16 @@ int cas_recipe_stream_skip(struct cas_recipe_stream *st, uint64_t bytes, struct 
         st->offset += bytes;
         if (n < bytes)
                 st->at = st->end = 0;
+        return 0;
+}
+
+int cas_recipe_wrap_bytes(struct cas_store *s, const struct cas_recipe_record *rec,
+                          uint64_t *out_bytes, struct cas_err *err)
+{
+        cas_cleanup_recipe struct cas_recipe *r = NULL;
+        if (cas_recipe_open(s, &rec->recipe, &r, err) < 0)
+                return -(int)err->code;
+        const uint64_t *bytes = cas_recipe_head(r)->section_bytes;
+        *out_bytes = bytes[CAS_RECIPE_WRAP] + bytes[CAS_RECIPE_WRAP_DATA] + bytes[CAS_RECIPE_MARKS];
         return 0;
 }

@@ -63,3 +63,9 @@ int cas_recipe_doubt(struct cas_store *s, const struct cas_digest *blob, struct 
         cas_store_shared_end(s);
         return rc;
 }
+
+bool cas_recipe_is_due(const struct cas_recipe_record *rec)
+{
+        bool stays = rec->reason[0] != '\0';
+        return !rec->is_proved && (!stays || rec->analysis != CAS_CONDENSE_ANALYSIS);
+}

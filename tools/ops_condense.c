@@ -162,7 +162,7 @@ int op_condense(struct cas_store *s, const json_t *args, const struct op_context
                 }
                 condensed += rec.is_proved;
                 blob_bytes += rec.blob_bytes;
-                json_array_append_new(layers, op_recipe_json(&rec));
+                json_array_append_new(layers, op_recipe_json(s, &rec));
         }
         if (json_is_true(json_object_get(args, "all")) &&
             cas_condense_packs(s, codec, NULL, ctx->progress, &packs, err) < 0)

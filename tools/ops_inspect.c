@@ -35,7 +35,7 @@ static json_t *layer_json(struct cas_store *s, const struct cas_descriptor *d)
         uint64_t verbatim_bytes = 0;
         cas_cleanup_fd int fd = -1;
         bool known = cas_recipe_stat(s, &d->digest, &rec, &ignored) == 0;
-        json_t *j = op_recipe_json(&rec);
+        json_t *j = op_recipe_json(s, &rec);
         json_object_set_new(j, "mediaType", op_text_json(d->media_type));
         if (!known)
                 json_object_set_new(j, "reason", json_string("not condensed yet"));

@@ -114,8 +114,10 @@ json_t *op_manifest_json(const char *repo, const char *tag, const struct cas_man
         return v;
 }
 
-json_t *op_recipe_json(const struct cas_recipe_record *rec)
+json_t *op_recipe_json(struct cas_store *s, const struct cas_recipe_record *rec)
 {
+        uint64_t wrap_bytes = 0;
+        struct cas_err ignored = CAS_ERR_INIT;
         char text[CAS_DIGEST_TEXT_BYTES];
         json_t *j = json_pack("{s:s, s:I, s:b}", "digest", cas_digest_text(&rec->blob, text),
                               "size", (json_int_t)rec->blob_bytes, "condensed", rec->is_proved);
@@ -125,7 +127,8 @@ json_t *op_recipe_json(const struct cas_recipe_record *rec)
                 json_object_set_new(j, "reason", op_text_json(rec->reason));
         if (rec->is_proved) {
                 json_object_set_new(j, "recipeBytes", json_integer((json_int_t)rec->recipe_bytes));
-                json_object_set_new(j, "wrapBytes", json_integer((json_int_t)rec->wrap_bytes));
+                if (cas_recipe_wrap_bytes(s, rec, &wrap_bytes, &ignored) == 0)
+                        json_object_set_new(j, "wrapBytes", json_integer((json_int_t)wrap_bytes));
                 json_object_set_new(j, "correctionsBytes",
                                     json_integer((json_int_t)rec->corrections_bytes));
         }

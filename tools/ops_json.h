@@ -35,7 +35,7 @@ int op_arg_address(const json_t *args, const char *key, struct cas_transfer_addr
 struct cas_recipe_record;
 /* What is known of how a layer's blob is made: {"digest", "size", "condensed", "class"?, "reason"?,
  * "recipeBytes"?, "wrapBytes"?, "correctionsBytes"?}. A new reference. */
-json_t *op_recipe_json(const struct cas_recipe_record *rec);
+json_t *op_recipe_json(struct cas_store *s, const struct cas_recipe_record *rec);
 /* A JSON string of text that need not be UTF-8: other bytes become "?". A new reference. */
 json_t *op_text_json(const char *text);
 /* "NAME:TAG", or "NAME@DIGEST" where the reference has no tag. Owned by the caller. */
