@@ -40,10 +40,11 @@ endif
 
 FOLDERS := cas cas/deflate tiering fusefs registry tools
 PKGS_BASE := libzstd liblz4 zlib libcrypto jansson libmicrohttpd libcurl libxxhash libisal inih
+ZSTD_STATIC := $(wildcard $(DEPS)/lib/libzstd-*.a)
 FUSE_PC := $(wildcard $(DEPS)/lib/pkgconfig/fuse3.pc)
 PKG := PKG_CONFIG_PATH=$(DEPS)/lib/pkgconfig pkg-config
 PKG_CFLAGS := $(shell $(PKG) --cflags $(PKGS_BASE) fuse3 2>/dev/null)
-PKG_LIBS := $(shell $(PKG) --libs $(PKGS_BASE) 2>/dev/null) \
+PKG_LIBS := $(ZSTD_STATIC) $(filter-out $(if $(ZSTD_STATIC),-lzstd),$(shell $(PKG) --libs $(PKGS_BASE) 2>/dev/null)) \
             $(if $(FUSE_PC),$(DEPS)/lib/libfuse3.a -luring -lnuma -ldl,$(shell $(PKG) --libs fuse3 2>/dev/null)) \
             -lrocksdb -lpthread
 CPPFLAGS += -D_GNU_SOURCE -I. -include cas/banned.h -DFUSE_USE_VERSION=318

@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # tools/deps.sh: what `make deps` does. Installs the packages that building,
 # testing and running lamina need (Debian, root), and builds libfuse where the
-# system's is too old: from the source package of a newer suite, statically, into
-# build/deps. Its lists of that suite are private, so the system's apt stays as it
+# system's is too old, and libzstd where it is another than recipes rely on: from
+# source packages of other suites, statically, into build/deps. Its lists of that suite are private, so the system's apt stays as it
 # was. With everything in place it looks and leaves, within a moment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 FUSE_VERSION_MIN=3.18
 FUSE_SUITE=forky # where the source package of libfuse comes from
+# Recipes of zstd layers rely on what this very version makes (spec/recipe-zstd.md): linked statically.
+ZSTD_VERSION=1.5.4
+ZSTD_SUITE=bookworm
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 DEPS=$(readlink -m build/deps)
 WORK=$DEPS/work
@@ -76,14 +79,15 @@ mirror() {
 		awk '$2 !~ /[-\/]/ { print $1; exit }'
 }
 
-# Fetches the source package, its signatures checked by apt with the system's Debian keyring.
-fetch_fuse_source() {
+# fetch_source SUITE PACKAGE: its signatures are checked by apt with the system's Debian keyring.
+fetch_source() {
 	local site
 	site=$(mirror)
-	[ -n "$site" ] || die "apt knows no mirror (apt-get indextargets is empty); run apt-get update, or install libfuse >= $FUSE_VERSION_MIN"
+	[ -n "$site" ] || die "apt knows no mirror (apt-get indextargets is empty); run apt-get update"
+	rm -rf "$WORK"
 	[ -r $KEYRING ] || die "$KEYRING is missing; install debian-archive-keyring"
 	mkdir -p "$WORK/lists/partial" "$WORK/cache/archives/partial"
-	echo "deb-src [signed-by=$KEYRING] $site $FUSE_SUITE main" >"$WORK/sources.list"
+	echo "deb-src [signed-by=$KEYRING] $site $1 main" >"$WORK/sources.list"
 	# The sandbox user of apt may not enter a private directory; apt checks what it fetched anyway.
 	cat >"$WORK/apt.conf" <<-END
 		Dir::Etc::SourceList "$WORK/sources.list";
@@ -98,16 +102,14 @@ fetch_fuse_source() {
 		cd "$WORK"
 		export APT_CONFIG=$WORK/apt.conf
 		apt-get -qq update
-		apt-get -qq source fuse3
-	) >"$WORK/fetch.log" 2>&1 || die "the source of libfuse could not be fetched:
+		apt-get -qq source "$2"
+	) >"$WORK/fetch.log" 2>&1 || die "the source of $2 could not be fetched:
 $(tail -n 20 "$WORK/fetch.log")"
 }
 
 build_fuse() {
 	say "building libfuse (the system's is older than $FUSE_VERSION_MIN)"
-	rm -rf "$WORK"
-	mkdir -p "$WORK"
-	fetch_fuse_source
+	fetch_source "$FUSE_SUITE" fuse3
 	local source
 	source=$(find "$WORK" -maxdepth 1 -type d -name 'fuse3-*' -o -maxdepth 1 -type d -name 'fuse-*' | head -n 1)
 	{
@@ -122,12 +124,37 @@ $(tail -n 30 "$DEPS/fuse.log")"
 	rm -rf "$WORK"
 }
 
+# build/deps/lib/libzstd-VERSION.a is what the Makefile links.
+zstd_is_there() {
+	[ -e "$DEPS/lib/libzstd-$ZSTD_VERSION.a" ]
+}
+
+take_zstd() {
+	local system
+	mkdir -p "$DEPS/lib"
+	system=$(dpkg-query -L libzstd-dev 2>/dev/null | grep '/libzstd\.a$' || true)
+	case $(dpkg-query -W -f '${Version}' libzstd-dev 2>/dev/null) in
+	"$ZSTD_VERSION"+*) [ -z "$system" ] || ln -sfn "$system" "$DEPS/lib/libzstd-$ZSTD_VERSION.a" ;;
+	esac
+	zstd_is_there && return
+	say "building libzstd $ZSTD_VERSION (recipes of zstd layers rely on it)"
+	fetch_source "$ZSTD_SUITE" libzstd
+	local source
+	source=$(find "$WORK" -maxdepth 1 -type d -name 'libzstd-*' | head -n 1)
+	make -C "$source/lib" libzstd.a MOREFLAGS="-fPIC -DZSTD_MULTITHREAD" >"$DEPS/zstd.log" 2>&1 ||
+		die "libzstd does not build; the end of $DEPS/zstd.log:
+$(tail -n 30 "$DEPS/zstd.log")"
+	cp "$source/lib/libzstd.a" "$DEPS/lib/libzstd-$ZSTD_VERSION.a"
+	rm -rf "$WORK"
+}
+
 mkdir -p build "$DEPS"
 exec 9>"$DEPS/.lock"
 flock 9
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
 	install_packages
 	fuse_is_recent || build_fuse
+	zstd_is_there || take_zstd
 fi
 fuse_is_recent || die "no apt here: install libfuse >= $FUSE_VERSION_MIN and the libraries of README.md by hand, then run make DEPS_CHECK=no"
 # make reads this file; that it exists says that the packages are in place.
