@@ -52,16 +52,18 @@ int cas_zstd_encoder_write(struct cas_zstd_encoder *e, const void *data, size_t 
                            struct cas_buf *out, struct cas_err *err)
 {
         ZSTD_inBuffer in = {.src = data, .size = len};
+        bool ending = false; /* never with data: libzstd would take that for the whole content */
         for (;;) {
                 size_t room = ZSTD_CStreamOutSize();
                 cas_buf_reserve(out, room);
                 ZSTD_outBuffer to = {.dst = out->data + out->len_bytes, .size = room};
-                size_t left =
-                        ZSTD_compressStream2(e->ctx, &to, &in, last ? ZSTD_e_end : ZSTD_e_continue);
+                size_t left = ZSTD_compressStream2(e->ctx, &to, &in,
+                                                   ending ? ZSTD_e_end : ZSTD_e_continue);
                 if (ZSTD_isError(left))
                         return cas_fail(err, CAS_E_CORRUPT, "zstd: %s", ZSTD_getErrorName(left));
                 out->len_bytes += to.pos;
-                if (last ? left == 0 : in.pos == in.size)
+                if (ending ? left == 0 : in.pos == in.size && !last)
                         return 0;
+                ending = last && in.pos == in.size;
         }
 }

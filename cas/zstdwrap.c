@@ -19,8 +19,8 @@ struct part {
 
 /* Bytes of the tar that are compressed at a time. */
 #define PIECE_BYTES (64 * CAS_KIB)
-/* Of a frame's content, to choose the parameters by. */
-#define TRIAL_BYTES (512 * CAS_KIB)
+/* Of a frame's content, to choose the parameters by: more than a block, so that one comes out. */
+#define TRIAL_BYTES (160 * CAS_KIB)
 
 /* ---- analysis: the blob's frames ---- */
 

@@ -129,21 +129,16 @@ zstd_is_there() {
 	[ -e "$DEPS/lib/libzstd-$ZSTD_VERSION.a" ]
 }
 
-take_zstd() {
-	local system
-	mkdir -p "$DEPS/lib"
-	system=$(dpkg-query -L libzstd-dev 2>/dev/null | grep '/libzstd\.a$' || true)
-	case $(dpkg-query -W -f '${Version}' libzstd-dev 2>/dev/null) in
-	"$ZSTD_VERSION"+*) [ -z "$system" ] || ln -sfn "$system" "$DEPS/lib/libzstd-$ZSTD_VERSION.a" ;;
-	esac
-	zstd_is_there && return
+build_zstd() {
 	say "building libzstd $ZSTD_VERSION (recipes of zstd layers rely on it)"
 	fetch_source "$ZSTD_SUITE" libzstd
 	local source
 	source=$(find "$WORK" -maxdepth 1 -type d -name 'libzstd-*' | head -n 1)
+	# The system's static library, even of this version, knows no worker threads.
 	make -C "$source/lib" libzstd.a MOREFLAGS="-fPIC -DZSTD_MULTITHREAD" >"$DEPS/zstd.log" 2>&1 ||
 		die "libzstd does not build; the end of $DEPS/zstd.log:
 $(tail -n 30 "$DEPS/zstd.log")"
+	mkdir -p "$DEPS/lib"
 	cp "$source/lib/libzstd.a" "$DEPS/lib/libzstd-$ZSTD_VERSION.a"
 	rm -rf "$WORK"
 }
@@ -154,7 +149,7 @@ flock 9
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
 	install_packages
 	fuse_is_recent || build_fuse
-	zstd_is_there || take_zstd
+	zstd_is_there || build_zstd
 fi
 fuse_is_recent || die "no apt here: install libfuse >= $FUSE_VERSION_MIN and the libraries of README.md by hand, then run make DEPS_CHECK=no"
 # make reads this file; that it exists says that the packages are in place.
