@@ -444,8 +444,9 @@ int cas_blob_stream_take_fd(struct cas_blob_stream *st, uint64_t *out_offset)
 {
         *out_offset = st->offset;
         int fd = st->fd;
+        if (fd >= 0)
+                st->end = st->offset;
         st->fd = -1;
-        st->end = st->offset;
         return fd;
 }
 
