@@ -7,6 +7,7 @@ const struct cas_packstyle cas_packstyle_fast = {
         .codec = CAS_CODEC_LZ4,
         .level = 1,
         .block_bytes = 256 * CAS_KIB,
+        .block_bytes_max = 256 * CAS_KIB,
         .block_chunks = 4096,
         .density = CAS_PACK_FAST,
 };
@@ -14,6 +15,7 @@ const struct cas_packstyle cas_packstyle_default = {
         .codec = CAS_CODEC_ZSTD,
         .level = 9,
         .block_bytes = 1 * CAS_MIB,
+        .block_bytes_max = 1 * CAS_MIB + CAS_CHUNK_BYTES_MAX,
         .block_chunks = 16384,
         .density = CAS_PACK_DEFAULT,
 };
@@ -21,6 +23,7 @@ const struct cas_packstyle cas_packstyle_cold = {
         .codec = CAS_CODEC_ZSTD,
         .level = 19,
         .block_bytes = 4 * CAS_MIB,
+        .block_bytes_max = CAS_BLOCK_BYTES_MAX,
         .block_chunks = CAS_BLOCK_CHUNKS_MAX,
         .density = CAS_PACK_COLD,
 };
@@ -28,6 +31,7 @@ const struct cas_packstyle cas_packstyle_thinned = {
         .codec = CAS_CODEC_ZSTD,
         .level = 3,
         .block_bytes = 1 * CAS_MIB,
+        .block_bytes_max = 1 * CAS_MIB + CAS_CHUNK_BYTES_MAX,
         .block_chunks = 16384,
         .density = CAS_PACK_FAST,
 };
@@ -41,7 +45,7 @@ static struct cas_openblock *block_new(const struct cas_packstyle *style)
         cas_mutex_init(&b->mutex, "openblock");
         b->ref_count = 1;
         b->chunks = cas_xmalloc(style->block_chunks * sizeof(struct cas_pending *));
-        b->raw = cas_xmalloc(cas_max_u64(style->block_bytes, CAS_CHUNK_BYTES_MAX));
+        b->raw = cas_xmalloc(cas_max_u64(style->block_bytes_max, CAS_CHUNK_BYTES_MAX));
         return b;
 }
 
@@ -276,7 +280,8 @@ static int add_locked(struct cas_packwriter *w, const struct cas_packwriter_chun
 {
         struct cas_openblock *b = w->block;
         cas_assert_held(&b->mutex);
-        if (b->raw_bytes + chunk->length_bytes > w->style->block_bytes ||
+        if (b->raw_bytes >= w->style->block_bytes ||
+            b->raw_bytes + chunk->length_bytes > w->style->block_bytes_max ||
             b->chunk_count == w->style->block_chunks) {
                 int rc = write_block(w, b, err);
                 if (rc < 0)

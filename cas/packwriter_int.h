@@ -19,7 +19,9 @@
 struct cas_packstyle {
         enum cas_codec codec;
         int level;
-        uint32_t block_bytes;  /* of chunks, before compression; one chunk may be longer */
+        /* Of chunks, before compression: a block is full when it has grown to block_bytes, and
+         * never has more than block_bytes_max, but for one chunk that is longer. */
+        uint32_t block_bytes, block_bytes_max;
         uint32_t block_chunks; /* at most */
         enum cas_pack_density density;
 };

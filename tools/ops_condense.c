@@ -4,6 +4,7 @@
 
 #include "cas/blob.h"
 #include "cas/image.h"
+#include "cas/maintain.h"
 #include "cas/map.h"
 #include "cas/names.h"
 #include "tools/ops.h"
@@ -165,7 +166,8 @@ int op_condense(struct cas_store *s, const json_t *args, const struct op_context
                 json_array_append_new(layers, op_recipe_json(s, &rec));
         }
         if (json_is_true(json_object_get(args, "all")) &&
-            cas_condense_packs(s, codec, NULL, ctx->progress, &packs, err) < 0)
+            (cas_condense_packs(s, codec, NULL, ctx->progress, &packs, err) < 0 ||
+             cas_store_compact(s, err) < 0))
                 return -(int)err->code;
         *result = json_pack("{s:O, s:I, s:I, s:I, s:I, s:I, s:I}", "layers", layers, "condensed",
                             (json_int_t)condensed, "failed", (json_int_t)failed, "blobBytes",
