@@ -58,15 +58,6 @@ static int refuse_for(struct condensing *c, const struct cas_err *why, struct ca
 
 /* ---- the recipe ---- */
 
-static int plain_marks(struct condensing *c, struct cas_err *err)
-{
-        int rc = 0;
-        for (uint64_t at = 0; rc == 0 && at < c->in.blob_bytes; at += CAS_RECIPE_MARK_SPACING_BYTES)
-                rc = cas_recipe_writer_mark(
-                        &c->w, &(struct cas_recipe_mark){.blob_offset = at, .tar_offset = at}, err);
-        return rc;
-}
-
 /* How the blob was made of its tar. */
 static int analyse_wrap(struct condensing *c, struct cas_err *err)
 {
@@ -77,13 +68,14 @@ static int analyse_wrap(struct condensing *c, struct cas_err *err)
         switch ((enum cas_compression)c->layer.compression) {
         case CAS_COMPRESSION_NONE:
                 (void)snprintf(report.text, sizeof(report.text), "plain tar");
-                rc = plain_marks(c, &why);
+                c->w.head.tar_bytes = c->layer.tar_bytes;
+                rc = cas_plain_analyse(&c->w, &why);
                 break;
         case CAS_COMPRESSION_GZIP:
                 rc = cas_gzip_analyse(&c->in, &c->w, &kind, &report, &why);
                 break;
         case CAS_COMPRESSION_ZSTD:
-                (void)snprintf(report.reason, sizeof(report.reason), "zstd: not yet");
+                rc = cas_zstd_analyse(&c->in, c->p, &c->w, &kind, &report, &why);
                 break;
         }
         if (rc < 0)
