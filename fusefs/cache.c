@@ -64,12 +64,12 @@ static struct entry *find_locked(const struct ffs_cache *c, const struct ffs_cac
         return found ? (struct entry *)(uintptr_t)*found : NULL;
 }
 
-/* Takes idle entries out until the weight fits; gives them as a list by `older`. */
-static struct entry *evict_locked(struct ffs_cache *c)
+/* Takes idle entries out until no more than that is left; gives them as a list by `older`. */
+static struct entry *evict_to_locked(struct ffs_cache *c, size_t weight)
 {
         cas_assert_held(&c->mutex);
         struct entry *out = NULL;
-        while (c->weight > c->weight_max && c->oldest) {
+        while (c->weight > weight && c->oldest) {
                 struct entry *e = c->oldest;
                 idle_unlink(c, e);
                 c->weight -= e->weight;
@@ -78,6 +78,11 @@ static struct entry *evict_locked(struct ffs_cache *c)
                 out = e;
         }
         return out;
+}
+
+static struct entry *evict_locked(struct ffs_cache *c)
+{
+        return evict_to_locked(c, c->weight_max);
 }
 
 static void destroy_all(struct ffs_cache *c, struct entry *list)
@@ -219,6 +224,14 @@ void ffs_cache_add(struct ffs_cache *c, const struct ffs_cache_key *key, void *v
         destroy_all(c, gone);
         if (known)
                 c->free_value(value);
+}
+
+void ffs_cache_trim(struct ffs_cache *c, size_t weight)
+{
+        cas_mutex_lock(&c->mutex);
+        struct entry *gone = evict_to_locked(c, weight);
+        cas_mutex_unlock(&c->mutex);
+        destroy_all(c, gone);
 }
 
 void ffs_cache_drop(struct ffs_cache *c, const struct ffs_cache_key *key)

@@ -31,6 +31,8 @@ void ffs_cache_add(struct ffs_cache *c, const struct ffs_cache_key *key, void *v
                    size_t weight);
 /* Forgets a value that proved wrong; who uses it keeps it until put. */
 void ffs_cache_drop(struct ffs_cache *c, const struct ffs_cache_key *key);
+/* Lets go of what is not in use until the rest weighs no more than that. */
+void ffs_cache_trim(struct ffs_cache *c, size_t weight);
 size_t ffs_cache_weight(struct ffs_cache *c);
 
 #endif

@@ -16,7 +16,10 @@
 #include "fusefs/process_int.h"
 #include "fusefs/unixsock_int.h"
 
-#define BLOCK_CACHE_BYTES (4 * CAS_MIB)
+/* While somebody reads: one block of the largest for each thread. Nothing is kept when all is
+ * quiet. */
+#define BLOCK_CACHE_BYTES (WORKERS_MAX * CAS_BLOCK_BYTES_MAX)
+#define WORKERS_MAX 8
 #define EXTENT_CACHE_BYTES (4 * CAS_MIB)
 #define PACKS_MAX 512
 #define READ_AHEAD_KIB 4096
@@ -64,7 +67,7 @@ static void set_read_ahead(const struct ffs_serving *s)
 static unsigned worker_count(void)
 {
         long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-        return cpus < 2 ? 4 : cpus > 6 ? 8 : (unsigned)cpus + 2;
+        return cpus < 2 ? 4 : (unsigned)cas_min_u64((uint64_t)cpus + 2, WORKERS_MAX);
 }
 
 /* Requests wait and nobody has replaced the owner: this process does. One that starts is given

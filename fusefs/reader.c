@@ -16,6 +16,9 @@
  * one that reaches into the next block goes only when that has been read. */
 #define DROP_BEHIND_BYTES (UINT64_C(1) << 20)
 #define TOUCHED_MAX 64
+/* A read lies in a few pages of extents, each of which may be out of date. */
+#define READS_MAX 4
+#define SCRATCH_KEPT_BYTES (512 * CAS_KIB)
 
 struct extent_page {
         struct cas_hash object; /* the whole name: the key has but half of it */
@@ -302,6 +305,8 @@ bool ffs_reader_tidy(struct ffs_reader *r)
         cas_mutex_unlock(&r->mutex);
         for (size_t i = 0; i < count; i++)
                 drop_range(r, touched[i], 0, 0);
+        if (idle)
+                ffs_cache_trim(r->blocks, 0);
         return idle;
 }
 
@@ -416,14 +421,17 @@ int ffs_reader_read(struct ffs_reader *r, const struct cas_hash *object, uint64_
                              .size_bytes = size_bytes,
                              .timeout_ms = timeout_ms,
                              .scratch = scratch};
-        struct cas_err first = CAS_ERR_INIT;
-        int rc = read_once(&rd, offset, out, len, &first);
-        /* Packs are rewritten and moved: an extent that fails is asked for once more. */
-        if (rc < 0 && rc != -CAS_E_BUSY) {
-                first = (struct cas_err)CAS_ERR_INIT;
-                rc = read_once(&rd, offset, out, len, &first);
+        struct cas_err why = CAS_ERR_INIT;
+        int rc = read_once(&rd, offset, out, len, &why);
+        /* Packs are rewritten and moved: extents that fail are asked for again, page by page. */
+        for (unsigned i = 1; i < READS_MAX && rc < 0 && rc != -CAS_E_BUSY; i++) {
+                why = (struct cas_err)CAS_ERR_INIT;
+                rc = read_once(&rd, offset, out, len, &why);
         }
+        /* Frames of dense packs are large, and rare enough to be worth their memory back. */
+        if (scratch->alloc_bytes > SCRATCH_KEPT_BYTES)
+                cas_buf_release(scratch);
         if (rc < 0)
-                *err = first;
+                *err = why;
         return rc;
 }

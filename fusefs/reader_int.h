@@ -30,7 +30,7 @@ int ffs_reader_read(struct ffs_reader *r, const struct cas_hash *object, uint64_
 /* Readable when packs were read since they were tidied up. Borrowed. */
 int ffs_reader_activity_fd(const struct ffs_reader *r);
 /* To be called now and then while that is so: when no block was read since the last call, what
- * the page cache still has of packs is dropped, and the result is true. */
+ * the page cache still has of packs is dropped, as are decoded blocks, and the result is true. */
 bool ffs_reader_tidy(struct ffs_reader *r);
 /* Waits at most timeout_ms for the owner. Errors: BUSY. */
 int ffs_reader_ping(struct ffs_reader *r, int timeout_ms, struct cas_err *err) CAS_MUST_CHECK;

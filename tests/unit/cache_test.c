@@ -75,6 +75,12 @@ static void the_oldest_goes_first(void **state CAS_UNUSED)
         assert_int_equal(loads, 4);
         put(c, 1, get(c, 1, 10));
         assert_int_equal(loads, 5);
+        void *used = get(c, 1, 10);
+        ffs_cache_trim(c, 15);
+        assert_int_equal(ffs_cache_weight(c), 10);
+        put(c, 1, used);
+        ffs_cache_trim(c, 0);
+        assert_int_equal(ffs_cache_weight(c), 0);
         ffs_cache_free(c);
         assert_int_equal(frees, 5);
 }
