@@ -12,7 +12,7 @@
  *   > openblock (chunks of one ingest that are not written yet; one at a time)
  *   > packfile.sync (while a pack is synced)
  *   > packset       (open packs, pending chunks)
- *   > blobcache, blockcache, once, pool, recipe, recode, regen, store.trees, index.packs, log
+ *   > blobcache, blockcache, spool, once, pool, recipe, recode, regen, store.trees, index.packs, log
  * (leaves)
  *
  * fusefs and registry take their own locks outside of every cas call, never

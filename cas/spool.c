@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A spool is a file (none as long as there is little) and, behind its bytes, a tail in memory. */
+/* A spool is a file (none as long as there is little) and, behind its bytes, a tail in memory. Only
+ * the one who appends changes anything; the mutex keeps readers from seeing it half done. What is
+ * in the file stays as it is and is read without it. */
 #include "cas/spool.h"
 
 #include <fcntl.h>
 
 #include "cas/limits.h"
+#include "cas/mutex.h"
 #include "cas/store_int.h"
 
 #define TAIL_BYTES_MAX (512 * CAS_KIB)
@@ -12,6 +15,7 @@
 
 struct cas_spool {
         struct cas_store *store; /* borrowed */
+        struct cas_mutex mutex;  /* a leaf; guards all below against readers */
         int fd;                  /* -1: none yet */
         uint64_t file_bytes;     /* in the file; the tail follows them */
         struct cas_buf tail;
@@ -21,6 +25,7 @@ struct cas_spool *cas_spool_new(struct cas_store *s)
 {
         struct cas_spool *sp = cas_xcalloc(1, sizeof(*sp));
         sp->store = s;
+        cas_mutex_init(&sp->mutex, "spool");
         sp->fd = -1;
         return sp;
 }
@@ -32,6 +37,7 @@ void cas_spool_free(struct cas_spool *sp)
         if (sp->fd >= 0)
                 (void)close(sp->fd);
         cas_buf_release(&sp->tail);
+        cas_mutex_release(&sp->mutex);
         free(sp);
 }
 
@@ -59,8 +65,10 @@ static int flush_tail(struct cas_spool *sp, struct cas_err *err)
         if (cas_io_pwrite_all(sp->store->io, sp->fd, sp->tail.data, sp->tail.len_bytes,
                               sp->file_bytes, "spool", err) < 0)
                 return -(int)err->code;
+        cas_mutex_lock(&sp->mutex);
         sp->file_bytes += sp->tail.len_bytes;
         cas_buf_clear(&sp->tail);
+        cas_mutex_unlock(&sp->mutex);
         return 0;
 }
 
@@ -69,7 +77,9 @@ int cas_spool_append(struct cas_spool *sp, const void *data, size_t len, struct 
         const uint8_t *at = data;
         while (len > 0) {
                 size_t n = cas_min_u64(len, TAIL_BYTES_MAX - sp->tail.len_bytes);
+                cas_mutex_lock(&sp->mutex);
                 cas_buf_append(&sp->tail, at, n);
+                cas_mutex_unlock(&sp->mutex);
                 at += n;
                 len -= n;
                 if (sp->tail.len_bytes == TAIL_BYTES_MAX && flush_tail(sp, err) < 0)
@@ -90,19 +100,18 @@ int cas_spool_read(struct cas_spool *sp, uint64_t offset, void *buf, size_t len,
                    struct cas_err *err)
 {
         uint8_t *out = buf;
+        cas_mutex_lock(&sp->mutex);
         cas_assert(offset <= cas_spool_bytes(sp));
         cas_assert(len <= cas_spool_bytes(sp) - offset);
-        if (len > 0 && offset < sp->file_bytes) {
-                size_t n = cas_min_u64(len, sp->file_bytes - offset);
-                if (cas_io_pread_exact(sp->store->io, sp->fd, out, n, offset, "spool", err) < 0)
-                        return -(int)err->code;
-                out += n;
-                offset += n;
-                len -= n;
-        }
-        if (len > 0)
-                memcpy(out, sp->tail.data + (offset - sp->file_bytes), len);
-        return 0;
+        size_t in_file = offset < sp->file_bytes ? cas_min_u64(len, sp->file_bytes - offset) : 0;
+        if (len > in_file)
+                memcpy(out + in_file, sp->tail.data + (offset + in_file - sp->file_bytes),
+                       len - in_file);
+        int fd = sp->fd;
+        cas_mutex_unlock(&sp->mutex);
+        if (in_file == 0)
+                return 0;
+        return cas_io_pread_exact(sp->store->io, fd, out, in_file, offset, "spool", err);
 }
 
 int cas_spool_append_spool(struct cas_spool *sp, struct cas_spool *from, struct cas_err *err)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes that are put aside while something is made: in memory up to a bound, then in a file without
- * a name in STORE/uploads, which is gone after a crash. Grown by one thread, which may read what it
- * has appended; once nothing is appended any more, any number of threads may read. */
+ * a name in STORE/uploads, which is gone after a crash. One thread appends; any number read what
+ * they know to be there, also meanwhile. cas_spool_bytes and truncate are the appender's, or
+ * anybody's once nothing is appended any more. */
 #ifndef CAS_SPOOL_H
 #define CAS_SPOOL_H
 

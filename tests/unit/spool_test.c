@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <cmocka.h>
 
 #include "cas/limits.h"
@@ -78,10 +80,58 @@ static void forgets_what_is_cut_off(void **state)
         }
 }
 
+/* Readers that follow the one who appends. */
+struct following {
+        struct cas_spool *spool;
+        const uint8_t *data;
+        _Atomic size_t made;
+        _Atomic unsigned wrong;
+};
+
+static void *follow(void *arg)
+{
+        struct following *f = arg;
+        uint8_t piece[5000];
+        for (size_t at = 0; at < TOTAL;) {
+                size_t n = cas_min_u64(sizeof(piece), atomic_load(&f->made) - at);
+                struct cas_err err = CAS_ERR_INIT;
+                if (n > 0 && (cas_spool_read(f->spool, at, piece, n, &err) < 0 ||
+                              memcmp(piece, f->data + at, n) != 0)) {
+                        atomic_fetch_add(&f->wrong, 1);
+                        return NULL;
+                }
+                at += n;
+        }
+        return NULL;
+}
+
+static void is_read_while_it_grows(void **state)
+{
+        struct teststore *t = *state;
+        struct test_random r = {5};
+        cas_cleanup_free uint8_t *data = cas_xmalloc(TOTAL);
+        cas_cleanup_spool struct cas_spool *sp = cas_spool_new(t->store);
+        struct following f = {.spool = sp, .data = data};
+        pthread_t threads[3];
+        test_random_fill(&r, data, TOTAL);
+        for (unsigned i = 0; i < 3; i++)
+                assert_int_equal(pthread_create(&threads[i], NULL, follow, &f), 0);
+        for (size_t at = 0, n; at < TOTAL; at += n) {
+                n = cas_min_u64(test_random_next(&r) % 30000, TOTAL - at);
+                test_ok(cas_spool_append(sp, data + at, n, err));
+                atomic_store(&f.made, at + n);
+        }
+        for (unsigned i = 0; i < 3; i++)
+                assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_int_equal(f.wrong, 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(keeps_what_it_is_given, teststore_setup,
+                                                teststore_teardown),
+                cmocka_unit_test_setup_teardown(is_read_while_it_grows, teststore_setup,
                                                 teststore_teardown),
                 cmocka_unit_test_setup_teardown(forgets_what_is_cut_off, teststore_setup,
                                                 teststore_teardown),
