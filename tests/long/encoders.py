@@ -168,7 +168,7 @@ def main():
             share = 100 * cost / len(data)
             verbatim += not layer["condensed"]
             print(f"{name:34} {len(data):>10} {cost:>9} {share:>7.3f}  "
-                  f"{layer.get('class') or 'verbatim: ' + layer.get('reason', '?')}", flush=True)
+                  f"{layer['class'] if layer['condensed'] else 'verbatim: ' + layer.get('reason', '?')}", flush=True)
             hexes = layers[name].split(":")[1]
             path = f"{host.store}/blobs/sha256/{hexes[:2]}/{hexes}"
             checks.check(os.path.exists(path) != layer["condensed"], f"{name}: a copy when and only when it is verbatim")
