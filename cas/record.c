@@ -240,7 +240,7 @@ int cas_chunk_refs_decode(const void *data, size_t len, struct cas_chunk_ref *ou
 void cas_pack_record_encode(const struct cas_pack_record *rec, struct cas_buf *out)
 {
         cas_buf_append_byte(out, (uint8_t)((rec->sealed ? PACK_SEALED : 0) |
-                                           rec->density << PACK_DENSITY_SHIFT));
+                                           (unsigned)rec->density << PACK_DENSITY_SHIFT));
         cas_varint_append(out, rec->tier);
         cas_varint_append(out, rec->size_bytes);
         if (rec->sealed)

@@ -28,6 +28,7 @@ struct cas_predict {
         struct ahead expected; /* the match for which literals came before */
         struct ahead found;    /* a search that need not be done again */
         uint32_t literal_at;   /* a literal that SCORED2 has decided on already */
+        uint64_t work;         /* positions of chains that were looked at */
         uint32_t head[1 << CAS_PREDICT_BITS_MAX]; /* position + 1; 0: none */
         uint16_t ring[RING_BYTES]; /* by position: how far back the one before is; 0: none */
         uint32_t short_head[1 << SHORT_BITS];
@@ -176,11 +177,11 @@ static uint32_t chain_next(const struct cas_predict *p, uint32_t node)
 }
 
 /* The first of the chain of `at` that is before it. */
-static uint32_t chain_first(const struct cas_predict *p, uint32_t at)
+static uint32_t chain_first(struct cas_predict *p, uint32_t at)
 {
         uint32_t node = p->head[hash_at(p, p->data + at)];
-        while (node > at)
-                node = chain_next(p, node);
+        for (; node > at; node = chain_next(p, node))
+                p->work++;
         return node;
 }
 
@@ -272,6 +273,7 @@ static struct match search(struct cas_predict *p, uint32_t at, unsigned above, u
         uint16_t tail = cas_get_le16(here + check);
         for (; node > lowest && budget_take(&budget); node = chain_next(p, node)) {
                 const uint8_t *there = data + node - 1;
+                p->work++;
                 if (cas_get_le16(there + check) != tail)
                         continue;
                 budget.in_group = 0;
@@ -456,7 +458,7 @@ static bool usable(const struct cas_predict *p)
         return match_room(p, p->at) >= p->hash_bytes;
 }
 
-bool cas_predict_rank(const struct cas_predict *p, unsigned length, uint32_t distance,
+bool cas_predict_rank(struct cas_predict *p, unsigned length, uint32_t distance,
                       uint32_t *out_rank)
 {
         if (!usable(p) || length < p->hash_bytes)
@@ -464,6 +466,7 @@ bool cas_predict_rank(const struct cas_predict *p, unsigned length, uint32_t dis
         uint32_t rank = 0, wanted = p->at - distance + 1;
         uint32_t node = chain_first(p, p->at);
         for (unsigned i = 0; i < CAS_PREDICT_DEPTH_MAX && node >= wanted; i++) {
+                p->work++;
                 if (node == wanted) {
                         *out_rank = rank;
                         return true;
@@ -474,13 +477,14 @@ bool cas_predict_rank(const struct cas_predict *p, unsigned length, uint32_t dis
         return false;
 }
 
-uint32_t cas_predict_ranked(const struct cas_predict *p, unsigned length, uint32_t rank)
+uint32_t cas_predict_ranked(struct cas_predict *p, unsigned length, uint32_t rank)
 {
-        if (!usable(p))
+        if (!usable(p) || length > match_room(p, p->at))
                 return 0;
         uint32_t lowest = p->at - reach(p, p->at, 32768);
         uint32_t node = chain_first(p, p->at);
         for (unsigned i = 0; i < CAS_PREDICT_DEPTH_MAX && node > lowest; i++) {
+                p->work++;
                 if (extent(p->data + node - 1, p->data + p->at, length) == length && rank-- == 0)
                         return p->at - (node - 1);
                 node = chain_next(p, node);
@@ -516,6 +520,7 @@ void cas_predict_begin(struct cas_predict *p, const struct cas_predict_params *p
         p->at = at;
         p->end = end;
         p->shortest = MATCH_MIN;
+        p->work = 0;
         p->hash_bytes = hash_bytes((enum cas_predict_hash)params->hash);
         p->inserted = begin;
         p->expected.at = p->found.at = p->literal_at = UINT32_MAX;
@@ -534,6 +539,11 @@ void cas_predict_restart(struct cas_predict *p)
 uint32_t cas_predict_at(const struct cas_predict *p)
 {
         return p->at;
+}
+
+uint64_t cas_predict_work(const struct cas_predict *p)
+{
+        return p->work;
 }
 
 uint32_t cas_predict_reach(const struct cas_predict *p)

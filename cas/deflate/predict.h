@@ -85,6 +85,8 @@ void cas_predict_begin(struct cas_predict *p, const struct cas_predict_params *p
 /* The same data, but a new stream begins here: nothing before can be matched. */
 void cas_predict_restart(struct cas_predict *p);
 uint32_t cas_predict_at(const struct cas_predict *p);
+/* Positions of chains that were looked at since the beginning: what prediction takes. */
+uint64_t cas_predict_work(const struct cas_predict *p);
 /* How far back a match can reach here. */
 uint32_t cas_predict_reach(const struct cas_predict *p);
 /* Matches shorter than this (3 to 259) are not predicted. */
@@ -99,10 +101,10 @@ void cas_predict_skip(struct cas_predict *p, uint32_t bytes);
 
 /* A match of `length` at the present position by its rank: how many positions in the chain are
  * nearer and match as long. False: it cannot be found so. */
-bool cas_predict_rank(const struct cas_predict *p, unsigned length, uint32_t distance,
+bool cas_predict_rank(struct cas_predict *p, unsigned length, uint32_t distance,
                       uint32_t *out_rank);
 /* The other way. 0: there is none. */
-uint32_t cas_predict_ranked(const struct cas_predict *p, unsigned length, uint32_t rank);
+uint32_t cas_predict_ranked(struct cas_predict *p, unsigned length, uint32_t rank);
 /* How long the present position matches at that distance, at most 258. */
 unsigned cas_predict_extent(const struct cas_predict *p, uint32_t distance);
 

@@ -130,9 +130,24 @@ static void check_mark(struct plan *p, struct cas_deflate_encoder *e, const stru
                    memcmp(out.data, want->data + p->mark.out_bytes, out.len_bytes) == 0);
 }
 
-static void try_damaged_mark(struct plan *p, struct cas_deflate_encoder *e)
+/* A recipe may say that more or less came before than its class wants, and that the mark stands
+ * anywhere. */
+static void try_odd_window(struct plan *p, struct cas_deflate_encoder *e,
+                           struct cas_deflate_mark *mark)
 {
         cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+        struct cas_err err = CAS_ERR_INIT;
+        size_t window = p->input.len_bytes * p->head[7] / 255;
+        if (p->head[2] & 16)
+                mark->in_bytes = p->head[2] & 32 ? p->head[3] : UINT64_MAX - p->head[3];
+        if (p->head[2] & 64)
+                mark->out_bytes = UINT64_MAX - p->head[4];
+        if (e->ops->restart(e, mark, p->input.data, window, &err) == 0)
+                encode(p, e, 0, 0, true, &out);
+}
+
+static void try_damaged_mark(struct plan *p, struct cas_deflate_encoder *e)
+{
         struct cas_deflate_mark mark = p->mark;
         size_t len = p->input.len_bytes - p->dictionary_bytes;
         for (unsigned i = 0; i < CAS_DEFLATE_STATE_BYTES_MAX; i++)
@@ -140,8 +155,11 @@ static void try_damaged_mark(struct plan *p, struct cas_deflate_encoder *e)
                         mark.state[i] = p->input.data[(i + p->head[7]) % p->input.len_bytes];
         mark.state_bytes = (uint8_t)(mark.state_bytes + p->head[3] % 4);
         mark.in_bytes = p->head[4] & 8 ? p->head[6] % (len + 1) : mark.in_bytes;
-        if (restart(p, e, &mark))
+        if (restart(p, e, &mark)) {
+                cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
                 encode(p, e, 0, (size_t)mark.in_bytes, false, &out);
+        }
+        try_odd_window(p, e, &mark);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
