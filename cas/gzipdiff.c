@@ -23,10 +23,11 @@ struct analysis {
         struct cas_difference_params params;
         const char *near;
         unsigned guesses;
-        struct cas_buf corrections;
-        uint64_t stream_byte;   /* where the present deflate stream begins in the blob */
-        uint64_t segment_bit;   /* where the present segment begins in the blob */
-        uint64_t segment_plain; /* … and in the tar stream */
+        struct cas_buf corrections; /* of the present segment … */
+        bool is_encoded;            /* … when it could be */
+        uint64_t stream_byte;       /* where the present deflate stream begins in the blob */
+        uint64_t segment_bit;       /* where the present segment begins in the blob */
+        uint64_t segment_plain;     /* … and in the tar stream */
         uint64_t segment_count;
         bool marked;
         uint64_t marked_plain, marked_blob;
@@ -46,7 +47,8 @@ static int read_blob(void *arg, void *buf, size_t len, size_t *out_len, struct c
 
 /* ---- segments ---- */
 
-static void encode_with(struct analysis *a, const struct cas_difference_params *params,
+/* False: that would take readers too long. */
+static bool encode_with(struct analysis *a, const struct cas_difference_params *params,
                         struct cas_buf *out)
 {
         struct cas_difference_plain plain;
@@ -55,16 +57,17 @@ static void encode_with(struct analysis *a, const struct cas_difference_params *
         cas_difference_encode_begin(a->difference, params, &plain, out);
         for (size_t i = 0; cas_diffsegment_item(a->segment, i, &item); i++)
                 cas_difference_encode(a->difference, &item);
-        cas_difference_encode_finish(a->difference);
+        return cas_difference_encode_finish(a->difference);
 }
 
 /* Takes the parameters when they do better than what is in corrections. */
 static void try_params(struct analysis *a, const struct cas_difference_params *params)
 {
         cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
-        encode_with(a, params, &out);
-        if (a->corrections.len_bytes > 0 && out.len_bytes >= a->corrections.len_bytes)
+        if (!encode_with(a, params, &out) ||
+            (a->is_encoded && out.len_bytes >= a->corrections.len_bytes))
                 return;
+        a->is_encoded = true;
         a->params = *params;
         cas_buf_release(&a->corrections);
         a->corrections = out;
@@ -75,12 +78,13 @@ static void guess(struct analysis *a)
 {
         struct cas_difference_params params;
         const char *near = cas_diffguess(a->segment, a->difference, &params);
+        bool was_encoded = a->is_encoded;
         size_t before = a->corrections.len_bytes;
         for (unsigned tree = 0; tree < CAS_DIFFHEAD_TREE_COUNT; tree++) {
                 params.tree = (uint8_t)tree;
                 try_params(a, &params);
         }
-        if (before == 0 || a->corrections.len_bytes < before)
+        if (!was_encoded || a->corrections.len_bytes < before)
                 a->near = near;
         a->guesses++;
 }
@@ -89,10 +93,9 @@ static void encode(struct analysis *a, uint64_t end_bit)
 {
         uint64_t blob_bytes = (end_bit - a->segment_bit) / 8;
         cas_buf_clear(&a->corrections);
-        if (a->guesses > 0)
-                encode_with(a, &a->params, &a->corrections);
-        if (a->guesses == 0 || (a->guesses < GUESSES_MAX &&
-                                a->corrections.len_bytes * 100 > blob_bytes * GUESS_AGAIN_PERCENT))
+        a->is_encoded = a->guesses > 0 && encode_with(a, &a->params, &a->corrections);
+        if (a->guesses < GUESSES_MAX &&
+            (!a->is_encoded || a->corrections.len_bytes * 100 > blob_bytes * GUESS_AGAIN_PERCENT))
                 guess(a);
 }
 
@@ -137,6 +140,12 @@ static int end_segment(struct analysis *a, uint64_t end_bit, struct cas_err *err
         if (cas_diffsegment_is_empty(a->segment))
                 return 0;
         encode(a, end_bit);
+        if (!a->is_encoded) {
+                snprintf(a->report->reason, sizeof(a->report->reason),
+                         "prediction takes too much work, nearest is %s", a->near);
+                a->stopped = true;
+                return 0;
+        }
         cas_diffsegment_plain(a->segment, &plain);
         struct cas_gzipdiff_head head = {.plain_bytes = plain.plain_bytes,
                                          .corrections_bytes = (uint32_t)a->corrections.len_bytes,

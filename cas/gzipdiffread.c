@@ -48,6 +48,7 @@ struct reader {
         uint64_t data_offset; /* of the next segment in WRAP_DATA */
         uint64_t left_bytes;  /* of the blob, as the recipe says */
         struct cas_difference *difference;
+        bool is_begun; /* there was a segment */
         bool in_segment;
         uint8_t *plain; /* window, plain bytes, slack */
         size_t plain_len;
@@ -138,7 +139,6 @@ static int fill_plain(struct reader *r, const struct cas_gzipdiff_head *head, bo
 static int begin_segment(struct reader *r, struct cas_err *err)
 {
         uint64_t data_bytes = cas_recipe_head(r->recipe)->section_bytes[CAS_RECIPE_WRAP_DATA];
-        bool first = r->plain_len == 0;
         uint8_t bytes[CAS_GZIPDIFF_HEAD_BYTES];
         struct cas_gzipdiff_head head;
         if (r->data_offset >= data_bytes)
@@ -147,11 +147,14 @@ static int begin_segment(struct reader *r, struct cas_err *err)
                             err) < 0 ||
             cas_gzipdiff_head_get(bytes, &head, err) < 0)
                 return -(int)err->code;
+        if (r->is_begun && (head.start_bits != cas_difference_pending_bits(r->difference) ||
+                            head.start != cas_difference_pending(r->difference)))
+                return cas_fail(err, CAS_E_CORRUPT, "recipe: segments do not follow each other");
         cas_buf_clear(&r->corrections);
-        cas_buf_reserve(&r->corrections, head.corrections_bytes);
+        cas_buf_reserve(&r->corrections, head.corrections_bytes + 1U); /* never NULL */
         if (cas_recipe_read(r->recipe, CAS_RECIPE_WRAP_DATA, r->data_offset + sizeof(bytes),
                             r->corrections.data, head.corrections_bytes, err) < 0 ||
-            fill_plain(r, &head, first, err) < 0)
+            fill_plain(r, &head, !r->is_begun, err) < 0)
                 return -(int)err->code;
         r->data_offset += sizeof(bytes) + head.corrections_bytes;
         struct cas_difference_plain plain = {.data = r->plain,
@@ -159,7 +162,7 @@ static int begin_segment(struct reader *r, struct cas_err *err)
                                              .plain_bytes = head.plain_bytes};
         cas_difference_decode_begin(r->difference, &head.params, &plain, r->corrections.data,
                                     head.corrections_bytes, head.start, head.start_bits);
-        r->in_segment = true;
+        r->is_begun = r->in_segment = true;
         return 0;
 }
 

@@ -203,7 +203,8 @@ static int make_segment(struct cas_regen *g, struct segment *s, struct cas_err *
         if (cas_recipe_mark(g->recipe, s->mark, &mark, err) < 0 ||
             (after < g->mark_count && cas_recipe_mark(g->recipe, after, &next, err) < 0))
                 return -(int)err->code;
-        if (next.blob_offset < mark.blob_offset)
+        if (next.blob_offset < mark.blob_offset ||
+            (after < g->mark_count && next.blob_offset == mark.blob_offset))
                 return cas_fail(err, CAS_E_CORRUPT, "marks are out of order");
         const struct span span = {.start = mark.blob_offset,
                                   .end = next.blob_offset,

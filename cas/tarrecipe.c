@@ -8,6 +8,7 @@
 #include "cas/tarrecipe_int.h"
 
 #define BUFFER_BYTES (128 * CAS_KIB)
+#define IDLE_OPS_MAX 64 /* in a row, which make nothing */
 
 /* What is made at present. */
 enum piece_kind { PIECE_BYTES, PIECE_ZEROS, PIECE_OBJECT, PIECE_INLINE, PIECE_HEADER };
@@ -24,6 +25,7 @@ struct cas_tarrecipe_reader {
         struct cas_tarheader_model headers;
         uint8_t header[CAS_TAR_BLOCK_BYTES];
 
+        unsigned idle_ops;
         enum piece_kind kind;
         uint64_t piece_left;
         uint64_t padding_left; /* zeros after the piece */
@@ -56,6 +58,7 @@ static int op_place(struct cas_tarrecipe_reader *t, uint64_t operand, struct cas
         if (!t->listing)
                 return fail_op(t, "a listing that it does not name", err);
         uint64_t at = t->place.end + (uint64_t)cas_unzigzag(operand);
+        t->has_entry = false; /* the entry before is released in any case */
         if (cas_listing_window_read(t->listing, at, &t->place, err) < 0)
                 return -(int)err->code;
         t->has_entry = true;
@@ -97,7 +100,8 @@ static int change_header(struct cas_tarrecipe_reader *t, uint64_t changes, struc
                 if (cas_recipe_stream_varint(&t->ops, &kept, err) < 0 ||
                     cas_recipe_stream_varint(&t->ops, &bytes, err) < 0)
                         return -(int)err->code;
-                if (kept > sizeof(t->header) - at || bytes > sizeof(t->header) - at - kept)
+                if (kept > sizeof(t->header) - at || bytes > sizeof(t->header) - at - kept ||
+                    bytes == 0)
                         return fail_op(t, "a change beyond the end of a header", err);
                 at += kept;
                 if (cas_recipe_stream_read(&t->bytes, t->header + at, bytes, err) < 0)
@@ -179,6 +183,9 @@ static int next_op(struct cas_tarrecipe_reader *t, struct cas_err *err)
         uint64_t left = cas_recipe_head(t->recipe)->tar_bytes - t->position;
         if (t->piece_left > left || t->padding_left > left - t->piece_left)
                 return fail_op(t, "more than its length", err);
+        t->idle_ops = t->piece_left > 0 ? 0 : t->idle_ops + 1;
+        if (t->idle_ops > IDLE_OPS_MAX)
+                return fail_op(t, "operations that make nothing", err);
         return 0;
 }
 

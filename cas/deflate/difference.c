@@ -37,6 +37,8 @@ struct cas_difference {
         enum cas_diffhead_tree tree;
         const uint8_t *data; /* borrowed */
         uint32_t end;
+        uint64_t work_max;  /* of prediction */
+        bool is_overworked; /* encoding: this segment is given up */
         struct model model;
         /* what contexts and predictions are taken from */
         enum cas_difference_kind last_kind;
@@ -97,6 +99,9 @@ static void begin(struct cas_difference *d, const struct cas_difference_params *
         d->tree = (enum cas_diffhead_tree)params->tree;
         d->data = plain->data;
         d->end = plain->window_bytes + plain->plain_bytes;
+        d->work_max = CAS_DIFFERENCE_WORK_MIN +
+                      (uint64_t)CAS_DIFFERENCE_WORK_PER_BYTE * plain->plain_bytes;
+        d->is_overworked = false;
         cas_predict_begin(d->predict, &params->predict, plain->data, 0, plain->window_bytes,
                           d->end);
         cas_range_contexts_init(&d->model, sizeof(d->model));
@@ -297,6 +302,10 @@ static int code_tokens(struct cas_difference *d, struct cas_difference_item *ite
                         return cas_fail(err, CAS_E_CORRUPT, "tokens past the segment's end");
                 uint32_t token = c->decodes ? 0 : item->tokens[i] & ~CAS_TOKEN_ODD_258;
                 token = code_token(d, token);
+                if (cas_predict_work(d->predict) > d->work_max) {
+                        d->is_overworked = true;
+                        return cas_fail(err, CAS_E_CORRUPT, "prediction takes too much work");
+                }
                 if (!token_fits(d, token))
                         return cas_fail(err, CAS_E_CORRUPT, "match out of reach");
                 if (c->decodes)
@@ -452,16 +461,22 @@ void cas_difference_encode_begin(struct cas_difference *d,
 void cas_difference_encode(struct cas_difference *d, const struct cas_difference_item *item)
 {
         struct cas_err err = CAS_ERR_INIT;
+        if (d->is_overworked)
+                return;
         d->item = *item;
-        cas_assert(code_item(d, &d->item, &err) == 0);
+        int rc = code_item(d, &d->item, &err);
+        cas_assert(rc == 0 || d->is_overworked);
 }
 
-void cas_difference_encode_finish(struct cas_difference *d)
+bool cas_difference_encode_finish(struct cas_difference *d)
 {
         struct cas_difference_item end = {.kind = CAS_DIFFERENCE_END};
         cas_difference_encode(d, &end);
+        if (d->is_overworked)
+                return false;
         cas_assert(cas_predict_at(d->predict) == d->end);
         cas_rangecoder_finish(&d->coder);
+        return true;
 }
 
 size_t cas_difference_try(struct cas_difference *d, const struct cas_difference_item *item,
@@ -638,13 +653,14 @@ int cas_difference_decode(struct cas_difference *d, struct cas_buf *out, bool *o
         item->token_count = 0;
         item->ends = false;
         item->padding = 0;
+        bool is_first = d->last_kind == CAS_DIFFERENCE_END;
         int rc = code_item(d, item, err);
         if (rc < 0)
                 return rc;
         *out_more = item->kind != CAS_DIFFERENCE_END;
         struct cas_bitwriter w = {.out = out, .bits = d->bits, .count = d->bit_count};
         if (item->kind == CAS_DIFFERENCE_END) {
-                if (cas_predict_at(d->predict) != d->end)
+                if (is_first || cas_predict_at(d->predict) != d->end)
                         return cas_fail(err, CAS_E_CORRUPT, "the segment ends too early");
                 return 0;
         }
@@ -667,4 +683,9 @@ int cas_difference_decode(struct cas_difference *d, struct cas_buf *out, bool *o
 unsigned cas_difference_pending_bits(const struct cas_difference *d)
 {
         return d->bit_count;
+}
+
+uint8_t cas_difference_pending(const struct cas_difference *d)
+{
+        return (uint8_t)d->bits;
 }

@@ -15,6 +15,10 @@
 #define CAS_DIFFERENCE_PLAIN_BYTES_MAX (6U << 20) /* of one segment */
 #define CAS_DIFFERENCE_TOKENS_MAX (1U << 17)      /* of one item */
 #define CAS_DIFFERENCE_RAW_BYTES_MAX (1U << 16)   /* of one item */
+/* What prediction may take: positions of chains that are looked at, in a segment. Even depth 4096
+ * takes a third of it on usual data. */
+#define CAS_DIFFERENCE_WORK_MIN (1U << 22)
+#define CAS_DIFFERENCE_WORK_PER_BYTE 256U
 /* What one item can make at most: a token takes up to 48 bits. */
 #define CAS_DIFFERENCE_ITEM_BYTES_MAX (CAS_DIFFERENCE_TOKENS_MAX * 6 + 4096)
 
@@ -67,7 +71,8 @@ void cas_difference_encode_begin(struct cas_difference *d,
                                  const struct cas_difference_plain *plain, struct cas_buf *out);
 /* Items of a parsed stream: together they stand for exactly the plain bytes. */
 void cas_difference_encode(struct cas_difference *d, const struct cas_difference_item *item);
-void cas_difference_encode_finish(struct cas_difference *d);
+/* False: prediction takes more work than a reader puts in; what was appended is of no use. */
+bool cas_difference_encode_finish(struct cas_difference *d) CAS_MUST_CHECK;
 /* What the tokens alone would cost: codes them until *at, a position in the plain data, reaches
  * `limit`, and returns the corrections' bytes up to here. For trials; heads and ends are left out.
  */
@@ -90,5 +95,7 @@ int cas_difference_decode(struct cas_difference *d, struct cas_buf *out, bool *o
                           struct cas_err *err) CAS_MUST_CHECK;
 /* Bits of the byte that is not whole yet; 0 at a whole byte. */
 unsigned cas_difference_pending_bits(const struct cas_difference *d);
+/* … and those bits. */
+uint8_t cas_difference_pending(const struct cas_difference *d);
 
 #endif

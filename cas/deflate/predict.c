@@ -458,8 +458,7 @@ static bool usable(const struct cas_predict *p)
         return match_room(p, p->at) >= p->hash_bytes;
 }
 
-bool cas_predict_rank(struct cas_predict *p, unsigned length, uint32_t distance,
-                      uint32_t *out_rank)
+bool cas_predict_rank(struct cas_predict *p, unsigned length, uint32_t distance, uint32_t *out_rank)
 {
         if (!usable(p) || length < p->hash_bytes)
                 return false;

@@ -26,7 +26,8 @@ static inline void diffround_release(struct diffround *r)
 }
 #define cleanup_diffround __attribute__((cleanup(diffround_release)))
 
-static inline void diffround_segment(struct diffround *r, uint64_t end_bit)
+/* False: prediction takes too much work. */
+static inline bool diffround_segment(struct diffround *r, uint64_t end_bit)
 {
         struct cas_difference_plain plain;
         struct cas_difference_item item;
@@ -37,7 +38,8 @@ static inline void diffround_segment(struct diffround *r, uint64_t end_bit)
         cas_difference_encode_begin(r->d, &r->params, &plain, &r->corrections);
         for (size_t i = 0; cas_diffsegment_item(r->s, i, &item); i++)
                 cas_difference_encode(r->d, &item);
-        cas_difference_encode_finish(r->d);
+        if (!cas_difference_encode_finish(r->d))
+                return false;
         uint8_t start = r->segment_bit % 8 ? r->stream[r->segment_bit / 8] : 0;
         cas_difference_decode_begin(r->d, &r->params, &plain, r->corrections.data + before,
                                     r->corrections.len_bytes - before, start,
@@ -53,10 +55,11 @@ static inline void diffround_segment(struct diffround *r, uint64_t end_bit)
         r->segment_bit = end_bit;
         r->segments++;
         cas_diffsegment_next(r->s);
+        return true;
 }
 
-/* False: the parser refuses it. Segments of at most so many events when not 0. Otherwise asserts
- * that the stream comes out. */
+/* False: the parser refuses it, or prediction takes too much work. Segments of at most so many
+ * events when not 0. Otherwise asserts that the stream comes out. */
 static inline bool diffround_run(struct diffround *r, const uint8_t *stream, size_t len,
                                  unsigned events_max)
 {
@@ -77,15 +80,17 @@ static inline bool diffround_run(struct diffround *r, const uint8_t *stream, siz
                         return false;
                 bool cut = e.kind == CAS_DEFLATE_BLOCK && events_max > 0 && events >= events_max;
                 if (cut || cas_diffsegment_is_full(r->s, &e)) {
-                        diffround_segment(r,
-                                          e.kind == CAS_DEFLATE_BLOCK ? e.block->bit_offset : done);
+                        if (!diffround_segment(r, e.kind == CAS_DEFLATE_BLOCK ? e.block->bit_offset
+                                                                              : done))
+                                return false;
                         events = 0;
                 }
                 events++;
                 cas_diffsegment_event(r->s, &e);
                 done = cas_deflate_parser_bits(p);
         } while (e.kind != CAS_DEFLATE_END);
-        diffround_segment(r, done);
+        if (!diffround_segment(r, done))
+                return false;
         cas_assert(memcmp(r->again.data, stream, r->again.len_bytes) == 0);
         return true;
 }

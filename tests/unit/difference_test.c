@@ -277,6 +277,99 @@ static void streams_of_nobody(void **state CAS_UNUSED)
         }
 }
 
+/* ---- hostile corrections ---- */
+
+/* Ranks are looked up for matches that would go past the data, too. */
+static void ranks_stay_within_the_data(void **state CAS_UNUSED)
+{
+        static const uint8_t zeros[2000];
+        cas_cleanup_predict struct cas_predict *p = cas_predict_new();
+        cas_predict_begin(p, &zlib_6, zeros, 0, 996, 1000);
+        assert_int_equal(cas_predict_ranked(p, 4, 0), 1);
+        assert_int_equal(cas_predict_ranked(p, 5, 0), 0);
+        assert_int_equal(cas_predict_ranked(p, 258, 0), 0);
+}
+
+/* Few different numbers: many candidates for everything. */
+static void put_numbers(struct cas_buf *plain, size_t len)
+{
+        struct test_random random = {12};
+        while (plain->len_bytes < len)
+                cas_buf_append_le64(plain, test_random_next(&random) % 1024);
+}
+
+static const struct cas_predict_params thorough = {.policy = CAS_PREDICT_SCORED2,
+                                                   .hash = CAS_PREDICT_HASH_SHIFT3,
+                                                   .hash_bits = 15,
+                                                   .depth = 4096,
+                                                   .good = 300,
+                                                   .lazy = 300,
+                                                   .nice = 300,
+                                                   .distance = 32768,
+                                                   .far = 32768,
+                                                   .insert_whole = 258};
+
+/* A block of as many tokens as there can be; zeros behind it say that all are as predicted. */
+static void put_endless_block(struct cas_buf *out)
+{
+        cas_range_context fresh[4 + 4 + 5];
+        struct cas_range_number count;
+        struct cas_rangecoder c;
+        cas_range_contexts_init(fresh, sizeof(fresh));
+        cas_range_contexts_init(&count, sizeof(count));
+        cas_rangecoder_encode_init(&c, out);
+        (void)cas_range_tree(&c, fresh, CAS_DIFFERENCE_BLOCK, 2);
+        (void)cas_range_bit(&c, &fresh[8], 0); /* not final */
+        (void)cas_range_tree(&c, fresh + 4, CAS_DEFLATE_FIXED, 2);
+        (void)cas_range_bit(&c, &fresh[9], 0);  /* neither as many tokens as before */
+        (void)cas_range_bit(&c, &fresh[10], 0); /* … nor bytes */
+        (void)cas_range_number(&c, &count, CAS_DIFFERENCE_TOKENS_MAX);
+        (void)cas_range_bit(&c, &fresh[11], 0); /* it does not end */
+        cas_rangecoder_finish(&c);
+        cas_buf_append_zero(out, 5000);
+}
+
+static void work_is_bounded(void **state CAS_UNUSED)
+{
+        const struct cas_difference_params params = {.predict = thorough};
+        cas_cleanup_buf struct cas_buf plain = CAS_BUF_INIT, corrections = CAS_BUF_INIT;
+        cas_cleanup_buf struct cas_buf stream = CAS_BUF_INIT, out = CAS_BUF_INIT;
+        cas_cleanup_difference struct cas_difference *d = cas_difference_new();
+        struct cas_err reason = CAS_ERR_INIT;
+        bool more = true;
+        put_numbers(&plain, 200000);
+        zlib_stream(&plain, 9, Z_DEFAULT_STRATEGY, 0, &stream);
+        const struct cas_difference_plain p = {.data = plain.data, .plain_bytes = 200000};
+        cas_buf_append_zero(&plain, CAS_PREDICT_SLACK_BYTES);
+        put_endless_block(&corrections);
+        cas_difference_decode_begin(d, &params, &p, corrections.data, corrections.len_bytes, 0, 0);
+        assert_int_equal(cas_difference_decode(d, &out, &more, &reason), -CAS_E_CORRUPT);
+        assert_non_null(strstr(reason.msg, "too much work"));
+        /* An encoder does not make what a decoder refuses. */
+        cleanup_diffround struct diffround r = {.params = params};
+        assert_false(diffround_run(&r, stream.data, stream.len_bytes, 0));
+}
+
+static void segments_of_nothing_are_refused(void **state CAS_UNUSED)
+{
+        const struct cas_difference_params params = {.predict = zlib_6};
+        static const uint8_t zeros[CAS_PREDICT_SLACK_BYTES];
+        const struct cas_difference_plain none = {.data = zeros};
+        cas_range_context kind[4];
+        struct cas_rangecoder c;
+        cas_cleanup_buf struct cas_buf corrections = CAS_BUF_INIT, out = CAS_BUF_INIT;
+        cas_cleanup_difference struct cas_difference *d = cas_difference_new();
+        struct cas_err reason = CAS_ERR_INIT;
+        bool more = true;
+        cas_range_contexts_init(kind, sizeof(kind));
+        cas_rangecoder_encode_init(&c, &corrections);
+        (void)cas_range_tree(&c, kind, CAS_DIFFERENCE_END, 2);
+        cas_rangecoder_finish(&c);
+        cas_difference_decode_begin(d, &params, &none, corrections.data, corrections.len_bytes, 0,
+                                    0);
+        assert_int_equal(cas_difference_decode(d, &out, &more, &reason), -CAS_E_CORRUPT);
+}
+
 /* ---- damage ---- */
 
 static void damage_is_noticed_or_harmless(void **state CAS_UNUSED)
@@ -398,6 +491,9 @@ int main(void)
                 cmocka_unit_test(guesses_what_is_known),
                 cmocka_unit_test(long_blocks_are_cut),
                 cmocka_unit_test(streams_of_nobody),
+                cmocka_unit_test(ranks_stay_within_the_data),
+                cmocka_unit_test(work_is_bounded),
+                cmocka_unit_test(segments_of_nothing_are_refused),
                 cmocka_unit_test(damage_is_noticed_or_harmless),
                 cmocka_unit_test(parameters_are_checked),
                 cmocka_unit_test(corrections_are_frozen),

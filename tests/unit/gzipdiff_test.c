@@ -143,6 +143,25 @@ static void small_and_empty_ones(void **state)
         assert_true(f.report.reason[0] != '\0'); /* smaller than what would be said of it */
 }
 
+/* Numbers of which there are few: zlib's best level has too many candidates for each. */
+static void what_takes_too_long_stays(void **state)
+{
+        cleanup_fixture struct fixture f = {0};
+        struct test_random random = {12};
+        while (f.tar.len_bytes < 700000)
+                cas_buf_append_le64(&f.tar, test_random_next(&random) % 1024);
+        z_stream z = {.next_in = f.tar.data, .avail_in = (uInt)f.tar.len_bytes};
+        assert_int_equal(deflateInit2(&z, 9, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY), Z_OK);
+        cas_buf_reserve(&f.blob, 700000);
+        z.next_out = f.blob.data;
+        z.avail_out = 700000;
+        assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+        f.blob.len_bytes = z.total_out;
+        (void)deflateEnd(&z);
+        test_ok(analyse(&f, *state, err));
+        assert_non_null(strstr(f.report.reason, "too much work"));
+}
+
 /* Checksums of very many members. */
 static void what_costs_too_much_stays(void **state)
 {
@@ -232,6 +251,32 @@ static void hostile_recipes_are_refused(void **state)
         }
 }
 
+static void segments_follow_each_other(void **state)
+{
+        cleanup_fixture struct fixture f = {0};
+        uint8_t head[CAS_GZIPDIFF_HEAD_BYTES];
+        cas_cleanup_buf struct cas_buf data = CAS_BUF_INIT;
+        struct cas_err reason = CAS_ERR_INIT;
+        add_member(&f, DEFLATE_SAMPLE_TAR, 5000000, 6, Z_DEFAULT_STRATEGY);
+        test_ok(analyse(&f, *state, err));
+        struct cas_spool *spool = f.writer.sections[CAS_RECIPE_WRAP_DATA];
+        data.len_bytes = (size_t)cas_spool_bytes(spool);
+        data.data = cas_xmalloc(data.len_bytes);
+        test_ok(cas_spool_read(spool, 0, data.data, data.len_bytes, err));
+        memcpy(head, data.data, sizeof(head));
+        uint8_t *second = data.data + sizeof(head) + cas_get_le32(head + 4);
+        assert_true(second < data.data + data.len_bytes);
+        second[12] = (uint8_t)((second[12] + 1) % 8);
+        second[13] = 0;
+        cas_recipe_writer_clear(&f.writer, CAS_RECIPE_WRAP_DATA);
+        test_ok(cas_spool_append(f.writer.sections[CAS_RECIPE_WRAP_DATA], data.data, data.len_bytes,
+                                 err));
+        /* Read on from the first, not from a mark at the second. */
+        f.writer.head.mark_count = 1;
+        assert_int_equal(read_through(&f, &reason), -CAS_E_CORRUPT);
+        assert_non_null(strstr(reason.msg, "follow each other"));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -239,9 +284,11 @@ int main(void)
                 cmocka_unit_test(members_and_what_follows_them),
                 cmocka_unit_test(guesses_again),
                 cmocka_unit_test(small_and_empty_ones),
+                cmocka_unit_test(what_takes_too_long_stays),
                 cmocka_unit_test(what_costs_too_much_stays),
                 cmocka_unit_test(what_is_no_gzip_is_refused),
                 cmocka_unit_test(hostile_recipes_are_refused),
+                cmocka_unit_test(segments_follow_each_other),
         };
         return cmocka_run_group_tests(tests, teststore_setup, teststore_teardown);
 }

@@ -306,6 +306,28 @@ static void errors_come_in_order(void **state)
         }
 }
 
+/* Each mark stands further on than the one before. */
+static void marks_at_one_place_are_refused(void **state)
+{
+        cleanup_fixture struct fixture f;
+        cas_cleanup_buf struct cas_buf marks = CAS_BUF_INIT, out = CAS_BUF_INIT;
+        struct cas_err reason = CAS_ERR_INIT;
+        make(&f, *state, 300000, 100000, NULL);
+        struct cas_spool *spool = f.writer.sections[CAS_RECIPE_MARKS];
+        marks.len_bytes = (size_t)cas_spool_bytes(spool);
+        marks.data = cas_xmalloc(marks.len_bytes);
+        test_ok(cas_spool_read(spool, 0, marks.data, marks.len_bytes, err));
+        memcpy(marks.data + CAS_RECIPE_MARK_BYTES_MAX * 2, marks.data + CAS_RECIPE_MARK_BYTES_MAX,
+               CAS_RECIPE_MARK_BYTES_MAX);
+        cas_recipe_writer_clear(&f.writer, CAS_RECIPE_MARKS);
+        f.writer.head.mark_count = 3;
+        test_ok(cas_spool_append(f.writer.sections[CAS_RECIPE_MARKS], marks.data, marks.len_bytes,
+                                 err));
+        cas_cleanup_recipe struct cas_recipe *r = open_recipe(&f);
+        assert_int_equal(read_all(&f, r, 0, 2, NULL, &out, &reason), -CAS_E_CORRUPT);
+        assert_non_null(strstr(reason.msg, "out of order"));
+}
+
 /* Nobody reads on: the threads fill what they may, and closing does not wait for the rest. */
 static void closing_stops_at_once(void **state)
 {
@@ -422,6 +444,7 @@ int main(void)
                 TEST(plain_blobs_by_their_object),
                 TEST(wrong_bytes_never_come_whole),
                 TEST(errors_come_in_order),
+                TEST(marks_at_one_place_are_refused),
                 TEST(closing_stops_at_once),
                 TEST(marks_that_do_not_hold_are_dropped),
                 TEST(good_marks_stay),

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "cas/layer.h"
-#include "cas/recipe_int.h"
+#include "cas/tarrecipe_int.h"
 #include "cas/tar_int.h"
 #include "tests/support/deflatesample.h"
 #include "tests/support/memsource.h"
@@ -427,6 +427,62 @@ static void every_object_is_named(void **state)
         }
 }
 
+/* Operations of the recipe instead of those that were made. */
+static int read_ops(struct fixture *f, const struct cas_buf *ops, struct cas_err *reason)
+{
+        cas_cleanup_tarrecipe struct cas_tarrecipe_reader *t = NULL;
+        uint8_t buf[1000];
+        size_t n = 1;
+        cas_recipe_close(f->recipe);
+        f->recipe = NULL;
+        cas_recipe_writer_clear(&f->writer, CAS_RECIPE_TAR_OPS);
+        test_ok(cas_spool_append(f->writer.sections[CAS_RECIPE_TAR_OPS], ops->data, ops->len_bytes,
+                                 err));
+        test_ok(cas_recipe_open_writer(&f->writer, &f->recipe, err));
+        int rc = cas_tarrecipe_open(f->recipe, 0, &t, reason);
+        while (rc == 0 && n > 0)
+                rc = cas_tarrecipe_read(t, buf, sizeof(buf), &n, reason);
+        return rc;
+}
+
+static void operations_must_make_something(void **state)
+{
+        static const uint8_t zeros = 10 << CAS_TAROP_KIND_BITS | CAS_TAROP_ZEROS;
+        struct teststore *t = *state;
+        cas_cleanup_buf struct cas_buf tar = CAS_BUF_INIT, ops = CAS_BUF_INIT;
+        struct cas_err reason = CAS_ERR_INIT;
+        cleanup_fixture struct fixture f;
+        cas_buf_append_zero(&tar, (zeros >> CAS_TAROP_KIND_BITS) * 2U);
+        make(&f, t->store, &tar, SIZE_MAX, false);
+        for (unsigned run = 0; run < 2; run++) {
+                for (unsigned i = 0; i < 64; i++)
+                        cas_buf_append_byte(&ops, CAS_TAROP_RESET);
+                cas_buf_append_byte(&ops, zeros);
+        }
+        test_ok(read_ops(&f, &ops, err));
+        memset(ops.data + 60, CAS_TAROP_RESET, 10);
+        assert_int_equal(read_ops(&f, &ops, &reason), -CAS_E_CORRUPT);
+        assert_non_null(strstr(reason.msg, "make nothing"));
+}
+
+static void changes_must_change_something(void **state)
+{
+        struct teststore *t = *state;
+        cas_cleanup_buf struct cas_buf tar = CAS_BUF_INIT, ops = CAS_BUF_INIT;
+        struct cas_err reason = CAS_ERR_INIT;
+        cleanup_fixture struct fixture f;
+        cas_buf_append_zero(&tar, CAS_TAR_BLOCK_BYTES);
+        make(&f, t->store, &tar, SIZE_MAX, false);
+        cas_buf_append_byte(&ops, 1 << CAS_TAROP_HEADER_FLAG_BITS << CAS_TAROP_KIND_BITS |
+                                          CAS_TAROP_HEADER);
+        cas_buf_append_byte(&ops, 0);
+        cas_buf_append_byte(&ops, 0);
+        assert_int_equal(read_ops(&f, &ops, &reason), -CAS_E_CORRUPT);
+        ops.data[0] = CAS_TAROP_HEADER;
+        ops.len_bytes = 1;
+        test_ok(read_ops(&f, &ops, err));
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
 
 int main(void)
@@ -445,6 +501,8 @@ int main(void)
                 TEST(sparse_files),
                 TEST(damaged_sparse_files),
                 TEST(every_object_is_named),
+                TEST(operations_must_make_something),
+                TEST(changes_must_change_something),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
