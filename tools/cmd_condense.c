@@ -40,16 +40,18 @@ static int show(const struct cli *cli, const json_t *result)
                                       before, sizeof(before)),
                        reason ? "stays: " : "", reason ? reason : class);
         }
-        printf("condensed %lld of %zu layers; rewrote %lld packs: %s to %s\n",
+        printf("condensed %lld of %zu layers\n",
                (long long)json_integer_value(json_object_get(result, "condensed")),
-               json_array_size(json_object_get(result, "layers")),
-               (long long)json_integer_value(json_object_get(result, "packs")),
-               cli_bytes_text(
-                       (uint64_t)json_integer_value(json_object_get(result, "packBytesBefore")),
-                       before, sizeof(before)),
-               cli_bytes_text(
-                       (uint64_t)json_integer_value(json_object_get(result, "packBytesAfter")),
-                       after, sizeof(after)));
+               json_array_size(json_object_get(result, "layers")));
+        long long packs = json_integer_value(json_object_get(result, "packs"));
+        if (packs > 0)
+                printf("rewrote %lld packs: %s, %s before\n", packs,
+                       cli_bytes_text((uint64_t)json_integer_value(
+                                              json_object_get(result, "packBytesAfter")),
+                                      after, sizeof(after)),
+                       cli_bytes_text((uint64_t)json_integer_value(
+                                              json_object_get(result, "packBytesBefore")),
+                                      before, sizeof(before)));
         return cli_finish();
 }
 

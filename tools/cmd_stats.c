@@ -15,13 +15,13 @@ static int show(const struct cli *cli, const json_t *result)
                 size_t len = strlen(key);
                 bool bytes = len > 5 && strcmp(key + len - 5, "Bytes") == 0;
                 if (json_is_string(value))
-                        printf("%-14s %s\n", key, json_string_value(value));
+                        printf("%-16s %s\n", key, json_string_value(value));
                 else if (bytes)
-                        printf("%-14s %s\n", key,
+                        printf("%-16s %s\n", key,
                                cli_bytes_text((uint64_t)json_integer_value(value), text,
                                               sizeof(text)));
                 else
-                        printf("%-14s %lld\n", key, (long long)json_integer_value(value));
+                        printf("%-16s %lld\n", key, (long long)json_integer_value(value));
         }
         return cli_finish();
 }

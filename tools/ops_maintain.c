@@ -38,6 +38,7 @@ int op_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                             "treesRemoved", number(r.trees_removed), "packsRemoved",
                             number(r.packs_removed), "packsRewritten", number(r.packs_rewritten),
                             "bytesFreed", number(r.bytes_freed));
+        json_object_set_new(*result, "recipesRemoved", number(r.recipes_removed));
         return 0;
 }
 
@@ -63,6 +64,7 @@ int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ct
                 number(r.blocks), "chunks", number(r.chunks), "objects", number(r.objects), "blobs",
                 number(r.blobs), "layers", number(r.layers), "trees", number(r.trees), "manifests",
                 number(r.manifests), "names", number(r.names));
+        json_object_set_new(checked, "recipes", number(r.recipes));
         *result = json_pack("{s:o, s:o, s:o, s:O}", "errors", number(r.errors), "warnings",
                             number(r.warnings), "checked", checked, "findings", findings);
         return 0;
@@ -80,13 +82,18 @@ int op_stats(struct cas_store *s, const json_t *args, const struct op_context *c
                 const char *key;
                 uint64_t value;
         } rows[] = {
-                {"blobs", t.blob_count},         {"blobBytes", t.blob_bytes},
-                {"objects", t.object_count},     {"objectBytes", t.object_bytes},
-                {"chunks", t.chunk_count},       {"packs", t.pack_count},
-                {"packBytes", t.pack_bytes},     {"layers", t.layer_count},
-                {"manifests", t.manifest_count}, {"repositories", t.repo_count},
-                {"tags", t.tag_count},           {"leases", t.lease_count},
-                {"trees", t.tree_count},         {"treeBytes", t.tree_bytes},
+                {"blobs", t.blob_count},          {"blobBytes", t.blob_bytes},
+                {"copies", t.copy_count},         {"copyBytes", t.copy_bytes},
+                {"cachedCopies", t.cached_count}, {"cachedCopyBytes", t.cached_bytes},
+                {"condensed", t.condensed_count}, {"condensedBytes", t.condensed_bytes},
+                {"recipes", t.recipe_count},      {"recipeBytes", t.recipe_bytes},
+                {"refused", t.refused_count},     {"objects", t.object_count},
+                {"objectBytes", t.object_bytes},  {"chunks", t.chunk_count},
+                {"packs", t.pack_count},          {"packBytes", t.pack_bytes},
+                {"layers", t.layer_count},        {"manifests", t.manifest_count},
+                {"repositories", t.repo_count},   {"tags", t.tag_count},
+                {"leases", t.lease_count},        {"trees", t.tree_count},
+                {"treeBytes", t.tree_bytes},
         };
         json_t *out = json_pack("{s:s, s:s}", "store", cas_store_path(s), "id", cas_store_id(s));
         for (size_t i = 0; i < CAS_COUNT(rows); i++)
