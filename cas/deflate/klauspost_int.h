@@ -9,8 +9,9 @@
  *   klauspost_write.c    blocks to bits: stored, fixed or dynamic, codes kept from block to block
  *   klauspost_plain.c    engines of levels 0 and -2
  *   klauspost_fast.c     engine of levels 1 to 6: cuts at 65535 bytes, keeps the history
- *   klauspost_level*.c   a match finder each
- *   klauspost_chain.c    engine of levels 7 to 9
+ *   klauspost_level*.c   match finders; klauspost_find.h, klauspost_cursor.h: what they share
+ *   klauspost_chain.c    engine of levels 7 to 9: steps over a window, lazy matching
+ *   klauspost_window.c   that window, its chains, the search in them
  *
  * Nothing here is shared between threads. */
 #ifndef CAS_KLAUSPOST_INT_H
