@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Any bytes as a recipe: an error, or a stream that is no longer than the recipe says. The store
- * holds a small layer whose listing and objects recipes of the corpus refer to. */
+ * holds a small layer whose listing and objects recipes of the corpus refer to; they wrap it
+ * plainly, by encoders of every family with marks at and within parts, and by difference. */
 #include "cas/layer.h"
 #include "cas/recipe_int.h"
 #include "cas/regen.h"
@@ -95,6 +96,8 @@ static void read_blob(struct cas_store *s, const struct cas_hash *id, uint64_t o
         cas_assert(total <= cas_regen_blob_bytes(g) - offset);
 }
 
+#define MARKS_MAX 4
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
         struct cas_store *s = store_with_layer();
@@ -111,5 +114,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         read_tar(r, head->tar_bytes / 3 * 2);
         read_blob(s, &id, 0);
         read_blob(s, &id, head->blob_bytes / 3);
+        for (uint32_t i = 1; i < head->mark_count && i <= MARKS_MAX; i++) {
+                struct cas_recipe_mark mark;
+                if (cas_recipe_mark(r, i, &mark, &reason) == 0)
+                        read_blob(s, &id, mark.blob_offset);
+        }
         return 0;
 }
