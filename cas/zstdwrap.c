@@ -288,7 +288,7 @@ static int analyse(struct analysis *a, struct cas_wrap_report *report, struct ca
         unsigned frame_count = 0;
         while (a->blob_at < a->in->blob_bytes) {
                 struct part p;
-                bool found;
+                bool found = false;
                 if (next_part(a, &p, &found, err) < 0)
                         return -(int)err->code;
                 if (!found) {
