@@ -12,10 +12,16 @@
  * for more. */
 #define DIRECT_ALIGN_BYTES 4096
 
+static uint32_t stored_bytes_max(const struct cas_extent *e)
+{
+        return e->codec == CAS_CODEC_ZSTD_KEPT ? CAS_KEPT_STORED_BYTES_MAX(e->block_raw_bytes)
+                                               : e->block_raw_bytes;
+}
+
 static int check_extent(const struct cas_extent *e, struct cas_err *err)
 {
         if (e->block_raw_bytes == 0 || e->block_raw_bytes > CAS_BLOCK_BYTES_MAX ||
-            e->block_stored_bytes == 0 || e->block_stored_bytes > e->block_raw_bytes)
+            e->block_stored_bytes == 0 || e->block_stored_bytes > stored_bytes_max(e))
                 return cas_fail(err, CAS_E_LIMIT, "block of %u bytes kept as %u",
                                 e->block_raw_bytes, e->block_stored_bytes);
         if (e->chunk_offset > e->block_raw_bytes ||

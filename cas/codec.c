@@ -15,7 +15,7 @@ struct cas_compressor {
 
 bool cas_codec_is_known(unsigned codec)
 {
-        return codec <= CAS_CODEC_ZSTD;
+        return codec <= CAS_CODEC_ZSTD_KEPT;
 }
 
 const char *cas_codec_name(enum cas_codec codec)
@@ -27,6 +27,8 @@ const char *cas_codec_name(enum cas_codec codec)
                 return "lz4";
         case CAS_CODEC_ZSTD:
                 return "zstd";
+        case CAS_CODEC_ZSTD_KEPT:
+                return "kept zstd";
         }
         return "unknown";
 }
@@ -38,7 +40,7 @@ const char *cas_codec_name(enum cas_codec codec)
 
 struct cas_compressor *cas_compressor_new(enum cas_codec codec, int level)
 {
-        cas_assert(codec != CAS_CODEC_NONE);
+        cas_assert(codec == CAS_CODEC_LZ4 || codec == CAS_CODEC_ZSTD);
         struct cas_compressor *c = cas_xcalloc(1, sizeof(*c));
         c->codec = codec;
         c->level = level;

@@ -12,13 +12,18 @@ enum cas_codec {
         CAS_CODEC_NONE = 0,
         CAS_CODEC_LZ4 = 1,  /* one LZ4 block, without LZ4's own frame */
         CAS_CODEC_ZSTD = 2, /* one zstd frame */
+        /* The same, of an encoder that is not ours, and of one chunk: recipes count on its very
+         * bytes, so it is moved as it is, never compressed anew. It may be longer than the chunk. */
+        CAS_CODEC_ZSTD_KEPT = 3,
 };
 
 bool cas_codec_is_known(unsigned codec);
+/* The longest frame of so many bytes that is kept. */
+#define CAS_KEPT_STORED_BYTES_MAX(RAW_BYTES) ((RAW_BYTES) + 4096)
 const char *cas_codec_name(enum cas_codec codec);
 
 struct cas_compressor;
-/* level: zstd's own; of LZ4 the acceleration (1: densest). Not for CAS_CODEC_NONE. */
+/* level: zstd's own; of LZ4 the acceleration (1: densest). Of CAS_CODEC_LZ4 and CAS_CODEC_ZSTD. */
 struct cas_compressor *cas_compressor_new(enum cas_codec codec, int level);
 void cas_compressor_free(struct cas_compressor *c);
 CAS_DEFINE_CLEANUP(cas_cleanup_compressor_, struct cas_compressor *, cas_compressor_free);

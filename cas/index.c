@@ -367,30 +367,45 @@ static int get_page(struct cas_index *ix, const struct cas_hash *id, uint32_t pa
         return rc;
 }
 
-int cas_index_get_object_chunks(struct cas_index *ix, const struct cas_hash *id, uint32_t first,
-                                struct cas_chunk_ref *out, uint32_t max, uint32_t *count,
-                                struct cas_err *err)
+int cas_index_get_object_chunks_at(struct cas_index *ix, const struct cas_hash *id, uint32_t first,
+                                   struct cas_chunk_ref *out, uint32_t max, uint32_t *count,
+                                   uint64_t *offset, struct cas_err *err)
 {
         struct cas_chunk_ref refs[PAGE_REFS];
+        uint64_t end = 0;
         *count = 0;
         while (*count < max) {
                 uint32_t at = first + *count, in_page;
-                uint64_t offset;
-                int rc = get_page(ix, id, at / PAGE_REFS, refs, &in_page, &offset, err);
+                uint64_t start;
+                int rc = get_page(ix, id, at / PAGE_REFS, refs, &in_page, &start, err);
                 if (rc < 0) {
                         char hex[CAS_HASH_HEX_BYTES];
                         return cas_err_wrap(err, "object %s", cas_hash_hex(id, hex));
                 }
                 uint32_t skip = at % PAGE_REFS;
-                if (in_page <= skip)
+                if (in_page <= skip || (*count > 0 && start != end))
                         return 0;
+                for (uint32_t i = 0; i < skip; i++)
+                        start += refs[i].length_bytes;
+                if (*count == 0)
+                        *offset = end = start;
                 uint32_t take = (uint32_t)cas_min_u64(in_page - skip, max - *count);
                 memcpy(out + *count, refs + skip, take * sizeof(refs[0]));
+                for (uint32_t i = 0; i < take; i++)
+                        end += refs[skip + i].length_bytes;
                 *count += take;
                 if (in_page < PAGE_REFS)
                         return 0;
         }
         return 0;
+}
+
+int cas_index_get_object_chunks(struct cas_index *ix, const struct cas_hash *id, uint32_t first,
+                                struct cas_chunk_ref *out, uint32_t max, uint32_t *count,
+                                struct cas_err *err)
+{
+        uint64_t offset;
+        return cas_index_get_object_chunks_at(ix, id, first, out, max, count, &offset, err);
 }
 
 int cas_index_seek_object_chunk(struct cas_index *ix, const struct cas_hash *id,

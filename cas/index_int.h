@@ -128,6 +128,12 @@ int cas_index_get_object(struct cas_index *ix, const struct cas_hash *id,
 int cas_index_get_object_chunks(struct cas_index *ix, const struct cas_hash *id, uint32_t first,
                                 struct cas_chunk_ref *out, uint32_t max, uint32_t *count,
                                 struct cas_err *err) CAS_MUST_CHECK;
+/* The same, with the place of the first in the object. The list may be replaced at any time:
+ * whoever goes through it compares *offset with what came before; what is given by one call fits
+ * together. */
+int cas_index_get_object_chunks_at(struct cas_index *ix, const struct cas_hash *id, uint32_t first,
+                                   struct cas_chunk_ref *out, uint32_t max, uint32_t *count,
+                                   uint64_t *offset, struct cas_err *err) CAS_MUST_CHECK;
 /* A chunk of an object of chunk_count chunks that is near, and not behind, both chunk number
  * `chunk` and byte `offset` (UINT64_MAX: the number alone counts), and where it starts. */
 int cas_index_seek_object_chunk(struct cas_index *ix, const struct cas_hash *id,

@@ -14,6 +14,7 @@
  * it ends (`checkpoint`): they are unreachable until it commits, and garbage if
  * it does not; so memory does not grow with the size of an image. */
 #include "cas/chunker.h"
+#include "cas/kept_int.h"
 #include "cas/packwriter_int.h"
 #include "cas/verity.h"
 
@@ -51,6 +52,7 @@ struct new_object {
         uint64_t size_bytes;
         struct cas_chunk_ref *refs; /* owned; NULL unless there are several */
         uint32_t chunk_count;
+        uint32_t replaced_count; /* chunks of the list that this one replaces */
 };
 
 struct cas_ingest {
@@ -85,7 +87,14 @@ struct cas_ingest {
         uint8_t *window; /* bytes that wait for the next cut */
         struct new_object *objects;
         size_t object_count, object_max;
-        size_t kept_ref_count; /* in objects */
+        size_t listed_ref_count; /* in objects */
+        bool replaces;           /* an object of kept frames is among what is not published yet */
+
+        struct { /* the open object of kept frames; caller's thread, while the worker waits */
+                struct cas_hash id;
+                uint32_t frame_count;
+                uint64_t size_bytes;
+        } kept;
 };
 
 /* ---- worker: chunks and objects ---- */
@@ -147,7 +156,7 @@ static void add_object(struct cas_ingest *in, const struct new_object *object)
         }
         in->objects[in->object_count++] = *object;
         if (object->refs)
-                in->kept_ref_count += object->chunk_count;
+                in->listed_ref_count += object->chunk_count;
 }
 
 static void drop_objects(struct cas_ingest *in)
@@ -155,7 +164,7 @@ static void drop_objects(struct cas_ingest *in)
         for (size_t i = 0; i < in->object_count; i++)
                 free(in->objects[i].refs);
         in->object_count = 0;
-        in->kept_ref_count = 0;
+        in->listed_ref_count = 0;
 }
 
 /* The open object is complete. */
@@ -183,7 +192,7 @@ static int end_small(struct cas_ingest *in, const void *data, uint32_t len, stru
         }
         if (len == 0) {
                 note_seen(in, &id);
-                rc = cas_packwriter_object(&in->writer, &id, 0, NULL, 0, err);
+                rc = cas_packwriter_object(&in->writer, &id, 0, NULL, 0, false, err);
         } else {
                 rc = store_chunk(in,
                                  &(struct cas_packwriter_chunk){.name = id,
@@ -211,7 +220,8 @@ static int end_large(struct cas_ingest *in, struct cas_err *err)
         int rc = object_is_indexed(in, &id, &indexed, err);
         if (rc < 0 || indexed)
                 return rc;
-        rc = cas_packwriter_object(&in->writer, &id, in->size_bytes, in->refs, in->ref_count, err);
+        rc = cas_packwriter_object(&in->writer, &id, in->size_bytes, in->refs, in->ref_count, false,
+                                   err);
         if (rc < 0)
                 return rc;
         add_object(in, &(struct new_object){.id = id,
@@ -222,9 +232,10 @@ static int end_large(struct cas_ingest *in, struct cas_err *err)
         return 0;
 }
 
-static int add_cut(struct cas_ingest *in, const void *data, uint32_t len, struct cas_err *err)
+/* Adds to the list of the open object. */
+static int push_ref(struct cas_ingest *in, const struct cas_hash *name, uint32_t len,
+                    struct cas_err *err)
 {
-        struct cas_packwriter_chunk chunk = {.data = data, .length_bytes = len, .shared = true};
         if (in->ref_count == CAS_OBJECT_CHUNKS_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "a file of more than %u chunks",
                                 CAS_OBJECT_CHUNKS_MAX);
@@ -236,9 +247,16 @@ static int add_cut(struct cas_ingest *in, const void *data, uint32_t len, struct
                 in->refs = refs;
                 in->ref_max = max;
         }
+        in->refs[in->ref_count++] = (struct cas_chunk_ref){.chunk = *name, .length_bytes = len};
+        return 0;
+}
+
+static int add_cut(struct cas_ingest *in, const void *data, uint32_t len, struct cas_err *err)
+{
+        struct cas_packwriter_chunk chunk = {.data = data, .length_bytes = len, .shared = true};
         cas_sha256(data, len, &chunk.name);
-        in->refs[in->ref_count++] =
-                (struct cas_chunk_ref){.chunk = chunk.name, .length_bytes = len};
+        if (push_ref(in, &chunk.name, len, err) < 0)
+                return -(int)err->code;
         return store_chunk(in, &chunk, err);
 }
 
@@ -315,7 +333,7 @@ static int checkpoint(struct cas_ingest *in, struct cas_err *err);
 static int maybe_checkpoint(struct cas_ingest *in, struct cas_err *err)
 {
         if (in->writer.entry_count < CHECKPOINT_ENTRIES && in->object_count < CHECKPOINT_ENTRIES &&
-            in->kept_ref_count < CHECKPOINT_REFS)
+            in->listed_ref_count < CHECKPOINT_REFS)
                 return 0;
         return checkpoint(in, err);
 }
@@ -637,6 +655,113 @@ int cas_ingest_drain(struct cas_ingest *in, struct cas_err *err)
         return rc;
 }
 
+/* ---- kept frames ---- */
+
+void cas_kept_name(const struct cas_hash *id, uint32_t frame_count, const void *plain, size_t len,
+                   struct cas_hash *out)
+{
+        if (frame_count == 1)
+                *out = *id;
+        else
+                cas_sha256(plain, len, out);
+}
+
+static int check_kept_id(struct cas_ingest *in, struct cas_err *err)
+{
+        struct cas_hash id;
+        char hex[CAS_HASH_HEX_BYTES];
+        cas_verity_final(in->verity, &id);
+        if (cas_hash_equal(&id, &in->kept.id))
+                return 0;
+        return cas_fail(err, CAS_E_CORRUPT, "the frames are not object %s",
+                        cas_hash_hex(&in->kept.id, hex));
+}
+
+int cas_ingest_kept_begin(struct cas_ingest *in, const struct cas_hash *id, uint32_t frame_count,
+                          struct cas_err *err)
+{
+        cas_assert(!in->object_open && frame_count > 0);
+        if (cas_ingest_drain(in, err) < 0 || ingest_start(in, err) < 0)
+                return -(int)err->code;
+        in->object_open = true;
+        in->kept.id = *id;
+        in->kept.frame_count = frame_count;
+        in->kept.size_bytes = 0;
+        in->ref_count = 0;
+        return 0;
+}
+
+/* One that is kept already is the same frame: the caller has seen to that. */
+static int store_kept(struct cas_ingest *in, const struct cas_packwriter_chunk *chunk,
+                      const struct cas_kept_frame *frame, struct cas_err *err)
+{
+        struct cas_chunk_record rec;
+        struct cas_err miss = CAS_ERR_INIT;
+        if (seen_before(in, &chunk->name))
+                return 0;
+        note_seen(in, &chunk->name);
+        int rc = cas_index_get_chunk(in->ps->index, &chunk->name, &rec, &miss);
+        if (rc == 0 && rec.codec == CAS_CODEC_ZSTD_KEPT)
+                return 0;
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
+                *err = miss;
+                return rc;
+        }
+        return cas_packwriter_add_kept(&in->writer, chunk, frame->stored, frame->stored_bytes, err);
+}
+
+int cas_ingest_kept_frame(struct cas_ingest *in, const struct cas_kept_frame *frame,
+                          struct cas_err *err)
+{
+        const bool is_object = in->kept.frame_count == 1;
+        struct cas_packwriter_chunk chunk = {
+                .data = frame->plain, .length_bytes = frame->plain_bytes, .is_object = is_object};
+        cas_assert(in->object_open && in->ref_count < in->kept.frame_count);
+        cas_verity_update(in->verity, frame->plain, frame->plain_bytes);
+        in->kept.size_bytes += frame->plain_bytes;
+        if (is_object && check_kept_id(in, err) < 0)
+                return -(int)err->code;
+        cas_kept_name(&in->kept.id, in->kept.frame_count, frame->plain, frame->plain_bytes,
+                      &chunk.name);
+        if (push_ref(in, &chunk.name, frame->plain_bytes, err) < 0)
+                return -(int)err->code;
+        return store_kept(in, &chunk, frame, err);
+}
+
+int cas_ingest_kept_end(struct cas_ingest *in, struct cas_err *err)
+{
+        struct new_object object = {.id = in->kept.id,
+                                    .size_bytes = in->kept.size_bytes,
+                                    .chunk_count = in->kept.frame_count};
+        struct cas_object_record before;
+        struct cas_err miss = CAS_ERR_INIT;
+        cas_assert(in->object_open && in->ref_count == in->kept.frame_count);
+        in->object_open = false;
+        if (object.chunk_count > 1 && check_kept_id(in, err) < 0)
+                return -(int)err->code;
+        int rc = cas_index_get_object(in->ps->index, &object.id, &before, &miss);
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
+                *err = miss;
+                return rc;
+        }
+        object.replaced_count = rc == 0 ? before.chunk_count : 0;
+        if (object.chunk_count > 1) {
+                if (cas_packwriter_object(&in->writer, &object.id, object.size_bytes, in->refs,
+                                          in->ref_count, true, err) < 0)
+                        return -(int)err->code;
+                object.refs = cas_steal(&in->refs);
+                in->ref_max = 0;
+        }
+        in->replaces = true;
+        add_object(in, &object);
+        return maybe_checkpoint(in, err);
+}
+
+bool cas_ingest_replaces(const struct cas_ingest *in)
+{
+        return in->replaces;
+}
+
 /* ---- committing ---- */
 
 static int flush_writer(struct cas_ingest *in, struct cas_batch *batch, struct cas_err *err)
@@ -646,6 +771,8 @@ static int flush_writer(struct cas_ingest *in, struct cas_batch *batch, struct c
                 return rc;
         for (size_t i = 0; i < in->object_count; i++) {
                 const struct new_object *object = &in->objects[i];
+                if (object->replaced_count > 0)
+                        cas_batch_del_object(batch, &object->id, object->replaced_count);
                 cas_batch_put_object(batch, &object->id, object->size_bytes, object->refs,
                                      object->chunk_count);
         }
@@ -657,11 +784,12 @@ static int checkpoint(struct cas_ingest *in, struct cas_err *err)
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         int rc = flush_writer(in, batch, err);
         if (rc == 0)
-                rc = cas_index_write(in->ps->index, batch, err);
+                rc = cas_packset_write(in->ps, batch, in->replaces, err);
         if (rc < 0)
                 return rc;
         cas_packwriter_published(&in->writer);
         drop_objects(in);
+        in->replaces = false;
         return 0;
 }
 

@@ -5,10 +5,13 @@
  * Lock order, outermost first; a thread never takes a lock to the left of one
  * that it holds:
  *
- *   store.exclusive (rwlock: publishers shared, gc exclusive)
+ *   store.keeping   (who puts frames of a blob into packs as they are, one at a time; a
+ *                    publication may be open already)
+ *   > store.exclusive (rwlock: publishers shared, gc exclusive)
  *   > store.names   (tags, manifests of repositories, journal)
  *   > store.blob_files (rwlock: commits of blobs shared, who drops copies alone)
  *   > publish       (one publication)
+ *   > packset.replacing (who moves chunks, or puts kept frames in their place, for the commit)
  *   > openblock (chunks of one ingest that are not written yet; one at a time)
  *   > packfile.sync (while a pack is synced)
  *   > packset       (open packs, pending chunks)

@@ -2,6 +2,8 @@
 #include "cas/object.h"
 
 #include "cas/blockcache.h"
+#include "cas/codec.h"
+#include "cas/kept_int.h"
 #include "cas/limits.h"
 #include "cas/packfile_int.h"
 #include "cas/store_int.h"
@@ -22,6 +24,7 @@ struct chunk_iter {
         uint64_t next_offset; /* in the object */
         struct cas_chunk_ref refs[REFS_AT_ONCE];
         uint32_t refs_first, refs_count;
+        bool torn; /* what was read of the list does not fit together: it may have been replaced */
 };
 
 static int object_wrap(struct cas_err *err, const struct cas_hash *id)
@@ -39,6 +42,7 @@ static int chunk_iter_start(struct chunk_iter *it, struct cas_store *s, const st
         it->next_offset = 0;
         it->refs_first = 0;
         it->refs_count = 0;
+        it->torn = false;
         return cas_index_get_object(s->index, id, &it->object, err);
 }
 
@@ -47,15 +51,19 @@ static int chunk_iter_start(struct chunk_iter *it, struct cas_store *s, const st
 static int chunk_iter_seek(struct chunk_iter *it, uint32_t chunk, uint64_t offset,
                            struct cas_err *err)
 {
-        return cas_index_seek_object_chunk(it->s->index, &it->id, it->object.chunk_count, chunk,
-                                           offset, &it->next_index, &it->next_offset, err);
+        int rc = cas_index_seek_object_chunk(it->s->index, &it->id, it->object.chunk_count, chunk,
+                                             offset, &it->next_index, &it->next_offset, err);
+        it->torn = rc == -CAS_E_CORRUPT;
+        return rc;
 }
 
 /* The list's own sum must be the object's size: nothing else bounds it. */
-static int chunk_iter_check(const struct chunk_iter *it, struct cas_err *err)
+static int chunk_iter_check(struct chunk_iter *it, struct cas_err *err)
 {
-        if (it->next_offset > it->object.size_bytes ||
-            (it->next_index == it->object.chunk_count && it->next_offset != it->object.size_bytes))
+        it->torn = it->next_offset > it->object.size_bytes ||
+                   (it->next_index == it->object.chunk_count &&
+                    it->next_offset != it->object.size_bytes);
+        if (it->torn)
                 return cas_fail(err, CAS_E_CORRUPT, "its chunks do not add up to %llu bytes",
                                 (unsigned long long)it->object.size_bytes);
         return 0;
@@ -74,12 +82,15 @@ static int chunk_iter_next(struct chunk_iter *it, const struct cas_chunk_ref **o
                         .chunk = it->id, .length_bytes = (uint32_t)it->object.size_bytes};
                 in_refs = 0;
         } else if (in_refs >= it->refs_count) {
-                int rc = cas_index_get_object_chunks(it->s->index, &it->id, it->next_index,
-                                                     it->refs, REFS_AT_ONCE, &it->refs_count, err);
+                uint64_t at = 0;
+                int rc = cas_index_get_object_chunks_at(it->s->index, &it->id, it->next_index,
+                                                        it->refs, REFS_AT_ONCE, &it->refs_count,
+                                                        &at, err);
                 if (rc < 0)
                         return rc;
-                if (it->refs_count == 0)
-                        return cas_fail(err, CAS_E_CORRUPT, "its list ends at chunk %u of %u",
+                it->torn = it->refs_count == 0 || at != it->next_offset;
+                if (it->torn)
+                        return cas_fail(err, CAS_E_CORRUPT, "its list breaks at chunk %u of %u",
                                         it->next_index, it->object.chunk_count);
                 it->refs_first = it->next_index;
                 in_refs = 0;
@@ -135,29 +146,39 @@ static int chunk_extent(struct cas_store *s, const struct cas_chunk_ref *ref, ui
         return 0;
 }
 
+static int iter_extents(struct chunk_iter *it, uint32_t first_chunk, struct cas_extent *out,
+                        uint32_t max, uint32_t *count, struct cas_err *err)
+{
+        int rc = chunk_iter_seek(it, first_chunk, UINT64_MAX, err);
+        for (*count = 0; rc == 0 && *count < max;) {
+                const struct cas_chunk_ref *ref;
+                uint64_t offset;
+                rc = chunk_iter_next(it, &ref, &offset, err);
+                if (rc < 0 || !ref)
+                        break;
+                if (it->next_index > first_chunk)
+                        rc = chunk_extent(it->s, ref, offset, &out[(*count)++], err);
+        }
+        return rc;
+}
+
 int cas_object_extents(struct cas_store *s, const struct cas_hash *id, uint32_t first_chunk,
                        struct cas_extent *out, uint32_t max, uint32_t *count, struct cas_err *err)
 {
-        struct chunk_iter it;
-        uint32_t filled = 0;
-        int rc = chunk_iter_start(&it, s, id, err);
-        if (rc == 0)
-                rc = chunk_iter_seek(&it, first_chunk, UINT64_MAX, err);
-        if (rc < 0)
-                return rc;
-        while (filled < max) {
-                const struct cas_chunk_ref *ref;
-                uint64_t offset;
-                rc = chunk_iter_next(&it, &ref, &offset, err);
-                if (rc == 0 && ref && it.next_index > first_chunk)
-                        rc = chunk_extent(s, ref, offset, &out[filled++], err);
+        struct cas_err reason = CAS_ERR_INIT;
+        for (unsigned i = 0; i < LOOKUPS_MAX; i++) {
+                struct chunk_iter it;
+                int rc = chunk_iter_start(&it, s, id, err);
                 if (rc < 0)
-                        return object_wrap(err, id);
-                if (!ref)
+                        return rc;
+                rc = iter_extents(&it, first_chunk, out, max, count, &reason);
+                if (rc == 0)
+                        return 0;
+                if (rc != -CAS_E_CORRUPT)
                         break;
         }
-        *count = filled;
-        return 0;
+        *err = reason;
+        return object_wrap(err, id);
 }
 
 int cas_pack_open_fd(struct cas_store *s, uint64_t pack_id, int *out_fd, struct cas_err *err)
@@ -204,13 +225,91 @@ static int chunk_block(struct cas_store *s, const struct cas_chunk_ref *ref,
         return -(int)err->code;
 }
 
+/* ---- kept frames ---- */
+
+static int read_frame(struct cas_store *s, uint64_t pack_id, uint64_t offset, uint32_t bytes,
+                      struct cas_buf *out, struct cas_err *err)
+{
+        struct cas_packfd fd;
+        int rc = cas_packset_fd_get(s->packset, pack_id, &fd, err);
+        if (rc < 0)
+                return rc;
+        cas_buf_clear(out);
+        cas_buf_reserve(out, bytes);
+        rc = cas_io_pread_exact(s->io, fd.fd, out->data, bytes, offset, "pack", err);
+        cas_packset_fd_put(s->packset, &fd);
+        if (rc == 0)
+                out->len_bytes = bytes;
+        return rc;
+}
+
+int cas_chunk_frame(struct cas_store *s, const struct cas_hash *chunk, struct cas_buf *out,
+                    bool *is_kept, struct cas_err *err)
+{
+        struct cas_err reason = CAS_ERR_INIT;
+        char hex[CAS_HASH_HEX_BYTES];
+        for (unsigned i = 0; i < LOOKUPS_MAX; i++) {
+                struct cas_chunk_record rec;
+                int rc = cas_index_get_chunk(s->index, chunk, &rec, &reason);
+                *is_kept = rc == 0 && rec.codec == CAS_CODEC_ZSTD_KEPT &&
+                           rec.block_stored_bytes <= CAS_KEPT_STORED_BYTES_MAX(CAS_CHUNK_BYTES_MAX);
+                if (rc == -CAS_E_NOTFOUND || (rc == 0 && !*is_kept))
+                        return 0;
+                if (rc == 0)
+                        rc = read_frame(s, rec.pack_id, rec.block_offset, rec.block_stored_bytes,
+                                        out, &reason);
+                if (rc == 0)
+                        return 0;
+                if (rc != -CAS_E_NOTFOUND)
+                        break;
+        }
+        *err = reason;
+        if (err->code == CAS_E_NOTFOUND)
+                err->code = CAS_E_CORRUPT;
+        return cas_err_wrap(err, "chunk %s", cas_hash_hex(chunk, hex));
+}
+
+/* The name of a chunk of an object. */
+static int chunk_name(struct cas_store *s, const struct cas_hash *id, uint32_t chunk,
+                      struct cas_hash *out, struct cas_err *err)
+{
+        struct cas_object_record object;
+        struct cas_chunk_ref ref = {.chunk = *id};
+        uint32_t count = chunk == 0;
+        int rc = cas_index_get_object(s->index, id, &object, err);
+        if (rc < 0)
+                return rc;
+        if (object.chunk_count != 1 &&
+            cas_index_get_object_chunks(s->index, id, chunk, &ref, 1, &count, err) < 0)
+                return -(int)err->code;
+        if (count == 0)
+                return cas_fail(err, CAS_E_CORRUPT, "it has no chunk %u", chunk);
+        *out = ref.chunk;
+        return 0;
+}
+
+int cas_object_frame(struct cas_store *s, const struct cas_hash *id, uint32_t chunk,
+                     struct cas_buf *out, struct cas_err *err)
+{
+        struct cas_hash name;
+        bool is_kept = false;
+        int rc = chunk_name(s, id, chunk, &name, err);
+        if (rc == 0)
+                rc = cas_chunk_frame(s, &name, out, &is_kept, err);
+        if (rc == 0 && !is_kept)
+                rc = cas_fail(err, CAS_E_CORRUPT, "chunk %u is no kept frame", chunk);
+        return rc < 0 ? object_wrap(err, id) : 0;
+}
+
+/* ---- content ---- */
+
 typedef int (*piece_fn)(void *arg, const void *data, size_t len, struct cas_err *err);
 
-/* Gives the bytes from start to end, in order, in pieces. */
-static int each_piece(struct chunk_iter *it, uint64_t start, uint64_t end, piece_fn fn, void *arg,
+/* Gives the bytes from *start to end, in order, in pieces; *start is how far it came. */
+static int each_chunk(struct chunk_iter *it, uint64_t *start, uint64_t end, piece_fn fn, void *arg,
                       struct cas_err *err)
 {
-        while (start < end) {
+        while (*start < end) {
                 const struct cas_chunk_ref *ref;
                 struct cas_extent extent;
                 struct cas_block *block;
@@ -220,20 +319,44 @@ static int each_piece(struct chunk_iter *it, uint64_t start, uint64_t end, piece
                         return rc;
                 if (!ref) /* the sizes agree, so this is not reached by data */
                         return cas_fail(err, CAS_E_CORRUPT, "its list is too short");
-                if (offset + ref->length_bytes <= start)
+                if (offset + ref->length_bytes <= *start)
                         continue;
                 rc = chunk_block(it->s, ref, &extent, &block, err);
+                it->torn = rc == -CAS_E_CORRUPT; /* gone with the list, perhaps */
                 if (rc < 0)
                         return rc;
-                uint64_t skip = start - offset;
-                uint64_t n = cas_min_u64(ref->length_bytes - skip, end - start);
+                uint64_t skip = *start - offset;
+                uint64_t n = cas_min_u64(ref->length_bytes - skip, end - *start);
                 rc = fn(arg, block->data + extent.chunk_offset + skip, n, err);
                 cas_blockcache_put(it->s->blocks, block);
                 if (rc < 0)
                         return rc;
-                start += n;
+                *start += n;
         }
         return 0;
+}
+
+/* The same from a fresh iterator on, also while the list is replaced. */
+static int each_piece(struct chunk_iter *it, uint64_t start, uint64_t end, piece_fn fn, void *arg,
+                      struct cas_err *err)
+{
+        struct cas_err reason = CAS_ERR_INIT;
+        for (unsigned i = 1;; i++) {
+                int rc = chunk_iter_seek(it, UINT32_MAX, start, &reason);
+                if (rc == 0)
+                        rc = each_chunk(it, &start, end, fn, arg, &reason);
+                if (rc == 0)
+                        return 0;
+                if (!it->torn || i == LOOKUPS_MAX)
+                        break;
+                const uint64_t size_bytes = it->object.size_bytes;
+                if (chunk_iter_start(it, it->s, &it->id, err) < 0)
+                        return -(int)err->code;
+                if (it->object.size_bytes != size_bytes)
+                        break;
+        }
+        *err = reason;
+        return -(int)err->code;
 }
 
 static int copy_piece(void *arg, const void *data, size_t len, struct cas_err *err CAS_UNUSED)
@@ -255,9 +378,7 @@ int cas_object_pread(struct cas_store *s, const struct cas_hash *id, uint64_t of
         if (offset > it.object.size_bytes)
                 offset = it.object.size_bytes;
         len = cas_min_u64(len, it.object.size_bytes - offset);
-        rc = chunk_iter_seek(&it, UINT32_MAX, offset, err);
-        if (rc == 0)
-                rc = each_piece(&it, offset, offset + len, copy_piece, &at, err);
+        rc = each_piece(&it, offset, offset + len, copy_piece, &at, err);
         if (rc < 0)
                 return object_wrap(err, id);
         *out_len = len;

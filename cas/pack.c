@@ -66,6 +66,7 @@ uint64_t cas_pack_record_checksum(const uint8_t *record, uint32_t table_bytes, u
 
 struct head {
         unsigned kind; /* enum cas_pack_record_kind or CAS_PACK_FOOTER */
+        uint8_t codec; /* OBJECT: of its chunks, when they are kept frames */
         uint32_t table_bytes, count;
         uint64_t size;
 };
@@ -76,6 +77,7 @@ static void finish_plain(uint8_t *record, uint64_t offset, const struct head *he
         memset(record, 0, CAS_PACK_RECORD_BYTES);
         cas_put_le32(record, CAS_PACK_RECORD_MAGIC);
         record[4] = (uint8_t)head->kind;
+        record[5] = head->codec;
         cas_put_le32(record + 8, head->table_bytes);
         cas_put_le32(record + 12, head->count);
         cas_put_le64(record + 40, head->size);
@@ -123,7 +125,7 @@ static uint8_t *record_room(struct cas_buf *out, size_t table_bytes)
 }
 
 void cas_pack_object_encode(uint64_t offset, const struct cas_hash *id, uint64_t size_bytes,
-                            const struct cas_chunk_ref *refs, uint32_t chunk_count,
+                            const struct cas_chunk_ref *refs, uint32_t chunk_count, bool is_kept,
                             struct cas_buf *out)
 {
         cas_assert(chunk_count != 1);
@@ -137,6 +139,7 @@ void cas_pack_object_encode(uint64_t offset, const struct cas_hash *id, uint64_t
                           refs[i].length_bytes);
         finish_plain(record, offset,
                      &(struct head){.kind = CAS_PACK_OBJECT,
+                                    .codec = is_kept ? CAS_CODEC_ZSTD_KEPT : CAS_CODEC_NONE,
                                     .table_bytes = table_bytes,
                                     .count = chunk_count,
                                     .size = size_bytes});

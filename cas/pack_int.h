@@ -8,7 +8,7 @@
 #include "cas/packset_int.h"
 
 #define CAS_PACK_VERSION 2
-#define CAS_PACK_VERSION_OLDEST 1 /* has no recipes */
+#define CAS_PACK_VERSION_OLDEST 1 /* has no recipes and no kept frames */
 #define CAS_PACK_HEADER_BYTES 32
 #define CAS_PACK_RECORD_BYTES 56 /* head of a record; its table and its frame follow */
 #define CAS_PACK_CHUNK_BYTES 36  /* entry of a block's and of an object's table */
@@ -62,9 +62,9 @@ static inline size_t cas_pack_block_frame(uint32_t chunk_count)
 }
 size_t cas_pack_block_finish(uint8_t *record, uint64_t offset, const struct cas_pack_block *block);
 
-/* The others are appended to out. chunk_count 0 or at least 2. */
+/* The others are appended to out. chunk_count 0 or at least 2; is_kept: of kept frames. */
 void cas_pack_object_encode(uint64_t offset, const struct cas_hash *id, uint64_t size_bytes,
-                            const struct cas_chunk_ref *refs, uint32_t chunk_count,
+                            const struct cas_chunk_ref *refs, uint32_t chunk_count, bool is_kept,
                             struct cas_buf *out);
 void cas_pack_layer_encode(uint64_t offset, const struct cas_layer_record *layer,
                            struct cas_buf *out);

@@ -39,6 +39,9 @@ struct cas_packset {
         struct cas_index *index;
         struct cas_packfds *fds;
 
+        /* Held by who moves chunks from looking where they are to writing the batch, and by who
+         * puts kept frames in the place of chunks while writing the batch. */
+        struct cas_mutex replacing;
         struct cas_mutex mutex;  /* guards all below */
         struct cas_map *pending; /* chunk name to struct cas_pending (cas/packwriter_int.h) */
         struct cas_map *live;    /* pack id to struct cas_packfile, of all that there are */
@@ -64,6 +67,9 @@ bool cas_packset_is_quiet(struct cas_packset *ps, uint64_t pack_id, uint64_t *si
  * there: *out, to be given back or let go, else NULL. */
 bool cas_packset_claim(struct cas_packset *ps, uint64_t pack_id, uint64_t size_bytes,
                        struct cas_packfile **out);
+/* Writes a batch of the index; `replaces`: it puts kept frames in the place of chunks. */
+int cas_packset_write(struct cas_packset *ps, struct cas_batch *batch, bool replaces,
+                      struct cas_err *err) CAS_MUST_CHECK;
 /* Removes the file of a pack that the index does not know any more. */
 int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, uint32_t tier,
                        struct cas_err *err) CAS_MUST_CHECK;

@@ -138,6 +138,8 @@ static int step_commit(struct cas_recoder *r, bool all, struct cas_err *err)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         step_begin(r);
+        /* Nobody replaces a chunk between the look at where it is and the batch that moves it. */
+        cas_mutex_lock(&r->ps->replacing);
         int rc = all ? cas_packwriter_flush(&r->writer, batch, err)
                      : cas_packwriter_flush_full(&r->writer, batch, err);
         if (rc == 0) {
@@ -150,6 +152,7 @@ static int step_commit(struct cas_recoder *r, bool all, struct cas_err *err)
                         rc = settled;
                 }
         }
+        cas_mutex_unlock(&r->ps->replacing);
         if (rc == 0)
                 cas_packwriter_published(&r->writer);
         step_leave(r);
@@ -217,12 +220,26 @@ static int move_chunk(struct cas_recoder *r, const struct cas_pack_item *item,
                                   err);
 }
 
+/* A frame that a recipe counts on. */
+static int move_kept(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
+{
+        r->step_bytes += item->block.block_raw_bytes;
+        cas_buf_clear(&r->block);
+        cas_buf_reserve(&r->block, item->block.block_stored_bytes);
+        if (cas_io_pread_exact(r->ps->io, r->fd, r->block.data, item->block.block_stored_bytes,
+                               item->block.block_offset, "pack", err) < 0)
+                return -(int)err->code;
+        return cas_packwriter_add_frame(&r->writer, item, r->block.data, err);
+}
+
 static int move_block(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
 {
         bool here;
         int rc = any_is_here(r, item, &here, err);
         if (rc < 0 || !here)
                 return rc;
+        if (item->block.codec == CAS_CODEC_ZSTD_KEPT)
+                return move_kept(r, item, err);
         cas_buf_clear(&r->block);
         cas_buf_reserve(&r->block, item->block.block_raw_bytes);
         rc = cas_block_read(r->fd, &item->block, r->block.data, &r->scratch, err);
@@ -240,7 +257,7 @@ static int move_object(struct cas_recoder *r, const struct cas_pack_item *item, 
         if (rc < 0 || !known)
                 return rc;
         return cas_packwriter_object(&r->writer, &item->object, item->object_bytes, item->refs,
-                                     item->ref_count, err);
+                                     item->ref_count, item->is_kept, err);
 }
 
 static int move_layer(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)

@@ -91,7 +91,7 @@ static int rewrite_item(void *arg, const struct cas_pack_item *item, struct cas_
                 if (!r->live(r->arg, CAS_PACK_OBJECT, item->object.bytes, CAS_HASH_BYTES))
                         return 0;
                 return cas_packwriter_object(&r->writer, &item->object, item->object_bytes,
-                                             item->refs, item->ref_count, err);
+                                             item->refs, item->ref_count, item->is_kept, err);
         case CAS_PACK_LAYER:
                 if (!r->live(r->arg, CAS_PACK_LAYER, &item->layer.blob, sizeof(item->layer.blob)))
                         return 0;

@@ -441,6 +441,7 @@ int cas_packset_open(const struct cas_io *io, struct cas_backend *backend, struc
         ps->pending = cas_map_new();
         ps->live = cas_map_new();
         ps->next_id = 1;
+        cas_mutex_init(&ps->replacing, "packset.replacing");
         cas_mutex_init(&ps->mutex, "packset");
         int rc = recover(ps, err);
         if (rc < 0) {
@@ -462,6 +463,7 @@ void cas_packset_close(struct cas_packset *ps)
         cas_map_free(ps->pending);
         cas_map_free(ps->live);
         cas_mutex_release(&ps->mutex);
+        cas_mutex_release(&ps->replacing);
         free(ps);
 }
 
@@ -493,4 +495,15 @@ int cas_packset_seal(struct cas_packset *ps, struct cas_err *err)
                         return rc;
         }
         return 0;
+}
+
+int cas_packset_write(struct cas_packset *ps, struct cas_batch *batch, bool replaces,
+                      struct cas_err *err)
+{
+        if (replaces)
+                cas_mutex_lock(&ps->replacing);
+        int rc = cas_index_write(ps->index, batch, err);
+        if (replaces)
+                cas_mutex_unlock(&ps->replacing);
+        return rc;
 }

@@ -65,6 +65,7 @@ struct cas_pack_item {
         uint64_t object_bytes;
         const struct cas_chunk_ref *refs;
         uint32_t ref_count;
+        bool is_kept;                    /* OBJECT: of kept frames; wins over a list that is not */
         struct cas_layer_record layer;   /* LAYER */
         struct cas_recipe_record recipe; /* RECIPE: proved */
 };

@@ -100,14 +100,26 @@ static uint64_t table_bytes_of(const struct head *h)
         }
 }
 
-static int check_block_head(const struct head *h, struct cas_err *err)
+static bool stored_length_is_good(const struct head *h)
 {
-        if (!cas_codec_is_known(h->codec))
+        if (h->codec == CAS_CODEC_NONE)
+                return h->stored_bytes == h->raw_bytes;
+        if (h->codec == CAS_CODEC_ZSTD_KEPT)
+                return h->stored_bytes > 0 &&
+                       h->stored_bytes <= CAS_KEPT_STORED_BYTES_MAX(h->raw_bytes);
+        return h->stored_bytes > 0 && h->stored_bytes < h->raw_bytes;
+}
+
+static int check_block_head(const struct head *h, uint32_t version, struct cas_err *err)
+{
+        bool is_kept = h->codec == CAS_CODEC_ZSTD_KEPT;
+        if (!cas_codec_is_known(h->codec) || (is_kept && version < 2))
                 return bad_record(h, "codec is not known", err);
+        if (is_kept && h->count != 1)
+                return bad_record(h, "a kept frame of several chunks", err);
         if (h->raw_bytes == 0 || h->raw_bytes > CAS_BLOCK_BYTES_MAX)
                 return bad_record(h, "decoded length is out of range", err);
-        if (h->codec == CAS_CODEC_NONE ? h->stored_bytes != h->raw_bytes
-                                       : h->stored_bytes == 0 || h->stored_bytes >= h->raw_bytes)
+        if (!stored_length_is_good(h))
                 return bad_record(h, "stored length is out of range", err);
         if (h->size != 0)
                 return bad_record(h, "field that must be zero is not", err);
@@ -145,8 +157,11 @@ static int read_head(struct walk *w, uint64_t offset, struct head *h, const uint
                 return bad_record(h, "checksum of the record differs", err);
         *table = at + CAS_PACK_RECORD_BYTES;
         if (h->kind == CAS_PACK_BLOCK)
-                return check_block_head(h, err);
-        if (h->codec || h->stored_bytes || h->raw_bytes || h->raw_checksum || h->stored_checksum)
+                return check_block_head(h, w->version, err);
+        bool is_kept_list = h->kind == CAS_PACK_OBJECT && h->codec == CAS_CODEC_ZSTD_KEPT &&
+                            h->count > 0 && w->version >= 2;
+        if ((h->codec && !is_kept_list) || h->stored_bytes || h->raw_bytes || h->raw_checksum ||
+            h->stored_checksum)
                 return bad_record(h, "field that must be zero is not", err);
         return 0;
 }
@@ -228,6 +243,7 @@ static int decode_object(struct walk *w, const struct head *h, const uint8_t *ta
         if (size_bytes != h->size)
                 return bad_record(h, "chunks do not fill the object", err);
         item->object_bytes = size_bytes;
+        item->is_kept = h->codec == CAS_CODEC_ZSTD_KEPT;
         item->refs = h->count ? w->refs : NULL;
         item->ref_count = h->count;
         return 0;

@@ -324,11 +324,12 @@ int cas_packwriter_add(struct cas_packwriter *w, const struct cas_packwriter_chu
         return rc;
 }
 
-int cas_packwriter_add_frame(struct cas_packwriter *w, const struct cas_pack_item *item,
-                             const void *frame, struct cas_err *err)
+/* Writes a block that is given as a frame; *record_offset: where its record is. */
+static int write_frame(struct cas_packwriter *w, const struct cas_pack_item *item,
+                       const void *frame, uint64_t *record_offset, struct cas_err *err)
 {
         const struct cas_extent *at = &item->block;
-        struct cas_pack_block block = {
+        const struct cas_pack_block block = {
                 .chunk_count = item->chunk_count,
                 .stored_bytes = at->block_stored_bytes,
                 .raw_bytes = at->block_raw_bytes,
@@ -336,57 +337,110 @@ int cas_packwriter_add_frame(struct cas_packwriter *w, const struct cas_pack_ite
                 .codec = at->codec,
         };
         size_t table = cas_pack_block_frame(item->chunk_count);
-        int rc = writer_pack(w, err);
-        if (rc < 0)
-                return rc;
-        uint64_t record_offset = w->pack->size_bytes;
+        if (writer_pack(w, err) < 0)
+                return -(int)err->code;
+        *record_offset = w->pack->size_bytes;
         cas_buf_clear(&w->record);
         cas_buf_reserve(&w->record, table + at->block_stored_bytes);
         for (uint32_t i = 0; i < item->chunk_count; i++)
                 cas_pack_block_entry(w->record.data, i, &item->chunks[i].chunk,
                                      item->chunks[i].length_bytes, item->chunks[i].is_object);
         memcpy(w->record.data + table, frame, at->block_stored_bytes);
-        size_t len = cas_pack_block_finish(w->record.data, record_offset, &block);
-        rc = writer_append(w, w->record.data, len, err);
-        if (rc < 0)
-                return rc;
+        size_t len = cas_pack_block_finish(w->record.data, *record_offset, &block);
+        return writer_append(w, w->record.data, len, err);
+}
+
+/* Chunk number i of a block that was just written to w->pack. */
+static struct cas_pending *written_chunk_locked(struct cas_packwriter *w,
+                                                const struct cas_pack_item *item, uint32_t i,
+                                                uint64_t record_offset)
+{
+        struct cas_pending *e = cas_xcalloc(1, sizeof(*e));
+        cas_assert_held(&w->ps->mutex);
+        e->chunk = item->chunks[i].chunk;
+        e->length_bytes = item->chunks[i].length_bytes;
+        e->is_object = item->chunks[i].is_object;
+        e->ref_count = 1;
+        e->pack = w->pack;
+        cas_packfile_ref_locked(w->ps, w->pack);
+        e->end_offset = w->pack->size_bytes;
+        e->at = (struct cas_chunk_record){
+                .pack_id = w->pack->id,
+                .block_offset = record_offset + cas_pack_block_frame(item->chunk_count),
+                .block_stored_bytes = item->block.block_stored_bytes,
+                .block_raw_bytes = item->block.block_raw_bytes,
+                .block_checksum = item->block.block_checksum,
+                .chunk_offset = item->chunks[i].chunk_offset,
+                .length_bytes = e->length_bytes,
+                .codec = item->block.codec,
+        };
+        entries_push(w, e);
+        return e;
+}
+
+int cas_packwriter_add_frame(struct cas_packwriter *w, const struct cas_pack_item *item,
+                             const void *frame, struct cas_err *err)
+{
+        uint64_t record_offset;
+        if (write_frame(w, item, frame, &record_offset, err) < 0)
+                return -(int)err->code;
         cas_mutex_lock(&w->ps->mutex);
-        for (uint32_t i = 0; i < item->chunk_count; i++) {
-                struct cas_pending *e = cas_xcalloc(1, sizeof(*e));
-                e->chunk = item->chunks[i].chunk;
-                e->length_bytes = item->chunks[i].length_bytes;
-                e->is_object = item->chunks[i].is_object;
-                e->ref_count = 1;
-                e->pack = w->pack;
-                cas_packfile_ref_locked(w->ps, w->pack);
-                e->end_offset = w->pack->size_bytes;
-                e->at = (struct cas_chunk_record){
-                        .pack_id = w->pack->id,
-                        .block_offset = record_offset + table,
-                        .block_stored_bytes = block.stored_bytes,
-                        .block_raw_bytes = block.raw_bytes,
-                        .block_checksum = block.raw_checksum,
+        for (uint32_t i = 0; i < item->chunk_count; i++)
+                written_chunk_locked(w, item, i, record_offset)->from = (struct cas_chunk_place){
+                        .pack_id = item->block.pack_id,
+                        .block_offset = item->block.block_offset,
                         .chunk_offset = item->chunks[i].chunk_offset,
-                        .length_bytes = e->length_bytes,
-                        .codec = block.codec,
                 };
-                entries_push(w, e);
+        cas_mutex_unlock(&w->ps->mutex);
+        return writer_seal_full(w, err);
+}
+
+int cas_packwriter_add_kept(struct cas_packwriter *w, const struct cas_packwriter_chunk *chunk,
+                            const void *frame, uint32_t frame_bytes, struct cas_err *err)
+{
+        cas_assert(chunk->length_bytes > 0 && chunk->length_bytes <= CAS_CHUNK_BYTES_MAX);
+        cas_assert(frame_bytes <= CAS_KEPT_STORED_BYTES_MAX(chunk->length_bytes));
+        const struct cas_pack_chunk one = {.chunk = chunk->name,
+                                           .length_bytes = chunk->length_bytes,
+                                           .is_object = chunk->is_object};
+        const struct cas_pack_item item = {
+                .block = {.block_stored_bytes = frame_bytes,
+                          .block_raw_bytes = chunk->length_bytes,
+                          .block_checksum = XXH3_64bits(chunk->data, chunk->length_bytes),
+                          .codec = CAS_CODEC_ZSTD_KEPT},
+                .chunks = &one,
+                .chunk_count = 1,
+        };
+        uint64_t record_offset;
+        if (write_frame(w, &item, frame, &record_offset, err) < 0)
+                return -(int)err->code;
+        cas_mutex_lock(&w->ps->mutex);
+        /* From now on others count on this one, instead of storing theirs over it. */
+        bool is_free = pending_find_locked(w->ps, &one.chunk) == NULL;
+        if (is_free) {
+                struct cas_pending *e = written_chunk_locked(w, &item, 0, record_offset);
+                *cas_map_put(w->ps->pending, e->chunk.bytes, CAS_HASH_BYTES, NULL) =
+                        (uint64_t)(uintptr_t)e;
+                e->in_map = true;
         }
         cas_mutex_unlock(&w->ps->mutex);
+        if (!is_free)
+                return cas_fail(err, CAS_E_BUSY, "another publication brings the same chunk");
         return writer_seal_full(w, err);
 }
 
 /* ---- other records ---- */
 
 int cas_packwriter_object(struct cas_packwriter *w, const struct cas_hash *id, uint64_t size_bytes,
-                          const struct cas_chunk_ref *refs, uint32_t chunk_count,
+                          const struct cas_chunk_ref *refs, uint32_t chunk_count, bool is_kept,
                           struct cas_err *err)
 {
         int rc = writer_pack(w, err);
         if (rc < 0)
                 return rc;
         cas_buf_clear(&w->record);
-        cas_pack_object_encode(w->pack->size_bytes, id, size_bytes, refs, chunk_count, &w->record);
+        cas_pack_object_encode(w->pack->size_bytes, id, size_bytes, refs, chunk_count, is_kept,
+                               &w->record);
         rc = writer_append(w, w->record.data, w->record.len_bytes, err);
         return rc < 0 ? rc : writer_seal_full(w, err);
 }

@@ -100,11 +100,18 @@ struct cas_packwriter_chunk {
 };
 int cas_packwriter_add(struct cas_packwriter *w, const struct cas_packwriter_chunk *chunk,
                        struct cas_err *err) CAS_MUST_CHECK;
-/* A block as it is: `frame` as stored. For rewrites. */
+/* A new chunk as a frame that is kept as it is (CAS_CODEC_ZSTD_KEPT): it takes the place of the
+ * chunk that the index has, if any. chunk->data is the content. Errors: BUSY (another publication
+ * is about to store the chunk). */
+int cas_packwriter_add_kept(struct cas_packwriter *w, const struct cas_packwriter_chunk *chunk,
+                            const void *frame, uint32_t frame_bytes,
+                            struct cas_err *err) CAS_MUST_CHECK;
+/* A block that is moved as it is: `frame` as stored. Not for shared chunks. */
 int cas_packwriter_add_frame(struct cas_packwriter *w, const struct cas_pack_item *item,
                              const void *frame, struct cas_err *err) CAS_MUST_CHECK;
+/* is_kept: its chunks are kept frames. */
 int cas_packwriter_object(struct cas_packwriter *w, const struct cas_hash *id, uint64_t size_bytes,
-                          const struct cas_chunk_ref *refs, uint32_t chunk_count,
+                          const struct cas_chunk_ref *refs, uint32_t chunk_count, bool is_kept,
                           struct cas_err *err) CAS_MUST_CHECK;
 int cas_packwriter_layer(struct cas_packwriter *w, const struct cas_layer_record *layer,
                          struct cas_err *err) CAS_MUST_CHECK;

@@ -9,7 +9,8 @@
 
 #include "cas/blobcache_int.h"
 #include "cas/commit_int.h"
-#include "cas/packset_int.h"
+#include "cas/kept_int.h"
+#include "cas/packfile_int.h"
 #include "cas/store_int.h"
 
 /* Names of one publication, as records. */
@@ -124,6 +125,23 @@ int cas_publish_object(struct cas_publish *p, const void *data, size_t len,
         if (rc == 0)
                 rc = cas_publish_object_end(p, err);
         return rc;
+}
+
+int cas_publish_kept_begin(struct cas_publish *p, const struct cas_hash *id, uint32_t frame_count,
+                           struct cas_err *err)
+{
+        return cas_ingest_kept_begin(ingest_of(p), id, frame_count, err);
+}
+
+int cas_publish_kept_frame(struct cas_publish *p, const struct cas_kept_frame *frame,
+                           struct cas_err *err)
+{
+        return cas_ingest_kept_frame(p->ingest, frame, err);
+}
+
+int cas_publish_kept_end(struct cas_publish *p, struct cas_err *err)
+{
+        return cas_ingest_kept_end(p->ingest, err);
 }
 
 int cas_publish_drain(struct cas_publish *p, struct cas_err *err)
@@ -500,10 +518,12 @@ static int note_copy(struct cas_publish *p, struct cas_blob_record *rec, struct 
 
 static int write_batch(struct cas_publish *p, struct cas_err *err)
 {
+        bool replaces = p->ingest && cas_ingest_replaces(p->ingest);
+        cas_assert(!replaces || p->name_count == 0); /* frames come without names */
         if (p->name_count > 0)
                 return cas_commit_names(p->store, p->batch, &p->names, p->name_count,
                                         p->removes_manifest, err);
-        return cas_index_write(p->store->index, p->batch, err);
+        return cas_packset_write(p->store->packset, p->batch, replaces, err);
 }
 
 int cas_publish_commit(struct cas_publish *p, struct cas_err *err)

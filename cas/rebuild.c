@@ -11,9 +11,11 @@
 
 #include "cas/blobcache_int.h"
 #include "cas/blockcache.h"
+#include "cas/codec.h"
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/format_int.h"
+#include "cas/hashset.h"
 #include "cas/layer.h"
 #include "cas/maintain.h"
 #include "cas/pack_int.h"
@@ -25,12 +27,22 @@
 #define BATCH_BYTES (1 * CAS_MIB)
 #define BLOCK_CACHE_BYTES (4 * CAS_MIB)
 
+struct kept_object {
+        struct cas_hash id;
+        uint64_t size_bytes;
+        const struct cas_chunk_ref *refs; /* owned once taken; NULL: one chunk */
+        uint32_t chunk_count;
+};
+
 struct rebuild {
         struct cas_store *s; /* bare: locked, s->index is the new one */
         const struct cas_progress *progress;
         struct cas_index *old; /* NULL: there is none that can be read */
         struct cas_batch *batch;
         uint64_t done_bytes;
+        struct cas_hashset kept_chunks; /* as frames, which win over other blocks */
+        struct kept_object *kept;       /* owned: lists of such chunks, and objects of one */
+        size_t kept_count, kept_max;
         struct cas_recipe_record *recipes; /* owned: what packs told, in their order */
         size_t recipe_count, recipe_max;
 };
@@ -44,8 +56,53 @@ static int flush(struct rebuild *rb, size_t above, struct cas_err *err)
 
 /* ---- packs ---- */
 
+/* Whether all its chunks are there is seen when all packs were read. */
+static void take_kept(struct rebuild *rb, const struct kept_object *object)
+{
+        if (rb->kept_count == rb->kept_max) {
+                rb->kept_max = rb->kept_max ? 2 * rb->kept_max : 64;
+                rb->kept = cas_xrealloc(rb->kept, rb->kept_max * sizeof(rb->kept[0]));
+        }
+        struct kept_object *k = &rb->kept[rb->kept_count++];
+        *k = *object;
+        if (object->refs) {
+                size_t bytes = object->chunk_count * sizeof(object->refs[0]);
+                k->refs = memcpy(cas_xmalloc(bytes), object->refs, bytes);
+        }
+}
+
+/* Lists of kept frames take the place of lists of our own cutting. */
+static int settle_kept(struct rebuild *rb, struct cas_err *err)
+{
+        int rc = 0;
+        for (size_t i = 0; rc == 0 && i < rb->kept_count; i++) {
+                const struct kept_object *k = &rb->kept[i];
+                bool whole = true;
+                for (uint32_t c = 0; k->refs && whole && c < k->chunk_count; c++)
+                        whole = cas_hashset_has(&rb->kept_chunks, k->refs[c].chunk.bytes);
+                if (!whole)
+                        continue;
+                struct cas_object_record before;
+                struct cas_err none = CAS_ERR_INIT;
+                if (cas_index_get_object(rb->s->index, &k->id, &before, &none) == 0)
+                        cas_batch_del_object(rb->batch, &k->id, before.chunk_count);
+                cas_batch_put_object(rb->batch, &k->id, k->size_bytes, k->refs, k->chunk_count);
+                rc = flush(rb, BATCH_BYTES, err);
+        }
+        return rc < 0 ? rc : flush(rb, 0, err);
+}
+
+static void kept_release(struct rebuild *rb)
+{
+        for (size_t i = 0; i < rb->kept_count; i++)
+                free((void *)rb->kept[i].refs);
+        free(rb->kept);
+        cas_hashset_release(&rb->kept_chunks);
+}
+
 static void take_block(struct rebuild *rb, const struct cas_pack_item *item)
 {
+        bool is_kept = item->block.codec == CAS_CODEC_ZSTD_KEPT;
         for (uint32_t i = 0; i < item->chunk_count; i++) {
                 const struct cas_pack_chunk *chunk = &item->chunks[i];
                 const struct cas_chunk_record rec = {
@@ -58,11 +115,29 @@ static void take_block(struct rebuild *rb, const struct cas_pack_item *item)
                         .length_bytes = chunk->length_bytes,
                         .codec = item->block.codec,
                 };
-                cas_batch_put_chunk(rb->batch, &chunk->chunk, &rec);
-                if (chunk->is_object)
+                if (is_kept ? cas_hashset_add(&rb->kept_chunks, chunk->chunk.bytes)
+                            : !cas_hashset_has(&rb->kept_chunks, chunk->chunk.bytes))
+                        cas_batch_put_chunk(rb->batch, &chunk->chunk, &rec);
+                if (chunk->is_object && is_kept)
+                        take_kept(rb, &(struct kept_object){.id = chunk->chunk,
+                                                            .size_bytes = chunk->length_bytes,
+                                                            .chunk_count = 1});
+                else if (chunk->is_object)
                         cas_batch_put_object(rb->batch, &chunk->chunk, chunk->length_bytes, NULL,
                                              1);
         }
+}
+
+static void take_list(struct rebuild *rb, const struct cas_pack_item *item)
+{
+        if (item->is_kept)
+                take_kept(rb, &(struct kept_object){.id = item->object,
+                                                    .size_bytes = item->object_bytes,
+                                                    .refs = item->refs,
+                                                    .chunk_count = item->ref_count});
+        else
+                cas_batch_put_object(rb->batch, &item->object, item->object_bytes, item->refs,
+                                     item->ref_count);
 }
 
 /* Whether they hold is seen when all objects are known. */
@@ -83,8 +158,7 @@ static int take_item(void *arg, const struct cas_pack_item *item, struct cas_err
                 take_block(rb, item);
                 break;
         case CAS_PACK_OBJECT:
-                cas_batch_put_object(rb->batch, &item->object, item->object_bytes, item->refs,
-                                     item->ref_count);
+                take_list(rb, item);
                 break;
         case CAS_PACK_LAYER:
                 cas_batch_put_layer(rb->batch, &item->layer);
@@ -454,8 +528,10 @@ static int prune_layer(void *arg, const void *key, size_t key_len, const void *v
 
 static int prune(struct rebuild *rb, struct cas_err *err)
 {
-        int rc = cas_index_scan(rb->s->index, &(struct cas_scan){.family = CAS_FAMILY_OBJECTS},
-                                prune_object, rb, err);
+        int rc = settle_kept(rb, err);
+        if (rc == 0)
+                rc = cas_index_scan(rb->s->index, &(struct cas_scan){.family = CAS_FAMILY_OBJECTS},
+                                    prune_object, rb, err);
         if (rc == 0)
                 rc = flush(rb, 0, err);
         if (rc == 0)
@@ -554,5 +630,6 @@ int cas_rebuild(const struct cas_store_config *config, const struct cas_progress
         cas_index_close(rb.old);
         cas_batch_free(rb.batch);
         free(rb.recipes);
+        kept_release(&rb);
         return rc;
 }

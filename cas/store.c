@@ -14,6 +14,7 @@
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/format_int.h"
+#include "cas/kept_int.h"
 #include "cas/map.h"
 #include "cas/packset_int.h"
 #include "cas/pool.h"
@@ -70,6 +71,16 @@ void cas_store_yield(struct cas_store *s)
         while (s->exclusive || s->exclusive_waiting > 0)
                 cas_mutex_wait(&s->exclusive_mutex, &s->exclusive_change);
         cas_mutex_unlock(&s->exclusive_mutex);
+}
+
+void cas_keeping_lock(struct cas_store *s)
+{
+        cas_mutex_lock(&s->keeping);
+}
+
+void cas_keeping_unlock(struct cas_store *s)
+{
+        cas_mutex_unlock(&s->keeping);
 }
 
 void cas_store_exclusive_begin(struct cas_store *s)
@@ -348,6 +359,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         cas_mutex_init(&s->exclusive_mutex, "store.exclusive");
         cas_mutex_init(&s->names, "store.names");
         cas_mutex_init(&s->uploads_mutex, "store.uploads");
+        cas_mutex_init(&s->keeping, "store.keeping");
         cas_mutex_init(&s->blob_dirs_mutex, "store.blob_dirs");
         cas_cond_init(&s->exclusive_change);
         cas_cond_init(&s->names_change);
@@ -422,6 +434,7 @@ void cas_store_close(struct cas_store *s)
         cas_mutex_release(&s->names);
         cas_mutex_release(&s->uploads_mutex);
         cas_mutex_release(&s->blob_dirs_mutex);
+        cas_mutex_release(&s->keeping);
         if (s->packs_fd >= 0)
                 (void)close(s->packs_fd);
         if (s->lock_fd >= 0)

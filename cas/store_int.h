@@ -64,6 +64,8 @@ struct cas_store {
         uint64_t blob_cache_bytes;
         pthread_rwlock_t blob_files; /* cas_blob_files_lock */
 
+        struct cas_mutex keeping; /* cas_keeping_lock */
+
         struct cas_mutex blob_dirs_mutex;
         bool blob_dirs_made[3]; /* by algorithm: its directories are there, durably */
 };

@@ -10,6 +10,7 @@ static const struct cas_wrap_ops *ops_of(enum cas_wrap_kind kind)
                 [CAS_WRAP_GZIP_REPLAY] = &cas_wrap_gzip_replay,
                 [CAS_WRAP_GZIP_DIFF] = &cas_wrap_gzip_diff,
                 [CAS_WRAP_ZSTD_REPLAY] = &cas_wrap_zstd_replay,
+                [CAS_WRAP_ZSTD_FRAMES] = &cas_wrap_zstd_frames,
         };
         return (unsigned)kind < CAS_COUNT(table) ? table[kind] : NULL;
 }

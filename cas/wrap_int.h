@@ -34,10 +34,17 @@ int cas_plain_analyse(struct cas_recipe_writer *w, struct cas_err *err) CAS_MUST
 int cas_gzip_analyse(const struct cas_wrap_input *in, struct cas_recipe_writer *w,
                      enum cas_wrap_kind *out_kind, struct cas_wrap_report *report,
                      struct cas_err *err) CAS_MUST_CHECK;
-/* `p`: frames become blocks of their own in it (ZSTD_FRAMES). */
+/* `p`: the caller's, which keeps collection away from frames that become blocks of their own here,
+ * durably, before a recipe refers to them (ZSTD_FRAMES); NULL: frames are not kept. */
 int cas_zstd_analyse(const struct cas_wrap_input *in, struct cas_publish *p,
                      struct cas_recipe_writer *w, enum cas_wrap_kind *out_kind,
                      struct cas_wrap_report *report, struct cas_err *err) CAS_MUST_CHECK;
+
+/* Whether the blob is made of the tar stream: recipes of other kinds have no tar sections. */
+static inline bool cas_wrap_needs_tar(enum cas_wrap_kind kind)
+{
+        return kind != CAS_WRAP_ZSTD_FRAMES;
+}
 
 /* Reading: blob bytes from a mark on. */
 struct cas_wrap_reader;

@@ -6,6 +6,7 @@
 #include "cas/record_int.h"
 #include "cas/wrap_int.h"
 #include "cas/zstdencoder_int.h"
+#include "cas/zstdframes_int.h"
 
 enum part_kind { PART_BYTES = 0, PART_FRAME = 1, PART_KIND_COUNT };
 enum part_flag { CHECKSUM = 1, SIZE = 2, JOBS = 4, LONG = 8, FLAGS_KNOWN = 15 };
@@ -314,12 +315,10 @@ static int analyse(struct analysis *a, struct cas_wrap_report *report, struct ca
         return 0;
 }
 
-int cas_zstd_analyse(const struct cas_wrap_input *in, struct cas_publish *p CAS_UNUSED,
-                     struct cas_recipe_writer *w, enum cas_wrap_kind *out_kind,
-                     struct cas_wrap_report *report, struct cas_err *err)
+static int analyse_replay(const struct cas_wrap_input *in, struct cas_recipe_writer *w,
+                          struct cas_wrap_report *report, struct cas_err *err)
 {
         struct analysis a = {.in = in, .w = w};
-        *report = (struct cas_wrap_report){0};
         if (!cas_zstd_can_replay()) {
                 (void)snprintf(report->reason, sizeof(report->reason),
                                "zstd, and this program has another libzstd than recipes rely on");
@@ -334,12 +333,24 @@ int cas_zstd_analyse(const struct cas_wrap_input *in, struct cas_publish *p CAS_
                 rc = cas_fail(err, CAS_E_NOMEM, "zstd decoder");
         else
                 rc = analyse(&a, report, err);
-        *out_kind = CAS_WRAP_ZSTD_REPLAY;
         cas_buf_release(&a.op);
         (void)ZSTD_freeDCtx(a.decoder);
         free(a.input);
         free(a.plain);
         return rc;
+}
+
+int cas_zstd_analyse(const struct cas_wrap_input *in, struct cas_publish *p,
+                     struct cas_recipe_writer *w, enum cas_wrap_kind *out_kind,
+                     struct cas_wrap_report *report, struct cas_err *err)
+{
+        bool kept = false;
+        *report = (struct cas_wrap_report){0};
+        if (analyse_replay(in, w, report, err) < 0 ||
+            (report->reason[0] && p && cas_zstdframes_analyse(in, w, &kept, report, err) < 0))
+                return -(int)err->code;
+        *out_kind = kept ? CAS_WRAP_ZSTD_FRAMES : CAS_WRAP_ZSTD_REPLAY;
+        return 0;
 }
 
 /* ---- reading ---- */

@@ -68,7 +68,7 @@ static void add_object(struct cas_buf *b, uint32_t chunk_count)
                 cas_sha256(&i, sizeof(i), &refs[i].chunk);
                 size_bytes += refs[i].length_bytes;
         }
-        cas_pack_object_encode(b->len_bytes, &id, size_bytes, refs, chunk_count, b);
+        cas_pack_object_encode(b->len_bytes, &id, size_bytes, refs, chunk_count, false, b);
 }
 
 static const struct cas_layer_record *some_layer(void)
@@ -181,7 +181,7 @@ static int note_item(void *arg, const struct cas_pack_item *item, struct cas_err
                 break;
         case CAS_PACK_OBJECT:
                 cas_pack_object_encode(item->record_offset, &item->object, item->object_bytes,
-                                       item->refs, item->ref_count, &w->again);
+                                       item->refs, item->ref_count, item->is_kept, &w->again);
                 break;
         case CAS_PACK_LAYER:
                 cas_pack_layer_encode(item->record_offset, &item->layer, &w->again);

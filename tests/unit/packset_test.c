@@ -162,7 +162,7 @@ static void torn_tails_are_cut(void **state)
         struct cas_hash name = {{1, 2, 3}};
         put(t, 1, 5000, &id);
         uint64_t before = packs_of(t).rec.size_bytes;
-        cas_pack_object_encode(before, &name, 0, NULL, 0, &record);
+        cas_pack_object_encode(before, &name, 0, NULL, 0, false, &record);
         for (size_t len = 0; len < record.len_bytes; len++) {
                 struct only_pack p = packs_of(t);
                 assert_int_equal(p.count, 1);
@@ -263,7 +263,7 @@ static void records_behind_damage_are_not_cut(void **state)
         struct only_pack p = packs_of(t);
         test_packs_close(t);
         append_bytes(t, p.name, zeros, sizeof(zeros));
-        cas_pack_object_encode(file_bytes(t, p.name), &name, 0, NULL, 0, &record);
+        cas_pack_object_encode(file_bytes(t, p.name), &name, 0, NULL, 0, false, &record);
         append_bytes(t, p.name, record.data, record.len_bytes);
         uint64_t whole = file_bytes(t, p.name);
         test_packs_open(t);
@@ -291,7 +291,7 @@ static void headless_packs_are_cleared(void **state)
         test_packs_close(t);
         cas_cleanup_fd int again = openat(t->dirfd, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
         append_bytes(t, name, zeros, sizeof(zeros));
-        cas_pack_object_encode(sizeof(zeros), &object, 0, NULL, 0, &record);
+        cas_pack_object_encode(sizeof(zeros), &object, 0, NULL, 0, false, &record);
         append_bytes(t, name, record.data, record.len_bytes);
         test_packs_open(t);
         assert_int_equal(faccessat(t->dirfd, name, F_OK, 0), -1);
