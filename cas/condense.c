@@ -174,7 +174,8 @@ static int make_recipe(struct condensing *c, struct cas_err *err)
         int rc = analyse_wrap(c, err);
         if (rc < 0 || c->rec.reason[0])
                 return rc;
-        rc = analyse_tar(c, &why);
+        if (cas_wrap_needs_tar(c->w.head.wrap))
+                rc = analyse_tar(c, &why);
         if (rc < 0)
                 return refuse_for(c, &why, err);
         rc = check_worth(c, err);

@@ -13,7 +13,7 @@ enum cas_condense_codec {
 };
 
 /* Grows when analysis learns to understand more: blobs that stayed verbatim are looked at again. */
-#define CAS_CONDENSE_ANALYSIS 1
+#define CAS_CONDENSE_ANALYSIS 2
 
 /* What is known of a blob's recipe; kept in the index and, once proved, in packs. */
 struct cas_recipe_record {

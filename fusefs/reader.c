@@ -58,6 +58,7 @@ struct reading {
         uint64_t size_bytes;
         int timeout_ms;
         struct cas_buf *scratch;
+        bool fresh; /* pages are asked for, not taken from the cache */
 };
 
 static void held_pack_free(void *value)
@@ -140,6 +141,8 @@ static int page_get(const struct reading *rd, uint32_t number, struct extent_pag
         struct page_load load = {.reading = rd, .page = number};
         struct ffs_cache_key key = page_key(rd->object, number);
         void *value;
+        if (rd->fresh)
+                ffs_cache_drop(rd->reader->pages, &key);
         if (ffs_cache_get(rd->reader->pages, &key, load_page, &load, &value, err) < 0)
                 return -(int)err->code;
         *out = value;
@@ -175,8 +178,8 @@ static uint64_t page_end(const struct extent_page *p)
 
 /* The page that holds offset. Chunks are of similar length, so the place is guessed from the
  * object's size and then found page by page. */
-static int find_page(const struct reading *rd, uint64_t offset, uint32_t *number,
-                     struct extent_page **out, struct cas_err *err)
+static int search_page(const struct reading *rd, uint64_t offset, uint32_t *number,
+                       struct extent_page **out, struct cas_err *err)
 {
         struct extent_page *page;
         if (page_get(rd, 0, &page, err) < 0)
@@ -210,6 +213,23 @@ static int find_page(const struct reading *rd, uint64_t offset, uint32_t *number
         }
         page_put(rd, *number, page);
         return cas_fail(err, CAS_E_CORRUPT, "extents do not cover offset %ju", (uintmax_t)offset);
+}
+
+/* The same, also when some pages were cached before the owner replaced the object's chunks, and so
+ * do not go with others: those are asked for again. */
+static int find_page(const struct reading *rd, uint64_t offset, uint32_t *number,
+                     struct extent_page **out, struct cas_err *err)
+{
+        struct cas_err torn = CAS_ERR_INIT;
+        struct reading fresh = *rd;
+        int rc = search_page(rd, offset, number, out, &torn);
+        if (rc == -CAS_E_CORRUPT) {
+                fresh.fresh = true;
+                return search_page(&fresh, offset, number, out, err);
+        }
+        if (rc < 0)
+                *err = torn;
+        return rc;
 }
 
 /* The first extent that ends after offset, which lies in the page. */

@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 return 0;
         size_t raw_len = (cas_get_le32(data) >> 8) % (CAS_BLOCK_BYTES_MAX + 1);
         uint8_t *raw = cas_xmalloc(raw_len + 1);
-        int rc = cas_codec_decode(data[0] & 3, data + 4, size - 4, raw, raw_len, &err);
+        int rc = cas_codec_decode(data[0] & 7, data + 4, size - 4, raw, raw_len, &err);
         cas_assert(rc == -(int)err.code);
         free(raw);
         return 0;

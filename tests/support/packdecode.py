@@ -73,7 +73,7 @@ def parse_recipe(table):
     return content
 
 
-def parse_record(data, at):
+def parse_record(data, at, version):
     """Kind, length and content of the record at `at`."""
     want(len(data) - at >= 56, "record is cut off")
     (magic, kind, codec, zero, table_len, count, stored, raw_len, raw_sum, frame_sum, size,
@@ -87,10 +87,13 @@ def parse_record(data, at):
     want(xxh3(table, xxh3(data[at:at + 48], at)) == checksum, "checksum of the record")
     content = {"kind": kind, "length": 56 + table_len + stored}
     if kind != 1:
-        want(not (codec or stored or raw_len or raw_sum or frame_sum), "zero fields")
+        kept_list = kind == 2 and codec == 3 and count > 0 and version == 2
+        want(not (codec and not kept_list or stored or raw_len or raw_sum or frame_sum), "zero fields")
     if kind == 1:
-        want(1 <= count <= 65536 and size == 0 and 1 <= raw_len <= 4 * MIB and codec <= 2, "block")
-        want(stored == raw_len if codec == 0 else 1 <= stored < raw_len, "stored length")
+        want(1 <= count <= 65536 and size == 0 and 1 <= raw_len <= 4 * MIB and codec <= 3, "block")
+        want(codec != 3 or (count == 1 and version == 2), "kept frame")
+        most = {0: raw_len, 3: raw_len + 4096}.get(codec, raw_len - 1)
+        want((raw_len if codec == 0 else 1) <= stored <= most, "stored length")
         want(xxh3(frame) == frame_sum, "checksum of the frame")
         raw = decode_frame(codec, frame, raw_len)
         want(len(raw) == raw_len and xxh3(raw) == raw_sum, "decoded block")
@@ -129,7 +132,7 @@ def parse_pack(data, name_id):
     if data[-16:-8] == b"lam-seal":
         offset = struct.unpack("<Q", data[-8:])[0]
         try:
-            footer = parse_record(data, offset)
+            footer = parse_record(data, offset, version)
             want(footer["kind"] == 4 and offset + footer["length"] == len(data) - 16, "footer")
         except Bad:
             footer = None
@@ -137,7 +140,7 @@ def parse_pack(data, name_id):
     end = offset if footer else len(data)
     while at < end:
         try:
-            record = parse_record(data, at)
+            record = parse_record(data, at, version)
             want(record["kind"] != 4, "a footer in the middle")
             want(record["kind"] != 5 or version >= 2, "a recipe in a pack of version 1")
             if footer:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import struct
 import subprocess
 import sys
 import tarfile
@@ -47,6 +48,23 @@ def squeezed(level):
     return run
 
 
+def chunked(data):
+    """As podman writes zstd:chunked: files in frames of their own, then frames that are skipped. Of
+    parameters that no level has."""
+    import zstandard
+    params = zstandard.ZstdCompressionParameters(window_log=18, hash_log=9, chain_log=9, search_log=1, min_match=7,
+                                                 strategy=zstandard.STRATEGY_GREEDY)
+    compress = zstandard.ZstdCompressor(compression_params=params).compress
+    frames, at = [], 0
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for member in tar:
+            frames.append(compress(data[at:member.offset_data]))
+            at = member.offset_data + member.size
+            frames += [compress(data[i:min(at, i + 65536)]) for i in range(member.offset_data, at, 65536)]
+    frames.append(compress(data[at:]))
+    return b"".join(frames) + b"".join(struct.pack("<II", 0x184D2A50, n) + bytes(n) for n in (3000, 64))
+
+
 ENCODERS = {
     "plain": lambda data: data,
     "gzip": by_program("gzip", "-n"),
@@ -56,6 +74,7 @@ ENCODERS = {
     "members": lambda data: b"".join(gzip.compress(data[at:at + 700000], 6, mtime=0)
                                      for at in range(0, len(data), 700000)),
     "zstd": by_program("zstd", "-q", "-c"),
+    "chunked": chunked,
 }
 
 

@@ -72,7 +72,7 @@ static void refuses_what_is_damaged(void **state CAS_UNUSED)
                 }
         }
         assert_int_equal(cas_codec_decode(CAS_CODEC_NONE, data, 5, frame, 6, &err), -CAS_E_CORRUPT);
-        assert_int_equal(cas_codec_decode(3, data, 5, frame, 5, &err), -CAS_E_UNSUPPORTED);
+        assert_int_equal(cas_codec_decode(4, data, 5, frame, 5, &err), -CAS_E_UNSUPPORTED);
 }
 
 int main(void)

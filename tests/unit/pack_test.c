@@ -369,7 +369,8 @@ struct bad {
 };
 static const struct bad bads[] = {
         {"kind-unknown", 0, 4, 1, 9, "table length"},
-        {"codec-unknown", 0, 5, 1, 3, "codec"},
+        {"codec-unknown", 0, 5, 1, 4, "codec"},
+        {"kept-several", 0, 5, 1, 3, "kept frame of several"},
         {"reserved", 0, 6, 2, 1, "no record"},
         {"count-none", 0, 12, 4, 0, "table length"},
         {"count-more", 0, 12, 4, 4, "table length"},
@@ -386,6 +387,8 @@ static const struct bad bads[] = {
         {"object-one-chunk", 3, 12, 4, 1, "table length"},
         {"object-size", 3, 40, 8, 322, "chunks do not fill"},
         {"object-frame", 3, 16, 4, 1, "must be zero"},
+        {"object-codec", 3, 5, 1, 2, "must be zero"},
+        {"object-kept-empty", 4, 5, 1, 3, "must be zero"},
         {"object-chunk-empty", 3, 56 + 64, 4, 0, "length of a chunk"},
         {"layer-algorithm", 5, 56, 1, 7, "digest"},
         {"layer-padding", 5, 56 + 191, 1, 1, "must be zero"},
