@@ -6,6 +6,8 @@
 #include "cas/io.h"
 
 #define PLAIN_BYTES_MAX (1 * CAS_MIB) /* that are tried */
+/* … of so much deflate: heads of blocks may be hundreds of times longer than what is in them. */
+#define DEFLATE_BYTES_MAX (2 * PLAIN_BYTES_MAX)
 #define STEP_BYTES (32 * CAS_KIB)
 #define CANDIDATES_MAX 1024
 #define MATCHES_TELLING 1000 /* so many without a length of 3: there are none */
@@ -107,7 +109,7 @@ static int look(struct cas_gziptrial *t, struct cas_deflate_parser *p, uint64_t 
         uint64_t blocks = 0, plain = 0, tokens = 0;
         *bits = 0;
         looks->is_all_stored = true;
-        while (t->plain.len_bytes < PLAIN_BYTES_MAX) {
+        while (t->plain.len_bytes < PLAIN_BYTES_MAX && *bits / 8 < DEFLATE_BYTES_MAX) {
                 if (cas_deflate_parser_next(p, &e, err) < 0)
                         return -(int)err->code;
                 if (e.kind == CAS_DEFLATE_BLOCK) {
