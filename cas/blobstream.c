@@ -16,6 +16,7 @@
 #include "cas/flights_int.h"
 #include "cas/limits.h"
 #include "cas/log.h"
+#include "cas/pool.h"
 #include "cas/regen.h"
 #include "cas/spool.h"
 #include "cas/store_int.h"
@@ -39,7 +40,10 @@ struct flight {
         struct cas_flights *flights;
         struct cas_digest digest;
         struct cas_hash recipe;
+        uint64_t blob_bytes;
         uint64_t start, end; /* of the blob's bytes */
+        unsigned threads;
+        uint64_t collections; /* of the store, when it began */
         struct cas_spool *spool;
         /* guarded by flights.mutex; the flight is freed when it neither runs nor is read */
         unsigned readers;
@@ -58,6 +62,7 @@ struct flight {
 struct cas_flights {
         struct cas_store *store;
         unsigned max, threads;
+        _Atomic bool closing;
         struct cas_mutex mutex; /* guards all below */
         pthread_cond_t change;  /* running */
         struct flight *list;
@@ -72,6 +77,13 @@ struct cas_blob_stream {
         int fd;                /* -1: a flight */
         struct flight *flight; /* one reader count */
         struct waiter waiter;
+};
+
+/* What somebody wants to read. */
+struct wanted {
+        uint64_t collections; /* of the store, before the recipe was looked up */
+        struct cas_recipe_record rec;
+        uint64_t start, end; /* of the blob's bytes */
 };
 
 /* ---- flights ---- */
@@ -105,8 +117,8 @@ static int flight_make(struct flight *f, uint8_t *piece, struct cas_err *err)
 {
         cas_cleanup_regen struct cas_regen *g = NULL;
         uint64_t at = f->start;
-        if (cas_regen_open(f->flights->store, &f->digest, &f->recipe, f->start, f->flights->threads,
-                           &g, err) < 0)
+        if (cas_regen_open(f->flights->store, &f->digest, &f->recipe, f->start, f->threads, &g,
+                           err) < 0)
                 return -(int)err->code;
         while (at < f->end && !atomic_load(&f->no_more)) {
                 size_t len, want = cas_min_u64(PIECE_BYTES, f->end - at);
@@ -156,6 +168,8 @@ static int write_copy(struct flight *f, const char *path, uint8_t *piece, struct
                 return -(int)err->code;
         for (uint64_t at = 0; at < f->end;) {
                 size_t n = cas_min_u64(PIECE_BYTES, f->end - at);
+                if (atomic_load(&f->flights->closing))
+                        return cas_fail(err, CAS_E_BUSY, "the store is being closed");
                 if (cas_spool_read(f->spool, at, piece, n, err) < 0 ||
                     cas_io_pwrite_all(s->io, fd, piece, n, at, path, err) < 0)
                         return -(int)err->code;
@@ -171,7 +185,8 @@ static void keep_copy(struct flight *f, uint8_t *piece)
         struct cas_err err = CAS_ERR_INIT;
         char path[CAS_TEMPORARY_PATH_BYTES];
         bool kept;
-        if (s->blob_cache_bytes == 0 || f->start > 0 || !made_before(f->flights, &f->digest))
+        bool whole = f->start == 0 && f->end == f->blob_bytes;
+        if (!whole || f->end > s->blob_cache_bytes || !made_before(f->flights, &f->digest))
                 return;
         int rc = cas_temporary_path(path, &err);
         if (rc == 0) {
@@ -185,11 +200,16 @@ static void keep_copy(struct flight *f, uint8_t *piece)
                 cas_log(CAS_LOG_WARN, "blob-cache", "error=\"%s\"", err.msg);
 }
 
-/* A recipe that makes something else is not relied on any more. */
+/* A recipe that makes something else is not relied on any more. A collection meanwhile may have
+ * taken what it needs, and the blob may have been brought and condensed again since: then the next
+ * regeneration tells. */
 static void doubt_recipe(struct flight *f)
 {
+        struct cas_store *s = f->flights->store;
         struct cas_err err = CAS_ERR_INIT;
-        if (cas_recipe_doubt(f->flights->store, &f->digest, &err) < 0)
+        if (atomic_load(&s->collections) != f->collections)
+                return;
+        if (cas_recipe_doubt(s, &f->digest, &err) < 0)
                 cas_log(CAS_LOG_WARN, "recipe", "error=\"%s\"", err.msg);
 }
 
@@ -200,6 +220,7 @@ static void *flight_run(void *arg)
         struct cas_err err = CAS_ERR_INIT;
         uint8_t *piece = cas_xmalloc(PIECE_BYTES);
         int rc = flight_make(f, piece, &err);
+        bool failed = rc < 0 && !atomic_load(&f->no_more); /* and who reads does not know yet */
         if (rc < 0) {
                 char text[CAS_DIGEST_TEXT_BYTES];
                 (void)cas_err_wrap(&err, "regenerating blob %s", cas_digest_text(&f->digest, text));
@@ -217,7 +238,7 @@ static void *flight_run(void *arg)
         bool last = f->readers == 0;
         if (last)
                 unlist_locked(f);
-        fs->counts.failed += rc < 0 && !atomic_load(&f->no_more);
+        fs->counts.failed += failed;
         cas_mutex_unlock(&fs->mutex);
         if (last)
                 flight_free(f);
@@ -244,29 +265,38 @@ static void flight_leave(struct flight *f)
                 flight_free(f);
 }
 
-static bool flight_serves(struct flight *f, const struct cas_digest *digest, uint64_t offset,
-                          uint64_t end)
+static bool flight_serves(struct flight *f, const struct wanted *w)
 {
-        if (!cas_digest_equal(&f->digest, digest) || offset < f->start || end > f->end)
+        if (!cas_digest_equal(&f->digest, &w->rec.blob) || w->start < f->start || w->end > f->end)
                 return false;
         cas_mutex_lock(&f->mutex);
-        bool near = offset <= f->made + JOIN_AHEAD_BYTES;
+        bool near = w->start <= f->made + JOIN_AHEAD_BYTES;
         cas_mutex_unlock(&f->mutex);
         return near;
 }
 
+/* Of a flight that begins now: the more there are, the fewer. */
+static unsigned thread_count_locked(const struct cas_flights *fs)
+{
+        cas_assert_held(&fs->mutex);
+        unsigned all = fs->threads ? fs->threads : cas_cpu_count();
+        return (unsigned)cas_max_u64(1, all / (fs->counts.running + 1));
+}
+
 /* Begins a flight; its one reader is the caller. */
-static int flight_start_locked(struct cas_flights *fs, const struct cas_recipe_record *rec,
-                               uint64_t start, uint64_t end, struct flight **out,
+static int flight_start_locked(struct cas_flights *fs, const struct wanted *w, struct flight **out,
                                struct cas_err *err)
 {
         cas_assert_held(&fs->mutex);
         struct flight *f = cas_xcalloc(1, sizeof(*f));
         f->flights = fs;
-        f->digest = rec->blob;
-        f->recipe = rec->recipe;
-        f->start = f->made = start;
-        f->end = end;
+        f->digest = w->rec.blob;
+        f->recipe = w->rec.recipe;
+        f->blob_bytes = w->rec.blob_bytes;
+        f->threads = thread_count_locked(fs);
+        f->collections = w->collections;
+        f->start = f->made = w->start;
+        f->end = w->end;
         f->spool = cas_spool_new(fs->store);
         f->readers = 1;
         f->is_running = true;
@@ -288,25 +318,24 @@ static int flight_start_locked(struct cas_flights *fs, const struct cas_recipe_r
         return 0;
 }
 
-static struct flight *flight_find_locked(struct cas_flights *fs, const struct cas_digest *digest,
-                                         uint64_t offset, uint64_t end)
+static struct flight *flight_find_locked(struct cas_flights *fs, const struct wanted *w)
 {
         cas_assert_held(&fs->mutex);
         struct flight *f = fs->list;
-        while (f && !flight_serves(f, digest, offset, end))
+        while (f && !flight_serves(f, w))
                 f = f->next;
         return f;
 }
 
-static int flight_join(struct cas_flights *fs, const struct cas_recipe_record *rec, uint64_t offset,
-                       uint64_t end, bool wait, struct flight **out, struct cas_err *err)
+static int flight_join(struct cas_flights *fs, const struct wanted *w, bool wait,
+                       struct flight **out, struct cas_err *err)
 {
         int rc = 0;
         cas_mutex_lock(&fs->mutex);
-        struct flight *f = flight_find_locked(fs, &rec->blob, offset, end);
+        struct flight *f = flight_find_locked(fs, w);
         while (!f && wait && fs->counts.running >= fs->max) {
                 cas_mutex_wait(&fs->mutex, &fs->change);
-                f = flight_find_locked(fs, &rec->blob, offset, end);
+                f = flight_find_locked(fs, w);
         }
         if (f) {
                 f->readers++;
@@ -317,7 +346,7 @@ static int flight_join(struct cas_flights *fs, const struct cas_recipe_record *r
                 rc = cas_fail(err, CAS_E_BUSY, "%u blobs are being regenerated already",
                               fs->counts.running);
         } else {
-                rc = flight_start_locked(fs, rec, offset, end, out, err);
+                rc = flight_start_locked(fs, w, out, err);
         }
         cas_mutex_unlock(&fs->mutex);
         return rc;
@@ -338,6 +367,7 @@ void cas_flights_free(struct cas_flights *fs)
 {
         if (!fs)
                 return;
+        atomic_store(&fs->closing, true);
         cas_mutex_lock(&fs->mutex);
         while (fs->counts.running > 0)
                 cas_mutex_wait(&fs->mutex, &fs->change);
@@ -352,7 +382,7 @@ bool cas_flights_have(struct cas_flights *fs, const struct cas_digest *digest)
 {
         cas_mutex_lock(&fs->mutex);
         struct flight *f = fs->list;
-        while (f && !cas_digest_equal(&f->digest, digest))
+        while (f && (!f->is_running || !cas_digest_equal(&f->digest, digest)))
                 f = f->next;
         cas_mutex_unlock(&fs->mutex);
         return f != NULL;
@@ -378,14 +408,19 @@ static int check_offset(uint64_t offset, uint64_t blob_bytes, struct cas_err *er
 static int open_flight(struct cas_blob_stream *st, const struct cas_digest *digest, uint64_t bytes,
                        bool wait, struct cas_err *err)
 {
-        struct cas_recipe_record rec;
-        if (cas_recipe_stat(st->store, digest, &rec, err) < 0 ||
-            check_offset(st->offset, rec.blob_bytes, err) < 0)
+        struct wanted w = {.collections = atomic_load(&st->store->collections)};
+        char text[CAS_DIGEST_TEXT_BYTES];
+        if (cas_recipe_stat(st->store, digest, &w.rec, err) < 0 ||
+            check_offset(st->offset, w.rec.blob_bytes, err) < 0)
                 return -(int)err->code;
-        st->end = st->offset + cas_min_u64(bytes, rec.blob_bytes - st->offset);
-        if (st->end == st->offset)
+        if (!w.rec.is_proved) /* not any more */
+                return cas_fail(err, CAS_E_NOTFOUND, "blob %s: its recipe is not proved",
+                                cas_digest_text(digest, text));
+        w.start = st->offset;
+        w.end = st->end = st->offset + cas_min_u64(bytes, w.rec.blob_bytes - st->offset);
+        if (w.end == w.start)
                 return 0;
-        return flight_join(st->store->flights, &rec, st->offset, st->end, wait, &st->flight, err);
+        return flight_join(st->store->flights, &w, wait, &st->flight, err);
 }
 
 int cas_blob_stream_open(struct cas_store *s, const struct cas_digest *digest, uint64_t offset,

@@ -392,7 +392,9 @@ int cas_gc(struct cas_store *s, const struct cas_gc_options *options,
                         .batch = cas_batch_new(),
                         .pack_live = cas_map_new()};
         cas_store_exclusive_begin(s);
+        atomic_fetch_add(&s->collections, 1);
         int rc = collect(&gc, err);
+        atomic_fetch_add(&s->collections, 1);
         cas_store_exclusive_end(s);
         cas_gc_marks_release(&gc.marks);
         cas_hashset_release(&gc.trees);

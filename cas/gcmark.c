@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Roots are: manifests linked in repositories; blobs linked there that one of
  * the repository's manifests names, or that are young; leases that have not
- * expired; blobs that are young. A manifest keeps config, layers and children;
- * a layer keeps its listing and file objects; a blob keeps its recipe with all
+ * expired; blobs that are young, or are being regenerated for somebody. A manifest keeps config,
+ * layers and children; a layer keeps its listing and file objects; a blob keeps its recipe with all
  * objects that it refers to; an object keeps its chunks. */
 #include <time.h>
 
 #include "cas/blob.h"
+#include "cas/flights_int.h"
 #include "cas/gc_int.h"
 #include "cas/image.h"
 #include "cas/lease.h"
@@ -216,8 +217,8 @@ static bool mark_lease(void *arg, const struct cas_lease *lease)
         return mk->rc == 0;
 }
 
-static int mark_young(void *arg, const void *key, size_t key_len, const void *value,
-                      size_t value_len, struct cas_err *err)
+static int mark_wanted(void *arg, const void *key, size_t key_len, const void *value,
+                       size_t value_len, struct cas_err *err)
 {
         struct marking *mk = arg;
         struct cas_blob_record rec;
@@ -225,7 +226,8 @@ static int mark_young(void *arg, const void *key, size_t key_len, const void *va
         int rc = cas_digest_value_decode(key, key_len, &digest, err);
         if (rc == 0)
                 rc = cas_blob_record_decode(value, value_len, &rec, err);
-        if (rc < 0 || rec.added_unix_s < mk->young_unix_s)
+        if (rc < 0 ||
+            (rec.added_unix_s < mk->young_unix_s && !cas_flights_have(mk->s->flights, &digest)))
                 return rc;
         return mark_blob(mk, &digest, err);
 }
@@ -279,7 +281,7 @@ static int mark_all(struct marking *mk, struct cas_err *err)
                 rc = mk->rc;
         if (rc == 0)
                 rc = cas_index_scan(mk->s->index, &(struct cas_scan){.family = CAS_FAMILY_BLOBS},
-                                    mark_young, mk, err);
+                                    mark_wanted, mk, err);
         if (rc == 0)
                 rc = cas_index_scan(mk->s->index, &(struct cas_scan){.family = CAS_FAMILY_OBJECTS},
                                     mark_object, mk, err);

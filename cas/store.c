@@ -412,8 +412,8 @@ void cas_store_close(struct cas_store *s)
 {
         if (!s)
                 return;
+        cas_flights_free(s->flights); /* they may be sharing the store */
         cas_assert(s->publication_count == 0);
-        cas_flights_free(s->flights);
         if (s->packset)
                 cas_packset_close(s->packset);
         if (s->blocks)

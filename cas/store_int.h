@@ -46,6 +46,8 @@ struct cas_store {
         unsigned exclusive_waiting;
         bool exclusive;
 
+        _Atomic(uint64_t) collections; /* begun and ended (cas/gc.c) */
+
         struct cas_mutex names; /* "store.names": guards all to commit_error but the journal */
         pthread_cond_t names_change;
         struct cas_journal *journal; /* belongs to the thread that set commit_busy */

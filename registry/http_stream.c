@@ -3,7 +3,8 @@
  * read from a source by the event thread itself. Two sides hold a stream, the
  * writer (of a source: nobody) and the daemon's response; the last one frees it.
  * While there is nothing to send the connection is suspended, and only who
- * clears `suspended` resumes it, so that it is resumed exactly once. */
+ * clears `suspended` resumes it, so that it is resumed exactly once; both under
+ * one lock, so that who finds it cleared knows that it is resumed. */
 #include "cas/log.h"
 #include "registry/http_int.h"
 
@@ -42,18 +43,14 @@ static void stream_unref(struct reg_http_stream *s)
         free(s);
 }
 
-/* Wakes the connection. It exists for as long as it is suspended, and the caller cleared that. */
-static void stream_resume(struct reg_http_stream *s, bool was_suspended)
-{
-        if (was_suspended)
-                MHD_resume_connection(s->connection);
-}
-
-static bool take_suspended_locked(struct reg_http_stream *s)
+/* Wakes the connection, which exists for as long as it is suspended. False: it was not. */
+static bool resume_locked(struct reg_http_stream *s)
 {
         cas_assert_held(&s->mutex);
         bool was = s->suspended;
         s->suspended = false;
+        if (was)
+                MHD_resume_connection(s->connection);
         return was;
 }
 
@@ -90,17 +87,16 @@ static void source_wake(void *arg)
 {
         struct reg_http_stream *s = arg;
         cas_mutex_lock(&s->mutex);
-        bool wake = take_suspended_locked(s);
-        s->woken = !wake;
+        s->woken = !resume_locked(s);
         cas_mutex_unlock(&s->mutex);
-        stream_resume(s, wake);
 }
 
-/* Nothing is there: waits, unless the source has called meanwhile. False: it has. */
+/* Nothing is there: waits, unless the source has called meanwhile, or all is to end. False: so it
+ * is. */
 static bool source_suspend(struct reg_http_stream *s)
 {
         cas_mutex_lock(&s->mutex);
-        bool again = s->woken && !s->gone;
+        bool again = s->woken || s->gone;
         s->woken = false;
         if (!again) {
                 MHD_suspend_connection(s->connection);
@@ -202,11 +198,11 @@ int reg_http_stream_write(struct reg_http_stream *s, const void *data, size_t le
         while (!s->gone && s->buf.len_bytes - s->sent_bytes > REG_HTTP_STREAM_BYTES_MAX)
                 cas_mutex_wait(&s->mutex, &s->change);
         bool gone = s->gone;
-        if (!gone)
+        if (!gone) {
                 cas_buf_append(&s->buf, data, len);
-        bool wake = !gone && take_suspended_locked(s);
+                (void)resume_locked(s);
+        }
         cas_mutex_unlock(&s->mutex);
-        stream_resume(s, wake);
         return gone ? cas_fail(err, CAS_E_IO, "the client is gone") : 0;
 }
 
@@ -216,9 +212,8 @@ void reg_http_stream_close(struct reg_http_stream *s, bool broken)
         cas_assert(!s->closed);
         s->closed = true;
         s->cut = broken;
-        bool wake = take_suspended_locked(s);
+        (void)resume_locked(s);
         cas_mutex_unlock(&s->mutex);
-        stream_resume(s, wake);
         stream_unref(s);
 }
 
@@ -229,9 +224,8 @@ void reg_http_streams_break(struct reg_http_server *server)
                 cas_mutex_lock(&s->mutex);
                 s->gone = true;
                 (void)pthread_cond_broadcast(&s->change);
-                bool wake = take_suspended_locked(s);
+                (void)resume_locked(s);
                 cas_mutex_unlock(&s->mutex);
-                stream_resume(s, wake);
         }
         cas_mutex_unlock(&server->mutex);
 }
