@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Layers of an unknown encoder whose frames hold files, or pieces of files: kept, used as the
  * files' chunks, and made into the blob again, whatever happens to packs and index meanwhile. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -169,7 +170,7 @@ static void check_files(struct teststore *t, const struct maker *m, bool kept)
 {
         for (unsigned i = m->first_file; i < m->first_file + FILES; i++) {
                 cas_cleanup_buf struct cas_buf content = CAS_BUF_INIT, got = CAS_BUF_INIT;
-                struct cas_extent extents[64];
+                struct cas_extent extents[1000];
                 struct cas_hash id;
                 uint8_t piece[300];
                 uint32_t count;
@@ -184,7 +185,14 @@ static void check_files(struct teststore *t, const struct maker *m, bool kept)
                 uint64_t at = content.len_bytes * 2 / 3;
                 test_ok(cas_object_pread(t->store, &id, at, piece, sizeof(piece), &n, err));
                 assert_memory_equal(piece, content.data + at, n);
-                test_ok(cas_object_extents(t->store, &id, 0, extents, 64, &count, err));
+                test_ok(cas_object_extents(t->store, &id, 0, extents, CAS_COUNT(extents), &count,
+                                           err));
+                uint64_t end = 0;
+                for (uint32_t c = 0; c < count; c++) {
+                        assert_int_equal(extents[c].object_offset, end);
+                        end += extents[c].length_bytes;
+                }
+                assert_int_equal(end, content.len_bytes);
                 for (uint32_t c = 0; c < count && kept; c++) {
                         assert_int_equal(extents[c].codec, CAS_CODEC_ZSTD_KEPT);
                         assert_int_equal(extents[c].chunk_offset, 0);
@@ -378,6 +386,61 @@ static void what_is_not_kept(void **state)
         check_store(t);
 }
 
+/* ---- beside others ---- */
+
+struct traffic {
+        struct teststore *t;
+        struct maker maker;
+        _Atomic(bool) stop;
+};
+
+static void *read_files(void *arg)
+{
+        struct traffic *traffic = arg;
+        while (!traffic->stop)
+                check_files(traffic->t, &traffic->maker, false);
+        return NULL;
+}
+
+static void *recode_packs(void *arg)
+{
+        struct traffic *traffic = arg;
+        while (!traffic->stop) {
+                struct cas_recode_result r;
+                test_ok(cas_condense_packs(traffic->t->store, CAS_CONDENSE_DEFAULT, NULL, NULL, &r,
+                                           err));
+        }
+        return NULL;
+}
+
+/* Lists of several pages are replaced while they are read, blocks while they are moved. */
+static void readers_and_recoding_go_on(void **state)
+{
+        struct teststore *t = *state;
+        struct traffic traffic = {.t = t, .maker = {.piece_bytes = 1000, .search_log = 1}};
+        for (unsigned round = 0; round < 3; round++) {
+                cleanup_layer struct layer l = {0};
+                struct memsource source = {.step = SIZE_MAX};
+                pthread_t reader, recoder;
+                traffic.maker.first_file = 100 * round;
+                traffic.stop = false;
+                make_blob(&traffic.maker, &l.blob);
+                source.data = l.blob.data;
+                source.len = l.blob.len_bytes;
+                test_ok(cas_layer_import(t->store, memsource_read, &source, NULL, NULL, &l.rec,
+                                         err));
+                assert_int_equal(pthread_create(&reader, NULL, read_files, &traffic), 0);
+                assert_int_equal(pthread_create(&recoder, NULL, recode_packs, &traffic), 0);
+                condense(t, &l);
+                traffic.stop = true;
+                assert_int_equal(pthread_join(reader, NULL), 0);
+                assert_int_equal(pthread_join(recoder, NULL), 0);
+                assert_int_equal(l.kind, CAS_WRAP_ZSTD_FRAMES);
+                check_blob(t, &l);
+                check_store(t);
+        }
+}
+
 /* ---- recipes that cannot be ---- */
 
 static void put_varint(struct cas_recipe_writer *w, uint64_t v)
@@ -468,6 +531,7 @@ int main(void)
                 TEST(a_rebuilt_index_has_the_frames),
                 TEST(other_frames_of_the_same_files),
                 TEST(what_is_not_kept),
+                TEST(readers_and_recoding_go_on),
                 TEST(bad_recipes_are_refused),
                 TEST(wrong_frames_are_refused),
         };
