@@ -16,7 +16,7 @@
 struct cas_spool {
         struct cas_store *store; /* borrowed */
         struct cas_mutex mutex;  /* a leaf; guards all below against readers */
-        int fd;                  /* -1: none yet */
+        int fd;                  /* -1: none yet; fixed once file_bytes is above 0 */
         uint64_t file_bytes;     /* in the file; the tail follows them */
         struct cas_buf tail;
 };
@@ -107,11 +107,10 @@ int cas_spool_read(struct cas_spool *sp, uint64_t offset, void *buf, size_t len,
         if (len > in_file)
                 memcpy(out + in_file, sp->tail.data + (offset + in_file - sp->file_bytes),
                        len - in_file);
-        int fd = sp->fd;
         cas_mutex_unlock(&sp->mutex);
         if (in_file == 0)
-                return 0;
-        return cas_io_pread_exact(sp->store->io, fd, out, in_file, offset, "spool", err);
+                return 0; /* there may be no file, and one may be on its way */
+        return cas_io_pread_exact(sp->store->io, sp->fd, out, in_file, offset, "spool", err);
 }
 
 int cas_spool_append_spool(struct cas_spool *sp, struct cas_spool *from, struct cas_err *err)
