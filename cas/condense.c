@@ -11,6 +11,7 @@
 #include "cas/codec.h"
 #include "cas/commit_int.h"
 #include "cas/layer.h"
+#include "cas/log.h"
 #include "cas/once.h"
 #include "cas/regen_int.h"
 #include "cas/store_int.h"
@@ -188,6 +189,7 @@ static int make_recipe(struct condensing *c, struct cas_err *err)
         return dropped_marks > 0 ? recipe_length(c, &c->rec.recipe_bytes, err) : 0;
 }
 
+/* The recipe as an object that nobody relies on yet, or why there is none. */
 static int publish_recipe(struct condensing *c, struct cas_err *err)
 {
         int rc = 0;
@@ -198,11 +200,18 @@ static int publish_recipe(struct condensing *c, struct cas_err *err)
                 rc = cas_recipe_writer_publish(&c->w, c->p, &c->rec.recipe, err);
                 if (rc == 0)
                         rc = cas_publish_drain(c->p, err);
-                c->rec.is_proved = true;
         }
         if (rc == 0)
                 rc = cas_publish_recipe(c->p, &c->rec, err);
         return rc < 0 ? rc : cas_publish_commit(c->p, err);
+}
+
+/* From now on the copy may go. */
+static int publish_proof(struct condensing *c, struct cas_publish *p, struct cas_err *err)
+{
+        c->rec.is_proved = true;
+        int rc = cas_publish_recipe(p, &c->rec, err);
+        return rc < 0 ? rc : cas_publish_commit(p, err);
 }
 
 static int skip_bytes(void *arg CAS_UNUSED, const void *data CAS_UNUSED, size_t len CAS_UNUSED,
@@ -214,16 +223,14 @@ static int skip_bytes(void *arg CAS_UNUSED, const void *data CAS_UNUSED, size_t 
 /* What was proved is what is stored. */
 static int read_back(struct condensing *c, struct cas_err *err)
 {
-        int rc = cas_object_each(c->s, &c->rec.recipe, skip_bytes, NULL, err);
-        struct cas_err ignored = CAS_ERR_INIT;
-        if (rc < 0)
-                (void)!cas_recipe_doubt(c->s, &c->rec.blob, &ignored);
-        return rc;
+        return cas_object_each(c->s, &c->rec.recipe, skip_bytes, NULL, err);
 }
 
+/* Two publications: what the first stores is read back before the second says that it is proved,
+ * and collection waits for both. */
 static int condense_file(struct condensing *c, struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *p = NULL;
+        cas_cleanup_publish struct cas_publish *p = NULL, *proof = NULL;
         cas_cleanup_fd int fd = -1;
         cas_store_yield(c->s);
         int rc = cas_publish_begin(c->s, &p, err);
@@ -236,15 +243,19 @@ static int condense_file(struct condensing *c, struct cas_err *err)
         }
         c->p = p;
         if (rc == 0)
+                rc = cas_publish_begin(c->s, &proof, err);
+        if (rc == 0)
                 rc = publish_recipe(c, err);
-        if (rc == 0 && c->rec.is_proved)
-                rc = read_back(c, err);
-        return rc;
+        if (rc < 0 || c->rec.reason[0])
+                return rc;
+        rc = read_back(c, err);
+        return rc < 0 ? rc : publish_proof(c, proof, err);
 }
 
 /* ---- what is there already ---- */
 
-/* A recipe that somebody doubted, and no file: it is all there is. */
+/* A recipe that somebody doubted and no file: it is all there is. Or one that is said to be proved,
+ * of a blob that was brought again: it was not relied on for a while, so it is proved once more. */
 static int prove_again(struct condensing *c, struct cas_err *err)
 {
         cas_cleanup_regen struct cas_regen *g = NULL;
@@ -259,19 +270,7 @@ static int prove_again(struct condensing *c, struct cas_err *err)
                 rc = cas_regen_read(g, piece, CAS_MIB, &n, err);
         if (rc < 0)
                 return rc;
-        c->rec.is_proved = true;
-        rc = cas_publish_recipe(p, &c->rec, err);
-        return rc < 0 ? rc : cas_publish_commit(p, err);
-}
-
-/* A proved recipe of a blob that was brought again: its copy is a cache again. */
-static int make_cache(struct condensing *c, struct cas_err *err)
-{
-        cas_cleanup_publish struct cas_publish *p = NULL;
-        int rc = cas_publish_begin(c->s, &p, err);
-        if (rc == 0)
-                rc = cas_publish_recipe(p, &c->rec, err);
-        return rc < 0 ? rc : cas_publish_commit(p, err);
+        return publish_proof(c, p, err);
 }
 
 /* Decodes the layer; what is none stays verbatim. */
@@ -316,15 +315,19 @@ static int condense(void *arg, void *result, struct cas_err *err)
         }
         bool known = rc == 0, has_object = known && !cas_hash_is_zero(&c->rec.recipe);
         c->rec.blob = digest;
-        if (blob.copy == CAS_BLOB_CONDENSED && has_object && !c->rec.is_proved)
+        bool again = blob.copy == CAS_BLOB_VERBATIM && c->rec.is_proved;
+        if (has_object && (again || (blob.copy == CAS_BLOB_CONDENSED && !c->rec.is_proved)))
                 rc = prove_again(c, err);
-        else if (known && c->rec.is_proved && blob.copy == CAS_BLOB_VERBATIM)
-                rc = make_cache(c, err);
         else if (!known || (has_object && !c->rec.is_proved) ||
                  (!has_object && (c->options->again || c->rec.analysis < CAS_CONDENSE_ANALYSIS)))
                 rc = start_anew(c, blob.size_bytes, err);
         else
                 rc = 0;
+        if (again && (rc == -CAS_E_CORRUPT || rc == -CAS_E_NOTFOUND)) {
+                cas_log(CAS_LOG_WARN, "condense", "recipe=damaged error=\"%s\"", err->msg);
+                *err = (struct cas_err)CAS_ERR_INIT;
+                rc = start_anew(c, blob.size_bytes, err);
+        }
         if (rc == 0)
                 memcpy(result, &c->rec, sizeof(c->rec));
         return rc;

@@ -180,7 +180,7 @@ static void test_unknown(void **state)
                 cas_buf_append(&bad, blob.data,
                                n % 2 ? blob.len_bytes : blob.len_bytes * n / 40 + 1);
                 if (n % 2)
-                        bad.data[blob.len_bytes * n / 40] ^= 1 << n % 8;
+                        bad.data[blob.len_bytes * n / 40] ^= (uint8_t)(1U << n % 8);
                 if (analyse(*state, &bad, &w, &report, &reason) == 0)
                         assert_string_not_equal(report.reason, "");
         }
