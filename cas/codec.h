@@ -13,7 +13,8 @@ enum cas_codec {
         CAS_CODEC_LZ4 = 1,  /* one LZ4 block, without LZ4's own frame */
         CAS_CODEC_ZSTD = 2, /* one zstd frame */
         /* The same, of an encoder that is not ours, and of one chunk: recipes count on its very
-         * bytes, so it is moved as it is, never compressed anew. It may be longer than the chunk. */
+         * bytes, so it is moved as it is, never compressed anew. It may be longer than the chunk.
+         */
         CAS_CODEC_ZSTD_KEPT = 3,
 };
 
