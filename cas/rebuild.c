@@ -467,10 +467,14 @@ static int settle_recipe(struct rebuild *rb, const struct cas_recipe_record *rec
         }
         bool file =
                 rc == 0 && rec.copy != CAS_BLOB_CONDENSED && rec.size_bytes == recipe->blob_bytes;
+        /* Packs do not tell whether the proof was taken back since: where there is a file, it stays
+         * the truth until condensing has proved the recipe again. */
+        struct cas_recipe_record settled = *recipe;
+        settled.is_proved = !file;
         rec.size_bytes = recipe->blob_bytes;
-        rec.copy = file ? CAS_BLOB_CACHED : CAS_BLOB_CONDENSED;
+        rec.copy = file ? CAS_BLOB_VERBATIM : CAS_BLOB_CONDENSED;
         cas_batch_put_blob(rb->batch, &recipe->blob, &rec);
-        cas_batch_put_recipe(rb->batch, recipe);
+        cas_batch_put_recipe(rb->batch, &settled);
         return flush(rb, 0, err); /* another of the same blob looks there */
 }
 
