@@ -32,13 +32,24 @@ struct ffs_image {
         char tree_paths[4][1024];
 };
 
+/* Where the fuse driver keeps pages of files (spec/mounts.md, "Pages"). */
+enum ffs_page_mode {
+        FFS_PAGE_MODE_AUTO,        /* passthrough where this process may, else inode */
+        FFS_PAGE_MODE_PASSTHROUGH, /* the object file system's: shared with the overlay driver */
+        FFS_PAGE_MODE_INODE,       /* the driver's own inodes: shared where files are equal */
+        FFS_PAGE_MODE_PRIVATE,     /* shared with no other mount */
+};
+
 struct ffs_mount_options {
         const char *dir; /* mount point; must exist */
         enum ffs_driver driver;
-        bool rw;           /* writable: over a new upper in STORE/sandboxes, or `upper` */
-        const char *upper; /* directory kept by the caller (implies rw); it is bound to its
-                            * exact trees: other trees are refused with INVALID */
-        bool guarded;      /* writable only: device nodes and set-id bits have no effect */
+        enum ffs_page_mode pages;
+        const char *id_map; /* ffs_idmap text (fusefs/idmap_int.h), NULL: owners as in the image */
+        bool rw;            /* writable: over a new upper in STORE/sandboxes, or `upper` */
+        const char *upper;  /* directory kept by the caller (implies rw); it is bound to its
+                             * exact trees: other trees are refused with INVALID */
+        bool guarded;       /* writable only: device nodes and set-id bits have no effect */
+        uint64_t size_limit_bytes; /* of a new upper; 0: none */
 };
 
 struct ffs_mount_info {

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Owners of an image's files as a mount shows them. "Image ids" are what trees
+ * and layers say; "host ids" what the kernel sees at the mount and, unless
+ * owners are kept in xattrs, on the upper's disk. Values; no state. */
+#ifndef FFS_IDMAP_INT_H
+#define FFS_IDMAP_INT_H
+
+#include "cas/err.h"
+
+#define FFS_IDMAP_RANGES_MAX 8
+
+struct ffs_id_range {
+        uint32_t image, host, count;
+};
+struct ffs_idmap {
+        size_t uid_count, gid_count; /* 0: the same on both sides */
+        struct ffs_id_range uids[FFS_IDMAP_RANGES_MAX];
+        struct ffs_id_range gids[FFS_IDMAP_RANGES_MAX];
+        bool squash; /* an image id without a range is shown as the host id of image id 0 */
+};
+/* What has no counterpart (and is not squashed) is the overflow id, 65534. */
+uint32_t ffs_idmap_uid_to_host(const struct ffs_idmap *m, uint32_t image_uid);
+uint32_t ffs_idmap_gid_to_host(const struct ffs_idmap *m, uint32_t image_gid);
+/* False where no image id stands for it: chown is then refused with EINVAL. */
+bool ffs_idmap_uid_to_image(const struct ffs_idmap *m, uint32_t host_uid, uint32_t *out);
+bool ffs_idmap_gid_to_image(const struct ffs_idmap *m, uint32_t host_gid, uint32_t *out);
+
+/* "IMAGE:HOST:COUNT[,…]" for uids, then ";" and the same for gids, then ";squash" if so; "" is the
+ * identity. Ranges must not overlap on either side. Errors: INVALID. out of format: at least 512
+ * bytes. */
+int ffs_idmap_parse(const char *text, struct ffs_idmap *out, struct cas_err *err) CAS_MUST_CHECK;
+void ffs_idmap_format(const struct ffs_idmap *m, char *out, size_t out_bytes);
+
+#endif
