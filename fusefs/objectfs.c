@@ -2,15 +2,12 @@
 #include "fusefs/objectfs_int.h"
 
 #include <errno.h>
-#include <fuse_lowlevel.h>
-#include <signal.h>
 #include <stdio.h>
-#include <sys/eventfd.h>
-#include <sys/uio.h>
 #include <time.h>
 
 #include "cas/log.h"
 #include "cas/mutex.h"
+#include "fusefs/connection_int.h"
 #include "fusefs/ffs_err.h"
 
 /* Nothing here ever changes: the kernel may remember it as long as it likes. */
@@ -22,9 +19,6 @@
 /* Node ids: 1 the root, 2 … 257 its directories, from FFS_NODE_FIRST on objects. */
 #define DIR_FIRST 2
 #define DIR_COUNT 256
-#define REQUEST_BUFFER_BYTES (FFS_REQUEST_BYTES_MAX + 65536)
-/* Of the kernel's protocol, newer than some systems' header. */
-#define NOTIFY_RESEND 7
 
 /* A request that needs content: served at once, or kept while the owner is away. */
 struct pending {
@@ -38,9 +32,7 @@ struct pending {
 };
 
 struct ffs_objectfs {
-        struct fuse_session *session;
-        int fuse_fd; /* borrowed */
-        int ended_fd;
+        struct ffs_connection *connection;
         struct ffs_slots *slots;
         struct ffs_reader *reader;
         unsigned owner_wait_ms;
@@ -111,6 +103,8 @@ static int serve_lookup(struct ffs_objectfs *fs, const struct pending *p, int ti
 static int serve_read(struct ffs_objectfs *fs, const struct pending *p, int timeout_ms,
                       struct cas_err *err)
 {
+        if (!worker.reply)
+                worker.reply = cas_xmalloc(FFS_REQUEST_BYTES_MAX);
         if (ffs_reader_read(fs->reader, &p->object, p->size_bytes, p->offset, worker.reply, p->len,
                             &worker.scratch, timeout_ms, err) < 0)
                 return -(int)err->code;
@@ -227,7 +221,6 @@ static struct pending *sweep(struct ffs_objectfs *fs, struct pending *list, bool
 static void *waiter_thread(void *arg)
 {
         struct ffs_objectfs *fs = arg;
-        worker.reply = cas_xmalloc(FFS_REQUEST_BYTES_MAX);
         uint64_t away_since_ms = 0; /* 0: it is there, or nobody misses it */
         for (;;) {
                 struct pending *list = take_parked(fs);
@@ -409,106 +402,25 @@ static const struct fuse_lowlevel_ops operations = {
 
 /* ---- serving ---- */
 
-static void process(struct ffs_objectfs *fs, void *request, size_t len)
+static const void *init_load(void *userdata, size_t *len)
 {
-        struct fuse_buf buf = {.mem = request, .size = len};
-        fuse_session_process_buf(fs->session, &buf);
+        const struct ffs_objectfs *fs = userdata;
+        return ffs_slots_init(fs->slots, len);
 }
 
-/* One request from the kernel; 0 when the connection has ended. */
-static size_t receive(struct ffs_objectfs *fs, uint8_t *buffer)
+static void init_save(void *userdata, const void *request, size_t len)
 {
-        for (;;) {
-                ssize_t n = read(fs->fuse_fd, buffer, REQUEST_BUFFER_BYTES);
-                if (n > 0)
-                        return (size_t)n;
-                if (n < 0 && errno == ENODEV)
-                        return 0;
-                /* ENOENT: the request was interrupted before we had it. */
-                if (n < 0 && errno != EINTR && errno != ENOENT && errno != EAGAIN) {
-                        cas_log(CAS_LOG_ERROR, "fuse.read", "errno=%d", errno);
-                        return 0;
-                }
-        }
+        const struct ffs_objectfs *fs = userdata;
+        ffs_slots_save_init(fs->slots, request, len);
 }
 
-static void *worker_thread(void *arg)
+static int start_waiter(struct ffs_objectfs *fs, struct cas_err *err)
 {
-        struct ffs_objectfs *fs = arg;
-        worker.reply = cas_xmalloc(FFS_REQUEST_BYTES_MAX);
-        uint8_t *buffer = cas_xmalloc(REQUEST_BUFFER_BYTES);
-        size_t len;
-        while ((len = receive(fs, buffer)) > 0)
-                process(fs, buffer, len);
-        free(buffer);
-        uint64_t one = 1;
-        (void)!write(fs->ended_fd, &one, sizeof(one));
-        return NULL;
-}
-
-/* The first request of a connection is INIT. It is saved before it is answered, and given to the
- * session of each successor again; the kernel drops an answer that it had already (ENOENT). */
-static int begin(struct ffs_objectfs *fs, struct cas_err *err)
-{
-        cas_cleanup_free uint8_t *buffer = cas_xmalloc(REQUEST_BUFFER_BYTES);
-        size_t len;
-        const void *saved = ffs_slots_init(fs->slots, &len);
-        if (len == 0) {
-                len = receive(fs, buffer);
-                if (len == 0)
-                        return cas_fail(err, CAS_E_IO, "the FUSE connection has ended");
-                if (len < 8 || len > FFS_INIT_BYTES_MAX || cas_get_le32(buffer + 4) != 26)
-                        return cas_fail(err, CAS_E_CORRUPT,
-                                        "the FUSE connection begins without INIT");
-                ffs_slots_save_init(fs->slots, buffer, len);
-        } else {
-                memcpy(buffer, saved, len);
-        }
-        process(fs, buffer, len);
-        return 0;
-}
-
-/* Requests that a dead process had read and not answered come again. */
-static void resend(struct ffs_objectfs *fs)
-{
-        struct {
-                uint32_t len;
-                int32_t error;
-                uint64_t unique;
-        } notify = {.len = sizeof(notify), .error = NOTIFY_RESEND};
-        if (write(fs->fuse_fd, &notify, sizeof(notify)) < 0)
-                cas_log(CAS_LOG_WARN, "fuse.resend", "errno=%d", errno);
-}
-
-static int make_session(struct ffs_objectfs *fs, struct cas_err *err)
-{
-        char name[] = "lamina", path[64];
-        char *argv[] = {name, NULL};
-        struct fuse_args args = FUSE_ARGS_INIT(1, argv);
-        fs->session = fuse_session_new(&args, &operations, sizeof(operations), fs);
-        if (!fs->session)
-                return cas_fail(err, CAS_E_NOMEM, "no FUSE session");
-        int fd = dup(fs->fuse_fd); /* the session closes its own */
-        if (fd < 0)
-                return cas_fail_sys(err, errno, "dup");
-        (void)snprintf(path, sizeof(path), "/dev/fd/%d", fd);
-        if (fuse_session_mount(fs->session, path) != 0) {
-                (void)close(fd);
-                return cas_fail(err, CAS_E_IO, "the FUSE session refuses the descriptor");
-        }
-        return 0;
-}
-
-static int start_threads(struct ffs_objectfs *fs, unsigned count, struct cas_err *err)
-{
-        for (unsigned i = 0; i <= count; i++) {
-                pthread_t thread;
-                int rc = pthread_create(&thread, NULL, i == count ? waiter_thread : worker_thread,
-                                        fs);
-                if (rc)
-                        return cas_fail_sys(err, rc, "thread");
-                (void)pthread_detach(thread);
-        }
+        pthread_t thread;
+        int rc = pthread_create(&thread, NULL, waiter_thread, fs);
+        if (rc)
+                return cas_fail_sys(err, rc, "thread");
+        (void)pthread_detach(thread);
         return 0;
 }
 
@@ -517,7 +429,6 @@ int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_obje
 {
         /* Threads run until the process ends, so nothing here is freed after a failure either. */
         struct ffs_objectfs *fs = cas_xcalloc(1, sizeof(*fs));
-        fs->fuse_fd = config->fuse_fd;
         fs->slots = config->slots;
         fs->reader = config->reader;
         fs->owner_wait_ms = config->owner_wait_ms;
@@ -525,13 +436,17 @@ int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_obje
         fs->owner_away_arg = config->owner_away_arg;
         cas_mutex_init(&fs->mutex, "objectfs");
         cas_cond_init(&fs->parked_changed);
-        fs->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (fs->ended_fd < 0)
-                return cas_fail_sys(err, errno, "eventfd");
-        if (make_session(fs, err) < 0 || begin(fs, err) < 0)
-                return -(int)err->code;
-        resend(fs);
-        if (start_threads(fs, config->threads, err) < 0)
+        struct ffs_connection_config connection = {
+                .fuse_fd = config->fuse_fd,
+                .ops = &operations,
+                .userdata = fs,
+                .threads = config->threads,
+                .name = "objects",
+                .init_load = init_load,
+                .init_save = init_save,
+        };
+        if (start_waiter(fs, err) < 0 ||
+            ffs_connection_start(&connection, &fs->connection, err) < 0)
                 return -(int)err->code;
         *out = fs;
         return 0;
@@ -539,5 +454,5 @@ int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_obje
 
 int ffs_objectfs_ended_fd(const struct ffs_objectfs *fs)
 {
-        return fs->ended_fd;
+        return ffs_connection_ended_fd(fs->connection);
 }

@@ -14,7 +14,6 @@
 /* How long a request waits for an owner that is away. */
 #define FFS_OWNER_WAIT_MS 60000
 #define FFS_OWNER_AWAY_MS 1000
-#define FFS_REQUEST_BYTES_MAX (1 << 20) /* of one read */
 
 struct ffs_objectfs;
 struct ffs_objectfs_config {

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "cas/mutex.h"
+#include "fusefs/connection_int.h"
 
 /* The layout of the memfd. It never leaves the machine nor outlives a mount, but a successor may
  * be a newer program: the version says whether it understands it. */

@@ -14,7 +14,6 @@
 
 #include "cas/digest.h"
 
-#define FFS_INIT_BYTES_MAX 512
 #define FFS_NODE_FIRST UINT64_C(1024) /* smaller ones: the root and its directories */
 #define FFS_SLOTS_MAX (UINT32_C(1) << 26)
 

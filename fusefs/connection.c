@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Threads read one descriptor, which is not cloned: requests that were read from
+ * a clone would be aborted when its process dies. A request that comes again
+ * keeps its mark in `unique`, and so must its answer: the kernel finds the request
+ * by all 64 bits. */
+#include "fusefs/connection_int.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+
+#include "cas/log.h"
+
+#define REQUEST_BUFFER_BYTES (FFS_REQUEST_BYTES_MAX + 65536)
+#define THREAD_NAME_BYTES 16
+/* Of the kernel's protocol, newer than some systems' header. */
+#define NOTIFY_RESEND 7
+#define OPCODE_INIT 26
+/* Of a request's header: length, opcode, unique, node, … */
+#define HEADER_BYTES 40
+
+struct ffs_connection {
+        struct ffs_connection_config config;
+        struct fuse_session *session;
+        int ended_fd;
+};
+
+/* One request from the kernel; 0 when the connection has ended. */
+static size_t receive(struct ffs_connection *c, uint8_t *buffer)
+{
+        for (;;) {
+                ssize_t n = read(c->config.fuse_fd, buffer, REQUEST_BUFFER_BYTES);
+                if (n >= HEADER_BYTES)
+                        return (size_t)n;
+                if (n >= 0 || errno == ENODEV)
+                        return 0;
+                /* ENOENT: the request was interrupted before we had it. */
+                if (errno != EINTR && errno != ENOENT && errno != EAGAIN) {
+                        cas_log(CAS_LOG_ERROR, "fuse.read", "connection=%s errno=%d",
+                                c->config.name, errno);
+                        return 0;
+                }
+        }
+}
+
+static void process(struct ffs_connection *c, void *request, size_t len)
+{
+        const uint8_t *header = request;
+        struct fuse_buf buf = {.mem = request, .size = len};
+        if (c->config.request_seen)
+                c->config.request_seen(c->config.userdata, cas_get_le64(header + 8),
+                                       cas_get_le32(header + 4), cas_get_le64(header + 16));
+        fuse_session_process_buf(c->session, &buf);
+}
+
+static void *worker_thread(void *arg)
+{
+        struct ffs_connection *c = arg;
+        uint8_t *buffer = cas_xmalloc(REQUEST_BUFFER_BYTES);
+        size_t len;
+        while ((len = receive(c, buffer)) > 0)
+                process(c, buffer, len);
+        free(buffer);
+        uint64_t one = 1;
+        (void)!write(c->ended_fd, &one, sizeof(one));
+        return NULL;
+}
+
+/* The first request of a connection is INIT. It is saved before it is answered, and given to the
+ * session of each successor again; the kernel drops an answer that it had already (ENOENT). */
+static int begin(struct ffs_connection *c, struct cas_err *err)
+{
+        cas_cleanup_free uint8_t *buffer = cas_xmalloc(REQUEST_BUFFER_BYTES);
+        size_t len;
+        const void *saved = c->config.init_load(c->config.userdata, &len);
+        if (len == 0) {
+                len = receive(c, buffer);
+                if (len == 0)
+                        return cas_fail(err, CAS_E_IO, "the FUSE connection has ended");
+                if (len > FFS_INIT_BYTES_MAX || cas_get_le32(buffer + 4) != OPCODE_INIT)
+                        return cas_fail(err, CAS_E_CORRUPT,
+                                        "the FUSE connection begins without INIT");
+                c->config.init_save(c->config.userdata, buffer, len);
+        } else {
+                memcpy(buffer, saved, len);
+        }
+        struct fuse_buf buf = {.mem = buffer, .size = len};
+        fuse_session_process_buf(c->session, &buf);
+        if (c->config.inited)
+                c->config.inited(c->config.userdata, c->session);
+        return 0;
+}
+
+/* Requests that a dead process had read and not answered come again. */
+static void resend(struct ffs_connection *c)
+{
+        struct {
+                uint32_t len;
+                int32_t error;
+                uint64_t unique;
+        } notify = {.len = sizeof(notify), .error = NOTIFY_RESEND};
+        if (write(c->config.fuse_fd, &notify, sizeof(notify)) < 0)
+                cas_log(CAS_LOG_WARN, "fuse.resend", "connection=%s errno=%d", c->config.name,
+                        errno);
+}
+
+static int make_session(struct ffs_connection *c, struct cas_err *err)
+{
+        char name[] = "lamina", path[64];
+        char *argv[] = {name, NULL};
+        struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+        c->session =
+                fuse_session_new(&args, c->config.ops, sizeof(*c->config.ops), c->config.userdata);
+        if (!c->session)
+                return cas_fail(err, CAS_E_NOMEM, "no FUSE session");
+        int fd = dup(c->config.fuse_fd); /* the session closes its own */
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "dup");
+        (void)snprintf(path, sizeof(path), "/dev/fd/%d", fd);
+        if (fuse_session_mount(c->session, path) != 0) {
+                (void)close(fd);
+                return cas_fail(err, CAS_E_IO, "the FUSE session refuses the descriptor");
+        }
+        return 0;
+}
+
+static int start_threads(struct ffs_connection *c, struct cas_err *err)
+{
+        char name[THREAD_NAME_BYTES];
+        (void)snprintf(name, sizeof(name), "%s", c->config.name);
+        for (unsigned i = 0; i < c->config.threads; i++) {
+                pthread_t thread;
+                int rc = pthread_create(&thread, NULL, worker_thread, c);
+                if (rc)
+                        return cas_fail_sys(err, rc, "thread");
+                (void)pthread_setname_np(thread, name);
+                (void)pthread_detach(thread);
+        }
+        return 0;
+}
+
+int ffs_connection_start(const struct ffs_connection_config *config, struct ffs_connection **out,
+                         struct cas_err *err)
+{
+        /* Threads run until the process ends, so nothing here is freed after a failure either. */
+        struct ffs_connection *c = cas_xcalloc(1, sizeof(*c));
+        c->config = *config;
+        c->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (c->ended_fd < 0)
+                return cas_fail_sys(err, errno, "eventfd");
+        if (make_session(c, err) < 0 || begin(c, err) < 0)
+                return -(int)err->code;
+        resend(c);
+        /* Before a request is served: who serves it may look here. */
+        *out = c;
+        return start_threads(c, err);
+}
+
+int ffs_connection_ended_fd(const struct ffs_connection *c)
+{
+        return c->ended_fd;
+}
+
+struct fuse_session *ffs_connection_session(const struct ffs_connection *c)
+{
+        return c->session;
+}
