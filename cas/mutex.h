@@ -15,8 +15,8 @@
  *   > openblock (chunks of one ingest that are not written yet; one at a time)
  *   > packfile.sync (while a pack is synced)
  *   > packset       (open packs, pending chunks)
- *   > blobcache, blockcache, once, pool, recipe, recode, regen, spool, store.trees, index.packs,
- *     log (leaves)
+ *   > blobcache, blockcache, layerwriter, once, pool, recipe, recode, regen, spool, store.trees,
+ *     index.packs, log (leaves)
  *
  * Beside that order: flights > flight (cas/blobstream.c), neither held around any of the above nor
  * taken inside of it, but for flights by collection, which has store.exclusive; who waits for bytes

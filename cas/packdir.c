@@ -2,10 +2,9 @@
 /* Packing: a directory becomes the one layer of an image.
  *
  * The same directory packs to the same digest: entries in byte order of their
- * names, tar headers in one form (cas/tarwrite.h), gzip without name or time,
- * the image dated by its newest entry or $SOURCE_DATE_EPOCH. The import of the
- * layer pulls: each of its reads moves the walk on. Memory holds the names of
- * the directories on the way down, and of inodes with several names.
+ * names, the layer in one form (cas/layerwrite.h), the image dated by its newest
+ * entry or $SOURCE_DATE_EPOCH. Memory holds the names of the directories on the
+ * way down, and of inodes with several names.
  *
  * Links are never followed. Sockets are left out. */
 #include <dirent.h>
@@ -13,16 +12,12 @@
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
-#include <zlib.h>
 
-#include "cas/blob.h"
-#include "cas/image.h"
-#include "cas/json.h"
+#include "cas/derive.h"
+#include "cas/layerwrite.h"
 #include "cas/map.h"
-#include "cas/tarwrite.h"
 #include "cas/transfer.h"
 
-#define GZIP_LEVEL 6
 #define READ_BYTES (256 * 1024)
 
 /* A directory on the way down. */
@@ -41,15 +36,8 @@ struct packdir {
         size_t link_count;
         int64_t newest_s;
         uint64_t sockets;
-
-        int file; /* whose content comes next, or -1 */
-        uint64_t file_left;
-        uint64_t file_bytes;
-        struct cas_buf plain; /* tar bytes to compress */
-        size_t plain_at;
-        bool walked, ended;
-        z_stream z;
-        uint8_t *read_buf; /* owned */
+        struct cas_layer_writer *writer; /* owned */
+        uint8_t *read_buf;               /* owned */
         const struct cas_progress *progress;
         uint64_t done_bytes;
 };
@@ -73,11 +61,8 @@ static void packdir_release(struct packdir *p)
                 free(p->link_paths[i]);
         free(p->link_paths);
         cas_map_free(p->links);
-        if (p->file >= 0)
-                (void)close(p->file);
-        cas_buf_release(&p->plain);
+        cas_layer_writer_free(p->writer);
         free(p->read_buf);
-        (void)deflateEnd(&p->z);
 }
 
 /* ---- one entry ---- */
@@ -266,7 +251,27 @@ static int open_entry(int dirfd, const char *name, const struct stat *seen, stru
         return 0;
 }
 
-/* Appends the header of dirfd/name; its content or its directory comes next. */
+static int pack_content(struct packdir *p, int fd, uint64_t size_bytes, struct cas_err *err)
+{
+        for (uint64_t at = 0; at < size_bytes;) {
+                size_t n, want = (size_t)cas_min_u64(size_bytes - at, READ_BYTES);
+                int r = cas_io_pread(cas_io_posix(), fd, p->read_buf, want, at, &n, "file", err);
+                if (r < 0)
+                        return r;
+                if (n < want)
+                        return cas_fail(err, CAS_E_BUSY,
+                                        "a file became shorter while it was packed");
+                r = cas_layer_writer_data(p->writer, p->read_buf, n, err);
+                if (r < 0)
+                        return r;
+                at += n;
+                p->done_bytes += n;
+                cas_progress_update(p->progress, "pack", p->done_bytes, 0);
+        }
+        return 0;
+}
+
+/* Writes dirfd/name; what is in a directory comes next. */
 static int pack_entry(struct packdir *p, int dirfd, const char *name, char *path,
                       struct cas_entry *e, struct cas_err *err)
 {
@@ -292,29 +297,20 @@ static int pack_entry(struct packdir *p, int dirfd, const char *name, char *path
                 r = read_xattrs(&src, e, err);
         }
         if (r == 0)
-                r = cas_tarwrite_header(&p->plain, e, err);
+                r = cas_layer_writer_entry(p->writer, e, err);
         if (r < 0 || linked)
                 return r;
         if (S_ISDIR(st.st_mode))
                 return level_push(p, cas_steal_fd(&fd), path, err);
-        if (S_ISREG(st.st_mode)) {
-                p->file = cas_steal_fd(&fd);
-                p->file_bytes = p->file_left = (uint64_t)st.st_size;
-        }
-        return 0;
+        return S_ISREG(st.st_mode) ? pack_content(p, fd, (uint64_t)st.st_size, err) : 0;
 }
 
-/* ---- the tar, piece by piece ---- */
-
-static int next_entry(struct packdir *p, struct cas_err *err)
+static int pack_next(struct packdir *p, struct cas_err *err)
 {
         struct level *l = &p->levels[p->depth - 1];
         if (l->next == l->count) {
                 level_release(l);
-                if (--p->depth == 0) {
-                        cas_tarwrite_end(&p->plain);
-                        p->walked = true;
-                }
+                p->depth--;
                 return 0;
         }
         const char *name = l->names[l->next++];
@@ -329,186 +325,23 @@ static int next_entry(struct packdir *p, struct cas_err *err)
         return r;
 }
 
-static int next_content(struct packdir *p, struct cas_err *err)
-{
-        size_t n;
-        size_t want = (size_t)cas_min_u64(p->file_left, READ_BYTES);
-        int r = cas_io_pread(cas_io_posix(), p->file, p->read_buf, want,
-                             p->file_bytes - p->file_left, &n, "file", err);
-        if (r < 0)
-                return r;
-        if (n < want)
-                return cas_fail(err, CAS_E_BUSY, "a file became shorter while it was packed");
-        cas_buf_append(&p->plain, p->read_buf, n);
-        p->file_left -= n;
-        p->done_bytes += n;
-        cas_progress_update(p->progress, "pack", p->done_bytes, 0);
-        if (p->file_left == 0) {
-                cas_tarwrite_padding(&p->plain, p->file_bytes);
-                (void)close(cas_steal_fd(&p->file));
-        }
-        return 0;
-}
-
-/* Makes tar bytes until there are some, or the walk is over. */
-static int fill_plain(struct packdir *p, struct cas_err *err)
-{
-        if (p->plain_at < p->plain.len_bytes)
-                return 0;
-        cas_buf_clear(&p->plain);
-        p->plain_at = 0;
-        int r = 0;
-        while (r == 0 && p->plain.len_bytes < READ_BYTES && !p->walked)
-                r = p->file >= 0 ? next_content(p, err) : next_entry(p, err);
-        return r;
-}
-
-/* Source of the layer import: compressed bytes. */
-static int packdir_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
-{
-        struct packdir *p = arg;
-        unsigned room = (unsigned)cas_min_u64(len, 1u << 30);
-        p->z.next_out = buf;
-        p->z.avail_out = room;
-        while (p->z.avail_out == room && !p->ended) {
-                int r = fill_plain(p, err);
-                if (r < 0)
-                        return r;
-                p->z.next_in = p->plain.data + p->plain_at;
-                p->z.avail_in = (unsigned)(p->plain.len_bytes - p->plain_at);
-                bool last = p->walked;
-                r = deflate(&p->z, last ? Z_FINISH : Z_NO_FLUSH);
-                cas_assert(r != Z_STREAM_ERROR);
-                p->plain_at = p->plain.len_bytes - p->z.avail_in;
-                p->ended = r == Z_STREAM_END;
-        }
-        *out_len = room - p->z.avail_out;
-        return 0;
-}
-
-static int packdir_begin(struct packdir *p, const char *dir, struct cas_err *err)
+static int pack_layer(struct packdir *p, struct cas_store *s, const char *dir,
+                      struct cas_layer_record *out, struct cas_err *err)
 {
         struct cas_entry root = {0};
-        p->links = cas_map_new();
-        p->read_buf = cas_xmalloc(READ_BYTES);
-        int r = deflateInit2(&p->z, GZIP_LEVEL, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
-        cas_assert(r == Z_OK);
         cas_cleanup_fd int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0)
                 return cas_fail_sys(err, errno, "%s", dir);
+        p->links = cas_map_new();
+        p->read_buf = cas_xmalloc(READ_BYTES);
+        int r = cas_layer_writer_open(s, &p->writer, err);
+        if (r < 0)
+                return r;
         r = pack_entry(p, fd, ".", cas_xstrdup(""), &root, err);
         cas_entry_release(&root);
-        return r;
-}
-
-/* ---- the image ---- */
-
-/* "2026-01-31T12:00:00Z". */
-static int created_text(int64_t newest_s, char out[32], struct cas_err *err)
-{
-        const char *epoch = getenv("SOURCE_DATE_EPOCH");
-        time_t when = (time_t)newest_s;
-        if (epoch && epoch[0]) {
-                char *end;
-                errno = 0;
-                when = (time_t)strtoll(epoch, &end, 10);
-                if (*end || errno)
-                        return cas_fail(err, CAS_E_INVALID, "SOURCE_DATE_EPOCH: \"%.64s\"", epoch);
-        }
-        struct tm tm;
-        if (!gmtime_r(&when, &tm) || strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
-                return cas_fail(err, CAS_E_INVALID, "a time that is no date");
-        return 0;
-}
-
-/* The "config" member of a config that was given, or an empty object. */
-static int given_config(const char *text, json_t **out, struct cas_err *err)
-{
-        cas_cleanup_json json_t *j = NULL;
-        const json_t *config = NULL;
-        if (!text) {
-                *out = json_object();
-                return 0;
-        }
-        int r = cas_json_parse(text, strlen(text), CAS_CONFIG_BYTES_MAX, &j, err);
-        if (r == 0)
-                r = cas_json_object_in(j, "config", &config, err);
-        if (r < 0)
-                return cas_err_wrap(err, "config");
-        *out = config ? json_deep_copy(config) : json_object();
-        return 0;
-}
-
-static int make_config(const struct cas_pack_options *options, const struct cas_layer_record *layer,
-                       int64_t newest_s, struct cas_buf *out, struct cas_err *err)
-{
-        struct cas_platform platform;
-        char created[32], diff_id[CAS_DIGEST_TEXT_BYTES];
-        json_t *config = NULL;
-        cas_platform_host(&platform);
-        if (options->platform)
-                platform = *options->platform;
-        int r = created_text(newest_s, created, err);
-        if (r == 0)
-                r = given_config(options->config_json, &config, err);
-        if (r < 0)
-                return r;
-        cas_cleanup_json json_t *j =
-                json_pack("{s:s, s:s, s:s, s:s*, s:o, s:{s:s, s:[s]}, s:[{s:s, s:s}]}", "created",
-                          created, "architecture", platform.arch, "os", platform.os, "variant",
-                          platform.variant[0] ? platform.variant : NULL, "config", config, "rootfs",
-                          "type", "layers", "diff_ids", cas_digest_text(&layer->diff_id, diff_id),
-                          "history", "created", created, "created_by", "lamina pack");
-        cas_assert(j != NULL);
-        cas_json_append(j, out);
-        return 0;
-}
-
-static void make_manifest(const struct cas_digest *config, uint64_t config_bytes,
-                          const struct cas_layer_record *layer, uint64_t layer_bytes,
-                          struct cas_buf *out)
-{
-        char config_text[CAS_DIGEST_TEXT_BYTES], layer_text[CAS_DIGEST_TEXT_BYTES];
-        cas_cleanup_json json_t *j = json_pack(
-                "{s:i, s:s, s:{s:s, s:s, s:I}, s:[{s:s, s:s, s:I}]}", "schemaVersion", 2,
-                "mediaType", CAS_MT_OCI_MANIFEST, "config", "mediaType", CAS_MT_OCI_CONFIG,
-                "digest", cas_digest_text(config, config_text), "size", (json_int_t)config_bytes,
-                "layers", "mediaType", CAS_MT_OCI_LAYER_GZIP, "digest",
-                cas_digest_text(&layer->blob, layer_text), "size", (json_int_t)layer_bytes);
-        cas_assert(j != NULL);
-        cas_json_append(j, out);
-}
-
-static int publish_config(struct cas_store *s, const struct cas_buf *config,
-                          struct cas_digest *digest, struct cas_err *err)
-{
-        cas_cleanup_publish struct cas_publish *p = NULL;
-        int r = cas_publish_begin(s, &p, err);
-        if (r == 0)
-                r = cas_publish_blob(p, config->data, config->len_bytes, NULL, digest, err);
-        if (r == 0)
-                r = cas_publish_commit(p, err);
-        return r;
-}
-
-static int pack_image(struct cas_store *s, const struct cas_ref *ref,
-                      const struct cas_pack_options *options, const struct cas_layer_record *layer,
-                      int64_t newest_s, struct cas_manifest_info *out, struct cas_err *err)
-{
-        cas_cleanup_buf struct cas_buf config = CAS_BUF_INIT, manifest = CAS_BUF_INIT;
-        struct cas_digest digest;
-        uint64_t layer_bytes;
-        int r = make_config(options, layer, newest_s, &config, err);
-        if (r == 0)
-                r = publish_config(s, &config, &digest, err);
-        if (r == 0)
-                r = cas_blob_stat(s, &layer->blob, &layer_bytes, err);
-        if (r < 0)
-                return r;
-        make_manifest(&digest, config.len_bytes, layer, layer_bytes, &manifest);
-        struct cas_manifest_put_options put = {
-                .repo = ref->repo, .tag = ref->tag, .media_type = CAS_MT_OCI_MANIFEST};
-        return cas_manifest_put(s, &put, manifest.data, manifest.len_bytes, out, err);
+        while (r == 0 && p->depth > 0)
+                r = pack_next(p, err);
+        return r < 0 ? r : cas_layer_writer_finish(p->writer, out, err);
 }
 
 int cas_pack_dir(struct cas_store *s, const char *dir, const struct cas_ref *ref,
@@ -516,17 +349,21 @@ int cas_pack_dir(struct cas_store *s, const char *dir, const struct cas_ref *ref
                  struct cas_manifest_info *out, struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *fence = NULL; /* collection waits for it */
-        struct packdir p = {.file = -1, .progress = progress};
+        struct packdir p = {.progress = progress};
         struct cas_layer_record layer;
         if (ref->digest.alg != CAS_DIGEST_NONE)
                 return cas_fail(err, CAS_E_INVALID, "pack under NAME[:TAG], without a digest");
         int r = cas_publish_begin(s, &fence, err);
         if (r == 0)
-                r = packdir_begin(&p, dir, err);
-        if (r == 0)
-                r = cas_layer_import(s, packdir_read, &p, NULL, NULL, &layer, err);
-        if (r == 0)
-                r = pack_image(s, ref, options, &layer, p.newest_s, out, err);
+                r = pack_layer(&p, s, dir, &layer, err);
+        if (r == 0) {
+                struct cas_derive_options derive = {.layer = &layer,
+                                                    .newest_s = p.newest_s,
+                                                    .created_by = "lamina pack",
+                                                    .config_json = options->config_json,
+                                                    .platform = options->platform};
+                r = cas_image_derive(s, ref, &derive, out, err);
+        }
         if (r == 0 && options->skipped_count)
                 *options->skipped_count = p.sockets;
         packdir_release(&p);

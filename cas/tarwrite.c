@@ -5,6 +5,8 @@
 
 #define BLOCK_BYTES 512
 #define NAME_BYTES 100
+#define WHITEOUT_PREFIX ".wh."
+#define OPAQUE_NAME ".wh..wh..opq"
 #define OCTAL7_MAX 07777777u
 #define OCTAL11_MAX UINT64_C(077777777777)
 
@@ -159,6 +161,7 @@ static int type_flag(const struct cas_entry *e, char *out, struct cas_err *err)
 {
         switch (e->type) {
         case CAS_ENTRY_FILE:
+        case CAS_ENTRY_WHITEOUT:
                 *out = '0';
                 return 0;
         case CAS_ENTRY_HARDLINK:
@@ -180,27 +183,37 @@ static int type_flag(const struct cas_entry *e, char *out, struct cas_err *err)
                 *out = '6';
                 return 0;
         case CAS_ENTRY_SOCKET:
-        case CAS_ENTRY_WHITEOUT:
                 break;
         }
         return cas_fail(err, CAS_E_INVALID, "%.200s: of a type that tars have not", e->path);
 }
 
-int cas_tarwrite_header(struct cas_buf *out, const struct cas_entry *e, struct cas_err *err)
+/* Name in its directory. */
+static const char *base_name(const char *path)
+{
+        const char *slash = strrchr(path, '/');
+        return slash ? slash + 1 : path;
+}
+
+/* The entry's name in the tar. Owned by the caller. */
+static char *tar_name(const struct cas_entry *e, char type)
+{
+        const char *base = base_name(e->path);
+        if (e->type == CAS_ENTRY_WHITEOUT)
+                return cas_xasprintf("%.*s" WHITEOUT_PREFIX "%s", (int)(base - e->path), e->path,
+                                     base);
+        if (type == '5')
+                return cas_xasprintf("%s/", e->path[0] ? e->path : ".");
+        return cas_xstrdup(e->path);
+}
+
+static int put_entry(struct cas_buf *out, const struct cas_entry *e, char type, const char *name,
+                     struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf records = CAS_BUF_INIT;
-        cas_cleanup_free char *name = NULL;
         const char *link = e->target ? e->target : "";
         uint64_t size_bytes = e->type == CAS_ENTRY_FILE ? e->size_bytes : 0;
-        char type = 0;
-        int r = type_flag(e, &type, err);
-        if (r < 0)
-                return r;
-        if (type == '5')
-                name = cas_xasprintf("%s/", e->path[0] ? e->path : ".");
-        else
-                name = cas_xstrdup(e->path);
-        r = pax_records(&records, e, name, link, size_bytes, err);
+        int r = pax_records(&records, e, name, link, size_bytes, err);
         if (r < 0)
                 return r;
         if (records.len_bytes > 0) {
@@ -211,6 +224,32 @@ int cas_tarwrite_header(struct cas_buf *out, const struct cas_entry *e, struct c
         }
         put_header(out, type, name, link, e, size_bytes);
         return 0;
+}
+
+/* What stands in a directory that hides what lies below. */
+static int put_opaque_mark(struct cas_buf *out, const struct cas_entry *dir, struct cas_err *err)
+{
+        const struct cas_entry mark = {.type = CAS_ENTRY_WHITEOUT};
+        cas_cleanup_free char *name =
+                cas_xasprintf("%s%s" OPAQUE_NAME, dir->path, dir->path[0] ? "/" : "");
+        return put_entry(out, &mark, '0', name, err);
+}
+
+int cas_tarwrite_header(struct cas_buf *out, const struct cas_entry *e, struct cas_err *err)
+{
+        char type = 0;
+        if (type_flag(e, &type, err) < 0)
+                return -(int)err->code;
+        if (strncmp(base_name(e->path), WHITEOUT_PREFIX, strlen(WHITEOUT_PREFIX)) == 0)
+                return cas_fail(err, CAS_E_INVALID,
+                                "%.200s: layers cannot hold names that begin with " WHITEOUT_PREFIX,
+                                e->path);
+        const struct cas_entry absent = {.type = CAS_ENTRY_WHITEOUT};
+        cas_cleanup_free char *name = tar_name(e, type);
+        int r = put_entry(out, e->type == CAS_ENTRY_WHITEOUT ? &absent : e, type, name, err);
+        if (r == 0 && e->type == CAS_ENTRY_DIR && e->opaque)
+                r = put_opaque_mark(out, e, err);
+        return r;
 }
 
 void cas_tarwrite_padding(struct cas_buf *out, uint64_t size_bytes)

@@ -107,7 +107,8 @@ static void what_tars_cannot_say_is_refused(void **state CAS_UNUSED)
         struct cas_xattr odd = {"user.a=b", value, 1};
         const struct cas_entry entries[] = {
                 {.type = CAS_ENTRY_SOCKET, .path = "s"},
-                {.type = CAS_ENTRY_WHITEOUT, .path = "w"},
+                {.type = CAS_ENTRY_FILE, .path = "d/.wh.w"},
+                {.type = CAS_ENTRY_WHITEOUT, .path = "d/.wh..opq"},
                 {.type = CAS_ENTRY_FILE, .path = "x", .xattrs = &odd, .xattr_count = 1},
         };
         for (size_t i = 0; i < CAS_COUNT(entries); i++) {
