@@ -29,6 +29,10 @@ bool ffs_rw_is_idle(struct ffs_rw *rw);
 void ffs_rw_root_attr(struct ffs_rw *rw, struct stat *out);
 
 /* ---- requests ---- */
+/* The request that this thread serves next, before libfuse hands it out: one that was delivered
+ * before, to a process that died, is recognised by it. */
+void ffs_rw_request_seen(uint64_t unique);
+
 void ffs_rw_lookup(struct ffs_volume *v, fuse_req_t req, uint64_t parent, const char *name);
 void ffs_rw_forget(struct ffs_treefs *t, uint64_t node, uint64_t count);
 void ffs_rw_getattr(struct ffs_volume *v, fuse_req_t req, uint64_t node, struct fuse_file_info *fi);

@@ -25,7 +25,9 @@ struct ffs_upperlayer_config {
         int dir_fd; /* holds upper/ and work/; borrowed until close */
         enum ffs_upper_format format;
         bool owners_in_xattrs;
-        bool read_only; /* nothing is written, work/ need not be there */
+        bool read_only;   /* nothing is written, work/ need not be there */
+        bool keep_hidden; /* names that ffs_upper_hide and _link_hidden gave are in use: who served
+                           * this upper before was replaced */
         struct ffs_idmap map;
         uint64_t size_limit_bytes; /* 0: none; else counted, ENOSPC beyond */
 };
@@ -45,6 +47,9 @@ struct ffs_upper_entry {
         bool opaque;    /* directory: nothing below shows through */
         bool metacopy;  /* file: its data is that of the inode below (of `redirect`, if there) */
         char *redirect; /* owned, may be NULL: absolute from the root, or one name beside it */
+        bool has_origin; /* copied up by us: which inode below it was (ffs_upper_new), as hostile as
+                          * the rest; shown as its inode number */
+        uint64_t origin;
 };
 void ffs_upper_entry_release(struct ffs_upper_entry *e);
 /* What the upper says of a name. EUCLEAN: it says something that no overlay may say. */
@@ -73,6 +78,8 @@ struct ffs_upper_new {
         const char *redirect; /* directories, and metacopy files; or NULL */
         bool metacopy;        /* files: a size (st_size below) and no data */
         uint64_t size_bytes;  /* of a metacopy */
+        bool has_origin;      /* copied up: remembered in an xattr of ours */
+        uint64_t origin;
         /* Extended attributes that it starts with, as an image names them. */
         const struct cas_xattr *xattrs;
         size_t xattr_count;
@@ -87,6 +94,7 @@ int ffs_upper_make(struct ffs_upperlayer *u, int dirfd, const char *name,
  * A whiteout or, with `replace`, a metacopy of the same file gives way. Owns fd. */
 int ffs_upper_begin(struct ffs_upperlayer *u, const struct ffs_upper_new *what, int *out_fd);
 int ffs_upper_finish(struct ffs_upperlayer *u, int fd, int dirfd, const char *name, bool replace);
+/* One name more for what fd stands for (no directory); a whiteout gives way. */
 int ffs_upper_link(struct ffs_upperlayer *u, int fd, int dirfd, const char *name);
 /* Puts a whiteout there, over what is present (a directory must be empty but for whiteouts, which
  * go with it), in one step. */
@@ -97,6 +105,8 @@ int ffs_upper_remove(struct ffs_upperlayer *u, int dirfd, const char *name, bool
  * leaves a whiteout or nothing. `hidden` gets the name, at least 40 bytes. */
 int ffs_upper_hide(struct ffs_upperlayer *u, int dirfd, const char *name, bool whiteout,
                    char *hidden);
+/* Gives what fd stands for (any file, one without a name included) one more name in work/. */
+int ffs_upper_link_hidden(struct ffs_upperlayer *u, int fd, char *hidden);
 int ffs_upper_open_hidden(struct ffs_upperlayer *u, const char *hidden, int flags, int *out_fd);
 int ffs_upper_drop_hidden(struct ffs_upperlayer *u, const char *hidden, bool is_dir);
 /* rename(2) between two names of the upper; a whiteout at the target gives way, one is left at the
