@@ -50,6 +50,11 @@ struct ffs_mount_options {
                              * exact trees: other trees are refused with INVALID */
         bool guarded;       /* writable only: device nodes and set-id bits have no effect */
         uint64_t size_limit_bytes; /* of a new upper; 0: none */
+        /* NULL, or the /dev/fuse descriptor of a file system that the caller has mounted itself
+         * where this process does not see it (in a sandbox's user namespace). It is served by the
+         * fuse driver over a connection of its own and mounted nowhere; dir only names it in the
+         * records, host ids of id_map are those of that namespace. Borrowed. */
+        const int *fuse_fd;
 };
 
 struct ffs_mount_info {
