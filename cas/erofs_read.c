@@ -64,6 +64,10 @@ static int check_super(struct cas_tree *t, struct cas_err *err)
                 return cas_fail(err, CAS_E_CORRUPT, "tree: %llu bytes, %u blocks expected",
                                 (unsigned long long)t->len_bytes,
                                 cas_get_le32(sb + EROFS_SB_BLOCKS));
+        /* Who walks a tree goes by this number. */
+        if (cas_tree_entry_count(t) > t->len_bytes / EROFS_DIRENT_BYTES)
+                return cas_fail(err, CAS_E_CORRUPT, "tree: no room for %llu names",
+                                (unsigned long long)cas_tree_entry_count(t));
         t->stacked = (flags & TREE_FLAG_STACKED) != 0;
         t->root_nid = cas_get_le16(sb + EROFS_SB_ROOT_NID);
         t->xattr_at = (uint64_t)cas_get_le32(sb + EROFS_SB_XATTR_BLOCK) * EROFS_BLOCK_BYTES;

@@ -22,6 +22,9 @@ struct ffs_view;
  * Errors: CORRUPT, UNSUPPORTED, NOTFOUND (a file). */
 int ffs_view_open(const struct cas_digest *trees, const char *const *paths, size_t count,
                   struct ffs_view **out, struct cas_err *err) CAS_MUST_CHECK;
+/* The same of trees that are open; they are the view's on success. */
+int ffs_view_new(const struct cas_digest *digests, struct cas_tree *const *trees, size_t count,
+                 struct ffs_view **out, struct cas_err *err) CAS_MUST_CHECK;
 struct ffs_view *ffs_view_ref(struct ffs_view *v);
 void ffs_view_unref(struct ffs_view *v);
 CAS_DEFINE_CLEANUP(ffs_cleanup_view_, struct ffs_view *, ffs_view_unref);
@@ -43,7 +46,7 @@ int ffs_view_lookup(const struct ffs_view *v, uint64_t dir, const char *name, si
                     uint64_t *out_vid, struct cas_err *err) CAS_MUST_CHECK;
 /* As cas_tree_readdir, of the merged directory: each name once, no whiteouts, "." and ".." not
  * shown; *cookie 0 starts, and fn false stands still at the refused entry. Cookies stay below
- * 2^62. */
+ * 2^62. Names last as long as the view. */
 int ffs_view_readdir(const struct ffs_view *v, uint64_t dir, uint64_t *cookie,
                      bool (*fn)(void *arg, const char *name, size_t name_len, uint64_t vid,
                                 uint8_t type, uint64_t next_cookie),
