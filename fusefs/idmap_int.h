@@ -8,6 +8,7 @@
 #include "cas/err.h"
 
 #define FFS_IDMAP_RANGES_MAX 8
+#define FFS_IDMAP_TEXT_BYTES 640 /* holds the longest */
 
 struct ffs_id_range {
         uint32_t image, host, count;
@@ -26,8 +27,8 @@ bool ffs_idmap_uid_to_image(const struct ffs_idmap *m, uint32_t host_uid, uint32
 bool ffs_idmap_gid_to_image(const struct ffs_idmap *m, uint32_t host_gid, uint32_t *out);
 
 /* "IMAGE:HOST:COUNT[,…]" for uids, then ";" and the same for gids, then ";squash" if so; "" is the
- * identity. Ranges must not overlap on either side. Errors: INVALID. out of format: at least 512
- * bytes. */
+ * identity. Ranges must not overlap on either side. Errors: INVALID.
+ * out of format: FFS_IDMAP_TEXT_BYTES hold any. */
 int ffs_idmap_parse(const char *text, struct ffs_idmap *out, struct cas_err *err) CAS_MUST_CHECK;
 void ffs_idmap_format(const struct ffs_idmap *m, char *out, size_t out_bytes);
 

@@ -90,10 +90,17 @@ struct ffs_upper_new {
  * O_RDWR, when out_fd is not NULL. */
 int ffs_upper_make(struct ffs_upperlayer *u, int dirfd, const char *name,
                    const struct ffs_upper_new *what, int *out_fd);
-/* The same in two steps, for data that is copied meanwhile: a file without a name, and its name.
- * A whiteout or, with `replace`, a metacopy of the same file gives way. Owns fd. */
-int ffs_upper_begin(struct ffs_upperlayer *u, const struct ffs_upper_new *what, int *out_fd);
-int ffs_upper_finish(struct ffs_upperlayer *u, int fd, int dirfd, const char *name, bool replace);
+/* The same in two steps, for data that is copied meanwhile: an empty file without a name (O_RDWR,
+ * mode 0600, owned by who serves), and, when its data is there, everything else: owner, mode,
+ * xattrs (written data would take capabilities away), time and name. A whiteout or, with `replace`,
+ * a file of one name gives way, in one step. Nothing is synced: who needs the data to survive a
+ * crash of the machine syncs fd before. */
+int ffs_upper_begin(struct ffs_upperlayer *u, int *out_fd);
+int ffs_upper_finish(struct ffs_upperlayer *u, int fd, const struct ffs_upper_new *what, int dirfd,
+                     const char *name, bool replace);
+/* O_TMPFILE of a sandbox: a regular file that has no name, as if it were made in dirfd. */
+int ffs_upper_tmpfile(struct ffs_upperlayer *u, int dirfd, const struct ffs_upper_new *what,
+                      int *out_fd);
 /* One name more for what fd stands for (no directory); a whiteout gives way. */
 int ffs_upper_link(struct ffs_upperlayer *u, int fd, int dirfd, const char *name);
 /* Puts a whiteout there, over what is present (a directory must be empty but for whiteouts, which
@@ -122,6 +129,8 @@ int ffs_upper_clear_metacopy(struct ffs_upperlayer *u, int fd);
 
 /* Opens what is there: flags O_PATH, or of a regular file O_RDONLY, O_RDWR …, never following. */
 int ffs_upper_open(struct ffs_upperlayer *u, int dirfd, const char *name, int flags, int *out_fd);
+/* The same file once more, with other flags. */
+int ffs_upper_reopen(struct ffs_upperlayer *u, int fd, int flags, int *out_fd);
 int ffs_upper_chmod(struct ffs_upperlayer *u, int fd, mode_t mode);
 int ffs_upper_chown(struct ffs_upperlayer *u, int fd, uint32_t uid, uint32_t gid); /* -1: as is */
 int ffs_upper_utimens(struct ffs_upperlayer *u, int fd, const struct timespec times[2]);
