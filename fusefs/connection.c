@@ -24,6 +24,8 @@ struct ffs_connection {
         struct ffs_connection_config config;
         struct fuse_session *session;
         int ended_fd;
+        pthread_t *threads; /* owned */
+        unsigned thread_count;
 };
 
 /* One request from the kernel; 0 when the connection has ended. */
@@ -129,13 +131,13 @@ static int start_threads(struct ffs_connection *c, struct cas_err *err)
 {
         char name[THREAD_NAME_BYTES];
         (void)snprintf(name, sizeof(name), "%s", c->config.name);
-        for (unsigned i = 0; i < c->config.threads; i++) {
-                pthread_t thread;
-                int rc = pthread_create(&thread, NULL, worker_thread, c);
+        c->threads = cas_xcalloc(c->config.threads, sizeof(c->threads[0]));
+        for (; c->thread_count < c->config.threads; c->thread_count++) {
+                pthread_t *thread = &c->threads[c->thread_count];
+                int rc = pthread_create(thread, NULL, worker_thread, c);
                 if (rc)
                         return cas_fail_sys(err, rc, "thread");
-                (void)pthread_setname_np(thread, name);
-                (void)pthread_detach(thread);
+                (void)pthread_setname_np(*thread, name);
         }
         return 0;
 }
@@ -143,7 +145,7 @@ static int start_threads(struct ffs_connection *c, struct cas_err *err)
 int ffs_connection_start(const struct ffs_connection_config *config, struct ffs_connection **out,
                          struct cas_err *err)
 {
-        /* Threads run until the process ends, so nothing here is freed after a failure either. */
+        /* A session that has begun may have threads in it: a failure leaves all as it is. */
         struct ffs_connection *c = cas_xcalloc(1, sizeof(*c));
         c->config = *config;
         c->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -165,4 +167,14 @@ int ffs_connection_ended_fd(const struct ffs_connection *c)
 struct fuse_session *ffs_connection_session(const struct ffs_connection *c)
 {
         return c->session;
+}
+
+void ffs_connection_free(struct ffs_connection *c)
+{
+        for (unsigned i = 0; i < c->thread_count; i++)
+                (void)pthread_join(c->threads[i], NULL);
+        fuse_session_destroy(c->session);
+        (void)close(c->ended_fd);
+        free(c->threads);
+        free(c);
 }

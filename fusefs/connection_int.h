@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One /dev/fuse descriptor that is served by threads of this process: INIT is
  * saved and replayed, requests of a dead predecessor are asked for again, the end
- * is signalled. What is served is libfuse's table of operations. The process ends
- * with its connections; nothing is torn down before. */
+ * is signalled. What is served is libfuse's table of operations. */
 #ifndef FFS_CONNECTION_INT_H
 #define FFS_CONNECTION_INT_H
 
@@ -37,5 +36,7 @@ int ffs_connection_start(const struct ffs_connection_config *config, struct ffs_
 /* Readable when it was unmounted or aborted. Borrowed. */
 int ffs_connection_ended_fd(const struct ffs_connection *c);
 struct fuse_session *ffs_connection_session(const struct ffs_connection *c);
+/* Of one that has ended, with none of its requests kept anywhere: waits for its threads. */
+void ffs_connection_free(struct ffs_connection *c);
 
 #endif
