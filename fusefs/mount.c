@@ -173,14 +173,23 @@ static int make_record(const struct ffs_host *host, const struct ffs_image *imag
         return r->info.rw ? choose_upper(host, options, r, err) : 0;
 }
 
+static void binding_of(const struct ffs_image *image, const char *options, struct ffs_binding *out)
+{
+        *out = (struct ffs_binding){.tree_count = image->tree_count, .manifest = image->manifest};
+        memcpy(out->trees, image->trees, image->tree_count * sizeof(image->trees[0]));
+        (void)snprintf(out->options, sizeof(out->options), "%s", options);
+        (void)snprintf(out->name, sizeof(out->name), "%s", image->name);
+}
+
 static int attach(const struct ffs_host *host, const struct ffs_image *image,
                   const struct ffs_mount_options *options, const struct ffs_record *r,
                   struct cas_err *err)
 {
         if (r->info.rw) {
                 cas_cleanup_free struct ffs_upper *made = cas_xmalloc(sizeof(*made));
-                if (ffs_upper_prepare(r->info.upper, r->trees, r->tree_count,
-                                      FFS_OVERLAY_OPTIONS_RW, made, err) < 0)
+                struct ffs_binding binding;
+                binding_of(image, FFS_OVERLAY_OPTIONS_RW, &binding);
+                if (ffs_upper_prepare(r->info.upper, &binding, made, err) < 0)
                         return -(int)err->code;
                 unsigned attributes = options->guarded ? MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID : 0;
                 return ffs_overlay_writable(host, image, made, attributes, r->info.dir, err);
