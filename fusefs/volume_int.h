@@ -31,7 +31,8 @@ struct ffs_volume_spec {
         struct ffs_idmap map;
 };
 
-/* Text of it (owned), and it from text. Errors: INVALID (any byte may be hostile), LIMIT. */
+/* Text of it (owned; NULL when a path is not UTF-8), and it from text, of which any byte may be
+ * hostile. Errors: INVALID, LIMIT (FFS_VOLUME_TEXT_BYTES_MAX). */
 char *ffs_volume_format(const struct ffs_volume_spec *spec);
 int ffs_volume_parse(const char *text, size_t len, struct ffs_volume_spec *out,
                      struct cas_err *err) CAS_MUST_CHECK;
