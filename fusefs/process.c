@@ -123,7 +123,25 @@ int ffs_serving_parse(const char *verb, const char *text, struct ffs_serving *ou
         return 0;
 }
 
-/* Receives an answer: "ok …" or "failed CODE TEXT". */
+int ffs_process_answer(const char *text, struct cas_err *err)
+{
+        char name[32];
+        int at = 0;
+        if (strncmp(text, "ok", 2) == 0 && (text[2] == '\0' || text[2] == ' '))
+                return 0;
+        if (sscanf(text, "failed %31s %n", name, &at) != 1 || !at)
+                return cas_fail(err, CAS_E_INVALID, "not an answer: \"%.200s\"", text);
+        enum cas_code code = cas_code_by_name(name);
+        return cas_fail(err, code ? code : CAS_E_IO, "%s", text + at);
+}
+
+int ffs_process_answer_format(int rc, const struct cas_err *err, char *out, size_t out_bytes)
+{
+        if (rc == 0)
+                return snprintf(out, out_bytes, "ok");
+        return snprintf(out, out_bytes, "failed %s %s", cas_code_name(err->code), err->msg);
+}
+
 static int receive_answer(int fd, int timeout_ms, struct ffs_serving *out, struct cas_err *err)
 {
         char text[FFS_MESSAGE_BYTES_MAX + 1];
@@ -134,12 +152,8 @@ static int receive_answer(int fd, int timeout_ms, struct ffs_serving *out, struc
         text[len] = '\0';
         if (len == 0)
                 return cas_fail(err, CAS_E_IO, "it ended without an answer: see its log");
-        char name[32];
-        int at = 0;
-        if (sscanf(text, "failed %31s %n", name, &at) == 1 && at) {
-                enum cas_code code = cas_code_by_name(name);
-                return cas_fail(err, code ? code : CAS_E_IO, "%s", text + at);
-        }
+        if (ffs_process_answer(text, err) < 0)
+                return -(int)err->code;
         return ffs_serving_parse("ok", text, out, err);
 }
 

@@ -8,7 +8,7 @@
 #include "fusefs/mount.h"
 
 #define FFS_PROCESS_FD 3 /* the socket to whoever started it */
-#define FFS_MESSAGE_BYTES_MAX 1024
+#define FFS_MESSAGE_BYTES_MAX 6144
 #define FFS_INSTANCE_HEX_BYTES 33
 
 /* Starts `program role …` in a session of its own: its socket at FFS_PROCESS_FD, output to
@@ -35,7 +35,12 @@ int ffs_serving_format(const char *verb, const struct ffs_serving *s, char *out,
 int ffs_serving_parse(const char *verb, const char *text, struct ffs_serving *out,
                       struct cas_err *err) CAS_MUST_CHECK;
 
-/* Asks hold: `verb` is status, replace or stop. Errors: NOTFOUND or BUSY (no hold), and what hold
+/* Answers are `ok`, `ok WHAT` and `failed CODE TEXT`: 0, or the error that was sent. */
+int ffs_process_answer(const char *text, struct cas_err *err) CAS_MUST_CHECK;
+/* `ok`, or what `err` says; as snprintf. */
+int ffs_process_answer_format(int rc, const struct cas_err *err, char *out, size_t out_bytes);
+
+/* Asks hold: `verb` is status, replace, `replace PROGRAM` or stop. Errors: NOTFOUND or BUSY (no hold), and what hold
  * answers. *out as of then. */
 int ffs_hold_ask(const char *run_dir, const char *verb, struct ffs_serving *out,
                  struct cas_err *err) CAS_MUST_CHECK;
