@@ -52,7 +52,10 @@ int cas_tree_find_cut(struct cas_store *s, const struct cas_layer_record *layers
         struct cas_tree_chain chain = {.layers = layers, .count = count};
         *found = false;
         *out_base_count = 0;
-        for (size_t base = 0; base == 0 || base < count; base++) {
+        /* The flat tree last: a chain that was cut gets one too when it is unpacked, or when
+         * another stands on it, and its uppers belong to the cut. */
+        for (size_t i = 1; i == 1 || i <= count; i++) {
+                size_t base = i < count ? i : 0;
                 struct cas_hash key;
                 chain.base_count = base;
                 cas_tree_key(&chain, &key);
