@@ -1,0 +1,306 @@
+#!/usr/bin/python3
+"""The fuse driver's writable mounts behave as kernel overlayfs does. Every operation of
+tests/support/overlaycases.py is done on every kind of object at every place, and random sequences of
+operations are done to the same tree, side by side: by the fuse driver in each page mode, by the
+overlay driver over the same trees, and on a plain directory of the file system below. Results,
+errno names and whole trees are compared; the trees once more after the mounts were made anew.
+
+    overlay_equal.py [--of PASSTHROUGH,INODE] [--part I/N | --all] [--only TEXT]
+                     [--seed N] [--sequences N] [--steps N] [--show]
+
+A random sequence that differs is made shorter as long as it still does, and printed with its seed:
+`--only none --seed SEED --sequences 1` plays it again. `--show` prints where kernel overlayfs itself differs
+from the plain directory."""
+import argparse
+import collections
+import os
+import random
+import sys
+import time
+import zlib
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+import fsops  # noqa: E402
+import lamina  # noqa: E402
+import overlaycases  # noqa: E402
+import sides  # noqa: E402
+
+REFERENCES = ["overlay", "plain"]
+REPORTED = 25
+
+# Where the fuse driver differs from kernel overlayfs and is right: (what, why, whether a difference
+# is one). Each must be what the plain directory says: `same_as_plain` is asserted for all of them.
+JUSTIFIED = []
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--of", default="passthrough,inode", help="sides that are tested")
+    parser.add_argument("--part", default="0/10", help="which part of the cases")
+    parser.add_argument("--all", action="store_true", help="all of the cases, and more sequences")
+    parser.add_argument("--only", help="cases with this in their name")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--sequences", type=int)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--show", action="store_true")
+    return parser.parse_args()
+
+
+def chosen_cases(args):
+    every = overlaycases.cases()
+    if args.only is not None:
+        picked = [c for c in every if args.only in c.name]
+    elif args.all:
+        picked = list(every)
+    else:
+        part, parts = map(int, args.part.split("/"))
+        picked = [c for c in every if zlib.crc32(c.name.encode()) % parts == part]
+    return overlaycases.number(picked)
+
+
+# ---- the walk ----
+
+class Differences:
+    """Collects them by what was done, so that one cause is not printed a hundred times."""
+
+    def __init__(self):
+        self.groups = collections.OrderedDict()
+        self.justified = collections.Counter()
+
+    def add(self, group, text):
+        self.groups.setdefault(group, []).append(text)
+
+    def count(self):
+        return sum(map(len, self.groups.values()))
+
+    def show(self, title):
+        print(f"{title}: {self.count()} in {len(self.groups)} groups")
+        for i, (group, texts) in enumerate(self.groups.items()):
+            if i == REPORTED:
+                print("  …")
+                break
+            print(f"  {group}: {len(texts)}\n    " + texts[0].replace("\n", "\n    "), flush=True)
+
+
+def justified(case, what, ours, reference, plain):
+    """The reason of a difference that is one of the list, or None."""
+    for name, _, test in JUSTIFIED:
+        if test(case, what, ours, reference) and ours == plain:
+            return name
+    return None
+
+
+def compare_case(case, tested, results, dumps, found):
+    """results, dumps: of the references, then of the tested sides."""
+    ops = case.setup() + case.ops()
+    for side, result, tree in zip(tested, results[2:], dumps[2:]):
+        for i, (op, ours, reference, plain) in enumerate(zip(ops, result, results[0], results[1])):
+            if ours == reference:
+                continue
+            why = justified(case, op, ours, reference, plain)
+            if why:
+                found.justified[why] += 1
+                continue
+            found.add(f"{side.name}: {case.work.name}: {op[0]}",
+                      f"{case.name} ({case.dir}): operation {i} {op}: {ours}, overlayfs {reference}, plain {plain}")
+        if tree != dumps[0] and not justified(case, "tree", tree, dumps[0], dumps[1]):
+            bad = sides.tree_differences(tree, dumps[0])
+            found.add(f"{side.name}: {case.work.name}: tree", f"{case.name} ({case.dir}): {ops}\n" + "\n".join(bad))
+
+
+def walk(chosen, references, tested, args, checks):
+    every = references + tested
+    found, oddities = Differences(), Differences()
+    for case in chosen:
+        results = sides.ask_all(every, "run", case.dir, case.setup())
+        below = sides.ask_all(every, "run", case.dir + case.sub, case.ops())
+        results = [a + b for a, b in zip(results, below)]
+        dumps = sides.ask_all(every, "dump", case.dir)
+        compare_case(case, tested, results, dumps, found)
+        if args.show:
+            ops = case.setup() + case.ops()
+            for op, a, b in zip(ops, results[0], results[1]):
+                if a != b:
+                    oddities.add(f"{case.work.name}: {op[0]}", f"{case.name} ({case.dir}): {op}: overlayfs {a}, plain {b}")
+            if dumps[0] != dumps[1]:
+                oddities.add(f"{case.work.name}: tree", f"{case.name}: {ops}\n" + "\n".join(sides.tree_differences(dumps[0], dumps[1])))
+    if args.show:
+        oddities.show("overlayfs and the plain directory")
+    if found.count():
+        found.show("differences")
+    for why, n in sorted(found.justified.items()):
+        print(f"justified, {n} times: {why}")
+    checks.check(found.count() == 0, f"{len(chosen)} cases are as overlayfs has them", f"{found.count()} differ")
+
+
+def later(chosen, references, tested, checks):
+    """Trees as they are once nothing is remembered, and once the mounts were made anew."""
+    groups = sorted({case.dir.split("/")[0] for case in chosen})
+    for what in ("caches were dropped", "mounted again"):
+        sides.drop_caches()
+        if what == "mounted again":
+            for side in references[:1] + tested:
+                side.again()
+        found = Differences()
+        for group in groups:
+            dumps = sides.ask_all(references[:1] + tested, "dump", group, seconds=300)
+            for side, tree in zip(tested, dumps[1:]):
+                for text in sides.tree_differences(tree, dumps[0], 1000):
+                    number = text.split("/", 1)[0]
+                    case = chosen[int(number)].name if number.isdigit() else number
+                    found.add(f"{side.name}: {case}", f"{group}/{text}")
+        if found.count():
+            found.show(what)
+        checks.check(found.count() == 0, f"trees after {what}", f"{found.count()} differences")
+
+
+# ---- random sequences ----
+
+def random_path(r):
+    directory = r.choice((".", ".", "a", "a", "a/b", "a/b/c", "d", "e", "o", "x", "x/y", "a/x", "l"))
+    return f"{directory}/{r.choice('fghxyzbclade')}"
+
+
+def random_op(r):
+    p, q, slot = random_path(r), random_path(r), r.randrange(6)
+    seed, n = r.randrange(1000), r.choice((1, 10, 64, 65, 3000, 5000, 70_000))
+    offset = r.choice((0, 0, 1, 50, 4096, 5000, 90_000))
+    flags = r.choice(("RDWR", "RDWR", "RDWR|CREAT", "RDWR|CREAT", "WRONLY|APPEND", "RDWR|CREAT|EXCL", "WRONLY|TRUNC", "RDWR|CREAT|TRUNC"))
+    user_xattr = r.choice(("user.a", "user.b", "trusted.c"))
+    table = (
+        (8, ["open", slot, p, flags + "|NONBLOCK", r.choice((0o644, 0o600, 0o777))]),
+        (2, ["close", slot]),
+        (6, ["pwrite", slot, offset, n, seed]), (3, ["write", slot, n, seed]), (5, ["pread", slot, offset, n]), (2, ["read", slot, n]),
+        (3, ["ftruncate", slot, r.choice((0, 3, 70, 4096, 50_000))]), (3, ["fstat", slot]), (1, ["fsync", slot]),
+        (2, ["fallocate", slot, r.choice((0, 1, 3, 16, 17)), offset, n]), (1, ["holes", slot]),
+        (2, ["copy_range", slot, offset, r.randrange(6), r.choice((0, 10, 4096)), n]),
+        (1, ["sendfile", slot, offset, r.randrange(6), n]),
+        (2, ["fchmod", slot, r.choice((0o644, 0o600, 0o4755))]), (1, ["fchown", slot, r.choice((0, 1000)), r.choice((0, 50))]),
+        (1, ["futimens", slot, r.choice((5, "now", "omit")), r.choice((7, "now", "omit"))]),
+        (1, ["fsetxattr", slot, user_xattr, str(seed)]), (1, ["flistxattr", slot]),
+        (2, ["map", slot, r.choice((1, 60, 4096)), True]), (2, ["map_write", slot, 0, 1, seed]), (1, ["map_read", slot, 0, 60]),
+        (1, ["msync", slot]), (1, ["fdlink", slot, p]), (1, ["open", slot, r.choice(("a", "d", "o", "x")), "TMPFILE|RDWR", 0o644]),
+        (1, ["open", slot, r.choice(("a", "a/b", "d", "o", "x")), "RDONLY|DIRECTORY"]), (2, ["put", f"@{slot}/{r.choice('fgx')}", n, seed]),
+        (1, ["list", f"@{slot}"]), (1, ["unlink", f"@{slot}/{r.choice('fgx')}"]), (1, ["rename", f"@{slot}/f", q, 0]),
+        (5, ["put", p, n, seed]), (5, ["get", p]), (5, ["mkdir", p, r.choice((0o755, 0o700, 0o2755))]), (4, ["rmdir", p]), (8, ["unlink", p]),
+        (14, ["rename", p, q, r.choice((0, 0, 0, 1, 2))]), (2, ["rename", r.choice(("a", "a/b", "d", "o", "e", "x")), q, r.choice((0, 0, 2))]),
+        (6, ["link", p, q]), (2, ["symlink", r.choice(("f", "../f", "a/b", "x", "c")), p]),
+        (2, ["readlink", p]), (2, ["mknod", p, r.choice((0o10644, 0o140644, 0o20644)), 1, 3]),
+        (4, ["lstat", p]), (1, ["stat", p]), (3, ["list", r.choice((".", "a", "a/b", "o", "x", "d", "e"))]),
+        (1, ["seek_list", r.choice((".", "a", "a/b", "o", "x", "d"))]),
+        (3, ["chmod", p, r.choice((0o644, 0o600, 0o755, 0o2770))]), (2, ["lchown", p, r.choice((0, 1000)), r.choice((-1, 50))]),
+        (2, ["truncate", p, r.choice((0, 10, 65, 9000))]), (2, ["utimens", p, r.choice((5, "now", "omit")), r.choice((9, "now", "omit")), False]),
+        (2, ["setxattr", p, user_xattr, str(seed)]), (1, ["removexattr", p, user_xattr]), (2, ["listxattr", p]), (1, ["getxattr", p, user_xattr]),
+        (1, ["setxattr", p, "system.posix_acl_access", overlaycases.ACL_TEXT]), (1, ["same", p, q]),
+        (2, ["as", 1000, 1000, [1000, 50], ["put", p, n, seed]]), (1, ["as", 1000, 1000, [1000], ["unlink", p]]),
+        (1, ["as", 1000, 1000, [1000], ["rename", p, q, 0]]), (1, ["as", 1000, 1000, [1000, 50], ["mkdir", p]]),
+    )
+    return r.choices([op for _, op in table], [weight for weight, _ in table])[0]
+
+
+def sequence(seed, steps):
+    r = random.Random(seed)
+    return [random_op(r) for _ in range(steps)]
+
+
+def first_difference(every, directory, ops):
+    """(step, text) of the first difference between the first side and a later one, or None. The tree
+    is compared at the end."""
+    at, piece = 0, 10
+    try:
+        while at < len(ops):
+            answers = sides.ask_all(every, "go", directory, ops[at:at + piece])
+            for i, op in enumerate(ops[at:at + piece]):
+                for side, answer in zip(every[1:], answers[1:]):
+                    if answer[i] != answers[0][i]:
+                        return at + i, f"step {at + i} {op}: {side.name} {answer[i]}, {every[0].name} {answers[0][i]}"
+            at += piece
+        dumps = sides.ask_all(every, "dump", directory)
+        for side, tree in zip(every[1:], dumps[1:]):
+            if tree != dumps[0]:
+                return len(ops) - 1, f"tree of {side.name}, then {every[0].name}: " + "\n".join(sides.tree_differences(tree, dumps[0]))
+        return None
+    finally:
+        sides.ask_all(every, "end", directory)
+
+
+def shorten(every, ops, fresh):
+    """Leaves operations out as long as the rest still differs and there are fresh directories."""
+    size = max(1, len(ops) // 2)
+    while True:
+        at, left_out = 0, False
+        while at < len(ops):
+            directory = next(fresh, None)
+            if directory is None:
+                return ops
+            fewer = ops[:at] + ops[at + size:]
+            difference = first_difference(every, directory, fewer) if fewer else None
+            if difference:
+                ops, left_out = fewer[:difference[0] + 1], True
+            else:
+                at += size
+        if size == 1 and not left_out:
+            return ops
+        size = max(1, size // 2)
+
+
+def random_sequences(references, tested, args, seed, count, spare, checks):
+    every = references[:1] + tested
+    fresh = iter([f"r{i:03}" for i in range(count + spare)])
+    print(f"random sequences: --seed {seed} --sequences {count} --steps {args.steps}", flush=True)
+    failures = 0
+    for i in range(count):
+        ops = sequence(seed + i, args.steps)
+        directory = next(fresh)
+        difference = first_difference(every, directory, ops)
+        if not difference:
+            continue
+        failures += 1
+        if failures > 3:
+            continue
+        print(f"seed {seed + i} differs in {directory}: {difference[1]}", flush=True)
+        least = shorten(every, ops[:difference[0] + 1], iter([next(fresh) for _ in range(spare // 3)]))
+        print("  again: --only none --sequences 1 --seed", seed + i, "--steps", args.steps, "\n  shortened:")
+        for op in least:
+            print("   ", op)
+        directory = next(fresh, None)
+        again = first_difference(every, directory, least) if directory else None
+        print("  " + (again[1] if again else "(not the same again)"), flush=True)
+    checks.check(failures == 0, f"{count} random sequences are as overlayfs has them", f"{failures} differ")
+
+
+def main():
+    lamina.need("unshare")
+    args = arguments()
+    lamina.isolate(3500 if args.all or args.only else 560)
+    checks = lamina.Checks()
+    chosen = chosen_cases(args)
+    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(10**6)
+    count = args.sequences if args.sequences is not None else 200 if args.all else 25
+    spare = 390
+    with lamina.Host() as host:
+        layout = host.dir + "/layout"
+        overlaycases.image(layout, chosen, count + spare + 3)
+        host.run("import", f"oci:{layout}:base", "equal/base:1")
+        host.run("import", f"oci:{layout}:app", "equal/app:1")
+        for name in args.of.split(","):
+            why = sides.supported(host, name, "equal/app:1")
+            if why:
+                lamina.skip(f"{name}: {why}")
+        started = time.monotonic()
+        references = [sides.Mounted(host, name, "equal/app:1") for name in REFERENCES]
+        tested = [sides.Mounted(host, name, "equal/app:1") for name in args.of.split(",")]
+        walk(chosen, references, tested, args, checks)
+        print(f"{len(chosen)} cases: {time.monotonic() - started:.0f} s", flush=True)
+        random_sequences(references, tested, args, seed, count, spare, checks)
+        print(f"with random sequences: {time.monotonic() - started:.0f} s", flush=True)
+        if chosen:
+            later(chosen, references, tested, checks)
+        print(f"all: {time.monotonic() - started:.0f} s")
+        for side in references + tested:
+            side.unmount()
+    checks.finish()
+
+
+if __name__ == "__main__":
+    main()
