@@ -112,8 +112,9 @@ int ffs_upper_remove(struct ffs_upperlayer *u, int dirfd, const char *name, bool
  * leaves a whiteout or nothing. `hidden` gets the name, at least 40 bytes. */
 int ffs_upper_hide(struct ffs_upperlayer *u, int dirfd, const char *name, bool whiteout,
                    char *hidden);
-/* Gives what fd stands for (any file, one without a name included) one more name in work/. */
-int ffs_upper_link_hidden(struct ffs_upperlayer *u, int fd, char *hidden);
+/* Gives what fd stands for (any file, one without a name included) one more name in work/, which the
+ * caller chooses: 16 hex digits. EEXIST. */
+int ffs_upper_link_hidden(struct ffs_upperlayer *u, int fd, const char *hidden);
 int ffs_upper_open_hidden(struct ffs_upperlayer *u, const char *hidden, int flags, int *out_fd);
 int ffs_upper_drop_hidden(struct ffs_upperlayer *u, const char *hidden, bool is_dir);
 /* rename(2) between two names of the upper; a whiteout at the target gives way, one is left at the
