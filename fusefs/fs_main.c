@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `lamina fs`: serves the object file system over a descriptor that `lamina
- * hold` gives it. It keeps nothing that a successor would miss. When hold dies,
- * it goes on and starts a new one, which gets the descriptors from here. */
+ * hold` keeps. It has nothing that a successor would miss. When hold dies, it goes
+ * on and starts a new one, which gets the descriptors from here. */
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -12,6 +12,7 @@
 
 #include "cas/limits.h"
 #include "cas/log.h"
+#include "fusefs/keep_int.h"
 #include "fusefs/objectfs_int.h"
 #include "fusefs/process_int.h"
 #include "fusefs/unixsock_int.h"
@@ -29,27 +30,24 @@
 
 struct fs_process {
         const struct ffs_host *host;
-        int hold_fd;
-        int fuse_fd, table_fd;
+        struct ffs_keep *keep;
         struct ffs_serving serving;
         struct ffs_reader *reader;
         uint64_t owner_started_ms; /* by us, last; 0: never. Of the waiting thread alone */
 };
 
-static int receive_start(struct fs_process *p, struct cas_err *err)
+static int receive_start(struct fs_process *p, int hold_fd, struct cas_err *err)
 {
         char text[FFS_MESSAGE_BYTES_MAX + 1];
-        int fds[2] = {-1, -1};
-        size_t len = 0, fd_count = 2;
-        if (ffs_sock_receive(p->hold_fd, text, FFS_MESSAGE_BYTES_MAX, &len, fds, &fd_count,
+        size_t len = 0, no_fds = 0;
+        if (ffs_sock_receive(hold_fd, text, FFS_MESSAGE_BYTES_MAX, &len, NULL, &no_fds,
                              START_WAIT_MS, err) < 0)
                 return -(int)err->code;
         text[len] = '\0';
-        p->fuse_fd = fds[0];
-        p->table_fd = fds[1];
-        if (fd_count != 2)
-                return cas_fail(err, CAS_E_INVALID, "hold gave %zu descriptors", fd_count);
-        return ffs_serving_parse("start", text, &p->serving, err);
+        if (ffs_serving_parse("start", text, &p->serving, err) < 0 ||
+            ffs_keep_open(p->host, hold_fd, &p->serving, &p->keep, err) < 0)
+                return -(int)err->code;
+        return 0;
 }
 
 /* The kernel's own read-ahead of FUSE is 128 KiB at most, whatever INIT asks for. */
@@ -90,15 +88,17 @@ static void owner_away(void *arg)
 
 static int serve(struct fs_process *p, struct ffs_objectfs **out, struct cas_err *err)
 {
+        int fds[2]; /* for the life of the process */
         struct ffs_slots *slots;
-        if (ffs_slots_open(p->table_fd, &slots, err) < 0)
+        if (ffs_keep_fds(p->keep, FFS_KEEP_OBJECTS, fds, 2, err) < 0 ||
+            ffs_slots_open(fds[1], &slots, err) < 0)
                 return -(int)err->code;
         struct ffs_reader_config reader = {.resolve_path = p->host->resolve_path,
                                            .block_cache_bytes = BLOCK_CACHE_BYTES,
                                            .extent_cache_bytes = EXTENT_CACHE_BYTES,
                                            .packs_max = PACKS_MAX};
         p->reader = ffs_reader_new(&reader);
-        struct ffs_objectfs_config config = {.fuse_fd = p->fuse_fd,
+        struct ffs_objectfs_config config = {.fuse_fd = fds[0],
                                              .slots = slots,
                                              .reader = p->reader,
                                              .threads = worker_count(),
@@ -108,42 +108,20 @@ static int serve(struct fs_process *p, struct ffs_objectfs **out, struct cas_err
         return ffs_objectfs_start(&config, out, err);
 }
 
-/* hold has died: another takes its place, with what we have. */
-static int revive_hold(struct fs_process *p, struct cas_err *err)
-{
-        int pair[2];
-        if (ffs_process_socketpair(pair, err) < 0)
-                return -(int)err->code;
-        cas_cleanup_fd int mine = pair[0];
-        cas_cleanup_fd int theirs = pair[1];
-        char text[FFS_MESSAGE_BYTES_MAX];
-        int n = ffs_serving_format("adopt", &p->serving, text, sizeof(text));
-        int fds[2] = {p->fuse_fd, p->table_fd};
-        pid_t pid;
-        if (ffs_sock_send(mine, text, (size_t)n, fds, 2, err) < 0 ||
-            ffs_process_spawn(p->host, "hold", "--adopt", theirs, &pid, err) < 0)
-                return -(int)err->code;
-        (void)close(p->hold_fd);
-        p->hold_fd = cas_steal_fd(&mine);
-        cas_log(CAS_LOG_WARN, "fs.revived_hold", "pid=%d", (int)pid);
-        return 0;
-}
-
 /* A hold that ends is followed by another; after reading, the page cache is tidied up. */
 static void watch(struct fs_process *p, int ended_fd)
 {
         for (;;) {
                 struct pollfd fds[3] = {
                         {.fd = ended_fd, .events = POLLIN},
-                        {.fd = p->hold_fd, .events = POLLIN},
+                        {.fd = ffs_keep_hold_fd(p->keep)}, /* its end */
                         {.fd = ffs_reader_activity_fd(p->reader), .events = POLLIN}};
                 if (poll(fds, 3, -1) < 0)
                         continue;
                 if (fds[0].revents)
                         return;
                 struct cas_err err = CAS_ERR_INIT;
-                /* hold says nothing after the start: this is its end. */
-                if (fds[1].revents && revive_hold(p, &err) < 0)
+                if (fds[1].revents && ffs_keep_revive(p->keep, &err) < 0)
                         cas_log(CAS_LOG_ERROR, "fs.hold", "why=\"%s\"", err.msg);
                 if (fds[2].revents)
                         (void)ffs_reader_tidy(p->reader);
@@ -161,16 +139,15 @@ int ffs_fs_main(const struct ffs_host *host, int hold_fd)
         (void)signal(SIGCHLD, SIG_IGN); /* a hold that we started is nobody's to wait for */
         (void)signal(SIGPIPE, SIG_IGN);
         (void)fcntl(hold_fd, F_SETFD, FD_CLOEXEC);
-        struct fs_process p = {.host = host, .hold_fd = hold_fd, .fuse_fd = -1, .table_fd = -1};
+        struct fs_process p = {.host = host};
         struct cas_err err = CAS_ERR_INIT;
         struct ffs_objectfs *fs;
-        if (receive_start(&p, &err) < 0 || serve(&p, &fs, &err) < 0) {
+        if (receive_start(&p, hold_fd, &err) < 0 || serve(&p, &fs, &err) < 0) {
                 cas_log(CAS_LOG_ERROR, "fs.failed", "why=\"%s\"", err.msg);
                 return 1;
         }
         set_read_ahead(&p.serving);
-        p.serving.fs_pid = getpid();
-        if (ffs_sock_send(p.hold_fd, "ready", 5, NULL, 0, &err) < 0)
+        if (ffs_keep_ready(p.keep, &err) < 0)
                 cas_log(CAS_LOG_WARN, "fs.ready", "why=\"%s\"", err.msg);
         cas_log(CAS_LOG_INFO, "fs.serving", "device=%u:%u restarts=%u", p.serving.dev_major,
                 p.serving.dev_minor, p.serving.restarts);

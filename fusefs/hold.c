@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `lamina hold`: keeps the FUSE descriptor of the object file system and the
- * table of its inodes, and an `lamina fs` that serves them: one that dies is
- * followed by another, and nobody who reads notices more than a pause. It does
- * nothing else, so that there is nothing in it to fail: one thread, one loop.
+/* `lamina hold`: keeps the descriptors of FUSE connections and of what belongs
+ * to them, as items that `lamina fs` gives it, and an `lamina fs` that serves
+ * them: one that dies is followed by another, and nobody who reads notices more
+ * than a pause. It does nothing else, so that there is nothing in it to fail: one
+ * thread, one loop. Of items it makes one itself, for root, who may mount it: the
+ * object file system.
  *
  * States: starting (fs runs, not ready) -> serving -> (fs died) backing off ->
- * starting. `stop` unmounts; it ends when the last user of the file system has
- * gone, or when its connection was aborted. */
+ * starting. `stop` unmounts the object file system and gives the run directory
+ * up; it ends when fs says, by its exit status, that nothing is left to serve. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -14,6 +16,7 @@
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -21,6 +24,7 @@
 #include <time.h>
 
 #include "cas/log.h"
+#include "fusefs/keep_int.h"
 #include "fusefs/kmount_int.h"
 #include "fusefs/process_int.h"
 #include "fusefs/slots_int.h"
@@ -32,9 +36,11 @@
 #define MAX_READ_BYTES 1048576
 
 struct hold {
-        const struct ffs_host *host;
+        struct ffs_host host;
+        char *program, *fallback;        /* owned; fallback: until the new program has been ready */
         char *objects_dir, *socket_path; /* owned */
-        int listen_fd, fuse_fd, table_fd;
+        int listen_fd;                   /* -1: the run directory is another's */
+        struct ffs_keep_items items;
         struct ffs_serving serving;
         int fs_socket; /* -1: no fs */
         int fs_pidfd;  /* -1: no fs */
@@ -43,7 +49,6 @@ struct hold {
         uint64_t started_ms; /* of the fs that runs */
         uint64_t restart_at_ms;
         unsigned backoff_ms;
-        bool leaving; /* unmounted here; the socket is another's */
         bool ended;
 };
 
@@ -56,6 +61,20 @@ static uint64_t now_ms(void)
 
 /* ---- the mount ---- */
 
+static int mount_fuse(const struct hold *h, int fuse_fd, struct cas_err *err)
+{
+        char options[160];
+        (void)snprintf(options, sizeof(options),
+                       "fd=%d,rootmode=40555,user_id=%u,group_id=%u,allow_other,"
+                       "default_permissions,max_read=%d",
+                       fuse_fd, (unsigned)geteuid(), (unsigned)getegid(), MAX_READ_BYTES);
+        if (mount("lamina-objects", h->objects_dir, "fuse.lamina",
+                  MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME, options) < 0)
+                return cas_fail_sys(err, errno, "mount the object file system at %s",
+                                    h->objects_dir);
+        return 0;
+}
+
 static int mount_objects(struct hold *h, struct cas_err *err)
 {
         if (mkdir(h->objects_dir, 0700) < 0 && errno != EEXIST)
@@ -66,31 +85,32 @@ static int mount_objects(struct hold *h, struct cas_err *err)
         if (ffs_kmount_identify(h->objects_dir, &id, err) < 0 ||
             (id.is_mount_root && ffs_kmount_detach(h->objects_dir, true, err) < 0))
                 return -(int)err->code;
-        h->fuse_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-        if (h->fuse_fd < 0)
+        cas_cleanup_fd int fuse_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+        if (fuse_fd < 0)
                 return cas_fail_sys(err, errno, "open /dev/fuse");
-        if (ffs_slots_create(&h->table_fd, err) < 0)
-                return -(int)err->code;
-        char options[160];
-        (void)snprintf(options, sizeof(options),
-                       "fd=%d,rootmode=40555,user_id=%u,group_id=%u,allow_other,"
-                       "default_permissions,max_read=%d",
-                       h->fuse_fd, (unsigned)geteuid(), (unsigned)getegid(), MAX_READ_BYTES);
-        if (mount("lamina-objects", h->objects_dir, "fuse.lamina",
-                  MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME, options) < 0)
-                return cas_fail_sys(err, errno, "mount the object file system at %s",
-                                    h->objects_dir);
-        if (ffs_kmount_identify(h->objects_dir, &id, err) < 0)
+        cas_cleanup_fd int table_fd = -1;
+        if (ffs_slots_create(&table_fd, err) < 0 || mount_fuse(h, fuse_fd, err) < 0 ||
+            ffs_kmount_identify(h->objects_dir, &id, err) < 0)
                 return -(int)err->code;
         h->serving.dev_major = id.dev_major;
         h->serving.dev_minor = id.dev_minor;
+        struct ffs_keep_item item = {.name = FFS_KEEP_OBJECTS, .text = cas_xstrdup("")};
+        item.fds[item.fd_count++] = cas_steal_fd(&fuse_fd);
+        item.fds[item.fd_count++] = cas_steal_fd(&table_fd);
+        ffs_keep_items_put(&h->items, &item);
+        return 0;
+}
+
+/* Who may not mount goes without: its connections come from elsewhere. */
+static int begin(struct hold *h, struct cas_err *err)
+{
         struct cas_hash random;
         char hex[CAS_HASH_HEX_BYTES];
         if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
                 return cas_fail_sys(err, errno, "getrandom");
         (void)snprintf(h->serving.instance, sizeof(h->serving.instance), "%.32s",
                        cas_hash_hex(&random, hex));
-        return 0;
+        return geteuid() == 0 ? mount_objects(h, err) : 0;
 }
 
 /* ---- fs ---- */
@@ -108,18 +128,26 @@ static int start_fs(struct hold *h, struct cas_err *err)
         cas_cleanup_fd int mine = pair[0];
         cas_cleanup_fd int theirs = pair[1];
         char text[FFS_MESSAGE_BYTES_MAX];
-        int fds[2] = {h->fuse_fd, h->table_fd};
         int n = ffs_serving_format("start", &h->serving, text, sizeof(text));
         pid_t pid;
-        if (ffs_sock_send(mine, text, (size_t)n, fds, 2, err) < 0 ||
-            ffs_process_spawn(h->host, "fs", NULL, theirs, &pid, err) < 0)
+        if (ffs_sock_send(mine, text, (size_t)n, NULL, 0, err) < 0 ||
+            ffs_process_spawn(&h->host, "fs", NULL, theirs, &pid, err) < 0)
                 return -(int)err->code;
         h->serving.fs_pid = pid;
+        if (h->fs_socket >= 0)
+                (void)close(h->fs_socket);
         h->fs_socket = cas_steal_fd(&mine);
         h->fs_pidfd = open_pidfd(pid); /* our child: it is there until we wait for it */
         h->ready = false;
         h->started_ms = now_ms();
         return h->fs_pidfd < 0 ? cas_fail_sys(err, errno, "pidfd of fs") : 0;
+}
+
+static void use_program(struct hold *h, char *program)
+{
+        free(h->program);
+        h->program = program;
+        h->host.program = program;
 }
 
 static void try_start_fs(struct hold *h)
@@ -150,7 +178,8 @@ static void fs_ended(struct hold *h)
         bool ended = waitid(P_PIDFD, (id_t)h->fs_pidfd, &info, WEXITED | WNOHANG) == 0 &&
                      info.si_code == CLD_EXITED && info.si_status == 0;
         (void)close(cas_steal_fd(&h->fs_pidfd));
-        (void)close(cas_steal_fd(&h->fs_socket));
+        if (h->fs_socket >= 0)
+                (void)close(cas_steal_fd(&h->fs_socket));
         if (ended) {
                 h->ended = true;
                 return;
@@ -164,6 +193,10 @@ static void fs_ended(struct hold *h)
                 (int)h->serving.fs_pid, info.si_status, (uintmax_t)(now - h->started_ms),
                 h->backoff_ms);
         h->serving.restarts++;
+        if (!h->ready && h->fallback) {
+                cas_log(CAS_LOG_ERROR, "hold.fallback", "program=%s", h->program);
+                use_program(h, cas_steal(&h->fallback));
+        }
         h->ready = false;
         if (h->backoff_ms == 0)
                 try_start_fs(h);
@@ -171,17 +204,88 @@ static void fs_ended(struct hold *h)
                 h->restart_at_ms = now + h->backoff_ms;
 }
 
-static void fs_says(struct hold *h)
+/* ---- what fs says ---- */
+
+static void fs_ready(struct hold *h)
 {
         char text[FFS_MESSAGE_BYTES_MAX];
-        size_t len = 0, no_fds = 0;
-        struct cas_err err = CAS_ERR_INIT;
-        if (ffs_sock_receive(h->fs_socket, text, sizeof(text), &len, NULL, &no_fds, 0, &err) < 0 ||
-            len == 0)
-                return; /* its end shows in the pidfd */
         h->ready = true;
+        free(cas_steal(&h->fallback));
         (void)ffs_serving_format("ok", &h->serving, text, sizeof(text));
         tell_starter(h, text);
+}
+
+/* From now on another hold may take the run directory. */
+static void leave(struct hold *h)
+{
+        if (h->listen_fd < 0)
+                return;
+        (void)unlink(h->socket_path);
+        (void)close(cas_steal_fd(&h->listen_fd));
+}
+
+static int send_item(struct hold *h, const char *number, struct cas_err *err)
+{
+        size_t i = strtoul(number, NULL, 10);
+        return i < h->items.count ? ffs_keep_send(h->fs_socket, "item", &h->items.list[i], err)
+                                  : ffs_sock_send(h->fs_socket, "ok", 2, NULL, 0, err);
+}
+
+/* The verb before the first space, and what follows it. */
+static const char *split(char *text)
+{
+        char *space = strchr(text, ' ');
+        if (!space)
+                return "";
+        *space = '\0';
+        return space + 1;
+}
+
+/* Takes the descriptors over. */
+static int keep_item(struct hold *h, const char *rest, const int *fds, size_t *fd_count,
+                     struct cas_err *err)
+{
+        struct ffs_keep_item item;
+        size_t count = *fd_count;
+        *fd_count = 0;
+        if (ffs_keep_item_parse(rest, fds, count, &item, err) < 0)
+                return -(int)err->code;
+        ffs_keep_items_put(&h->items, &item);
+        return 0;
+}
+
+static void fs_says(struct hold *h)
+{
+        static char text[FFS_KEEP_MESSAGE_BYTES_MAX + 1];
+        int fds[FFS_KEEP_FDS_MAX];
+        size_t len = 0, fd_count = FFS_KEEP_FDS_MAX;
+        struct cas_err err = CAS_ERR_INIT;
+        int rc = ffs_sock_receive(h->fs_socket, text, FFS_KEEP_MESSAGE_BYTES_MAX, &len, fds,
+                                  &fd_count, 0, &err);
+        if (rc == 0 && len == 0)
+                return; /* its end shows in the pidfd */
+        text[rc == 0 ? len : 0] = '\0';
+        const char *rest = split(text);
+        if (rc == 0 && strcmp(text, "get") == 0) {
+                if (send_item(h, rest, &err) < 0)
+                        cas_log(CAS_LOG_WARN, "hold.item", "why=\"%s\"", err.msg);
+                return;
+        }
+        if (rc == 0 && strcmp(text, "put") == 0)
+                rc = keep_item(h, rest, fds, &fd_count, &err);
+        else if (rc == 0 && strcmp(text, "drop") == 0)
+                ffs_keep_items_drop(&h->items, rest);
+        else if (rc == 0 && strcmp(text, "ready") == 0)
+                fs_ready(h);
+        else if (rc == 0 && strcmp(text, "leave") == 0)
+                leave(h);
+        else if (rc == 0)
+                rc = cas_fail(&err, CAS_E_INVALID, "what is \"%.32s\"?", text);
+        for (size_t i = 0; i < fd_count; i++)
+                (void)close(fds[i]);
+        (void)ffs_process_answer_format(rc, &err, text, sizeof(text));
+        if (ffs_sock_send(h->fs_socket, text, strlen(text), NULL, 0, &err) < 0)
+                cas_log(CAS_LOG_DEBUG, "hold.answer", "why=gone");
 }
 
 /* ---- commands ---- */
@@ -190,32 +294,41 @@ static void fs_says(struct hold *h)
  * then fs is kept alive as before. From now on another hold may take the place of this one. */
 static int stop(struct hold *h, struct cas_err *err)
 {
-        if (ffs_kmount_detach(h->objects_dir, false, err) < 0)
+        if (geteuid() == 0 && ffs_kmount_detach(h->objects_dir, false, err) < 0)
                 return -(int)err->code;
-        (void)unlink(h->socket_path);
-        h->leaving = true;
+        leave(h);
         return 0;
 }
 
-static int replace_fs(struct hold *h, struct cas_err *err)
+/* By the program at an absolute path, or by the same as before. A new one that ends before it is
+ * ready is followed by this one, whatever became of its file. */
+static int replace_fs(struct hold *h, const char *program, struct cas_err *err)
 {
         if (h->fs_pidfd < 0)
                 return cas_fail(err, CAS_E_BUSY, "it is being replaced already");
+        if (program[0] && (program[0] != '/' || access(program, X_OK) < 0))
+                return cas_fail(err, CAS_E_INVALID, "%s is no program here", program);
+        if (program[0]) {
+                use_program(h, cas_xstrdup(program));
+                free(h->fallback);
+                h->fallback = cas_xstrdup("/proc/self/exe");
+        }
         /* What it was doing is delivered to the successor. */
         if (syscall(SYS_pidfd_send_signal, h->fs_pidfd, SIGKILL, NULL, 0) < 0)
                 return cas_fail_sys(err, errno, "end fs");
         return 0;
 }
 
-static int run_command(struct hold *h, const char *verb, struct cas_err *err)
+static int run_command(struct hold *h, char *text, struct cas_err *err)
 {
-        if (strcmp(verb, "status") == 0)
+        const char *rest = split(text);
+        if (strcmp(text, "status") == 0)
                 return 0;
-        if (strcmp(verb, "stop") == 0)
+        if (strcmp(text, "stop") == 0)
                 return stop(h, err);
-        if (strcmp(verb, "replace") == 0)
-                return replace_fs(h, err);
-        return cas_fail(err, CAS_E_INVALID, "what is \"%.32s\"?", verb);
+        if (strcmp(text, "replace") == 0)
+                return replace_fs(h, rest, err);
+        return cas_fail(err, CAS_E_INVALID, "what is \"%.32s\"?", text);
 }
 
 static void answer_command(struct hold *h)
@@ -230,9 +343,9 @@ static void answer_command(struct hold *h)
         if (ffs_sock_receive(fd, text, FFS_MESSAGE_BYTES_MAX, &len, NULL, &no_fds, 100, &err) < 0)
                 return;
         text[len] = '\0';
-        if (run_command(h, text, &err) < 0)
-                (void)snprintf(text, sizeof(text), "failed %s %s", cas_code_name(err.code),
-                               err.msg);
+        int rc = run_command(h, text, &err);
+        if (rc < 0)
+                (void)ffs_process_answer_format(rc, &err, text, sizeof(text));
         else
                 (void)ffs_serving_format("ok", &h->serving, text, sizeof(text));
         if (ffs_sock_send(fd, text, strlen(text), NULL, 0, &err) < 0)
@@ -252,9 +365,9 @@ static int wait_ms(const struct hold *h)
 static void loop(struct hold *h)
 {
         while (!h->ended) {
-                struct pollfd fds[3] = {{.fd = h->leaving ? -1 : h->listen_fd, .events = POLLIN},
+                struct pollfd fds[3] = {{.fd = h->listen_fd, .events = POLLIN},
                                         {.fd = h->fs_pidfd, .events = POLLIN},
-                                        {.fd = h->ready ? -1 : h->fs_socket, .events = POLLIN}};
+                                        {.fd = h->fs_socket, .events = POLLIN}};
                 if (poll(fds, CAS_COUNT(fds), wait_ms(h)) < 0)
                         continue;
                 if (fds[2].revents)
@@ -268,23 +381,33 @@ static void loop(struct hold *h)
         }
 }
 
-static int prepare(struct hold *h, const struct ffs_host *host, struct cas_err *err)
+/* Every item is descriptors. */
+static void raise_file_limit(void)
 {
-        *h = (struct hold){.host = host,
+        struct rlimit files;
+        if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+                return;
+        files.rlim_cur = files.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+                cas_log(CAS_LOG_WARN, "hold.files", "errno=%d", errno);
+}
+
+static void prepare(struct hold *h, const struct ffs_host *host)
+{
+        *h = (struct hold){.host = *host,
                            .objects_dir = cas_xasprintf("%s/objects", host->run_dir),
                            .socket_path = cas_xasprintf("%s/hold.sock", host->run_dir),
                            .listen_fd = -1,
-                           .fuse_fd = -1,
-                           .table_fd = -1,
                            .fs_socket = -1,
                            .fs_pidfd = -1,
                            .starter_fd = -1};
+        use_program(h, cas_xstrdup(host->program));
         ffs_process_protect();
+        raise_file_limit();
         (void)signal(SIGPIPE, SIG_IGN);
         (void)signal(SIGTERM, SIG_IGN); /* mounts stand on this: `stop` ends it, or nothing */
         (void)signal(SIGINT, SIG_IGN);
         (void)signal(SIGHUP, SIG_IGN);
-        return ffs_sock_listen(h->socket_path, &h->listen_fd, err);
 }
 
 static int run(struct hold *h)
@@ -292,8 +415,7 @@ static int run(struct hold *h)
         cas_log(CAS_LOG_INFO, "hold.serving", "device=%u:%u objects=%s", h->serving.dev_major,
                 h->serving.dev_minor, h->objects_dir);
         loop(h);
-        if (!h->leaving)
-                (void)unlink(h->socket_path);
+        leave(h);
         cas_log(CAS_LOG_INFO, "hold.ended", "restarts=%u", h->serving.restarts);
         return 0;
 }
@@ -302,13 +424,13 @@ int ffs_hold_main(const struct ffs_host *host)
 {
         struct hold h;
         struct cas_err err = CAS_ERR_INIT;
-        int rc = prepare(&h, host, &err);
+        prepare(&h, host);
         h.starter_fd = FFS_PROCESS_FD;
         (void)fcntl(h.starter_fd, F_SETFD, FD_CLOEXEC);
-        if (rc < 0 || mount_objects(&h, &err) < 0 || start_fs(&h, &err) < 0) {
+        if (ffs_sock_listen(h.socket_path, &h.listen_fd, &err) < 0 || begin(&h, &err) < 0 ||
+            start_fs(&h, &err) < 0) {
                 char text[FFS_MESSAGE_BYTES_MAX];
-                (void)snprintf(text, sizeof(text), "failed %s %s", cas_code_name(err.code),
-                               err.msg);
+                (void)ffs_process_answer_format(-1, &err, text, sizeof(text));
                 tell_starter(&h, text);
                 cas_log(CAS_LOG_ERROR, "hold.failed", "why=\"%s\"", err.msg);
                 return 1;
@@ -316,21 +438,21 @@ int ffs_hold_main(const struct ffs_host *host)
         return run(&h);
 }
 
-/* Takes what fs sends: the descriptors, and who it is. */
+/* Who fs is; its items come by `put`. One whose predecessor had left does not listen either. */
 static int receive_adopted(struct hold *h, int fs_fd, struct cas_err *err)
 {
         char text[FFS_MESSAGE_BYTES_MAX + 1];
-        int fds[2] = {-1, -1};
-        size_t len = 0, fd_count = 2;
-        if (ffs_sock_receive(fs_fd, text, FFS_MESSAGE_BYTES_MAX, &len, fds, &fd_count, 1000, err) <
+        size_t len = 0, no_fds = 0;
+        if (ffs_sock_receive(fs_fd, text, FFS_MESSAGE_BYTES_MAX, &len, NULL, &no_fds, 1000, err) <
             0)
                 return -(int)err->code;
         text[len] = '\0';
-        if (fd_count != 2)
-                return cas_fail(err, CAS_E_INVALID, "fs gave %zu descriptors", fd_count);
-        h->fuse_fd = fds[0];
-        h->table_fd = fds[1];
-        return ffs_serving_parse("adopt", text, &h->serving, err);
+        if (strncmp(text, "adopt-left ", 11) == 0)
+                return ffs_serving_parse("adopt-left", text, &h->serving, err);
+        if (ffs_serving_parse("adopt", text, &h->serving, err) < 0 ||
+            ffs_sock_listen(h->socket_path, &h->listen_fd, err) < 0)
+                return -(int)err->code;
+        return 0;
 }
 
 int ffs_hold_adopt_main(const struct ffs_host *host, int fs_fd)
@@ -338,7 +460,8 @@ int ffs_hold_adopt_main(const struct ffs_host *host, int fs_fd)
         struct hold h;
         struct cas_err err = CAS_ERR_INIT;
         (void)fcntl(fs_fd, F_SETFD, FD_CLOEXEC);
-        if (prepare(&h, host, &err) < 0 || receive_adopted(&h, fs_fd, &err) < 0) {
+        prepare(&h, host);
+        if (receive_adopted(&h, fs_fd, &err) < 0) {
                 cas_log(CAS_LOG_ERROR, "hold.failed", "why=\"%s\"", err.msg);
                 return 1;
         }

@@ -109,6 +109,7 @@ struct ffs_keep {
         struct ffs_serving serving;
         struct cas_mutex mutex; /* guards all below; one question at a time; leaf */
         int hold_fd;
+        bool left;
         struct ffs_keep_items items;
         char message[FFS_KEEP_MESSAGE_BYTES_MAX + 1];
 };
@@ -150,7 +151,8 @@ static int revive_locked(struct ffs_keep *k, struct cas_err *err)
         cas_cleanup_fd int theirs = pair[1];
         char text[FFS_MESSAGE_BYTES_MAX];
         k->serving.fs_pid = getpid();
-        int n = ffs_serving_format("adopt", &k->serving, text, sizeof(text));
+        int n = ffs_serving_format(k->left ? "adopt-left" : "adopt", &k->serving, text,
+                                   sizeof(text));
         pid_t pid;
         if (ffs_sock_send(mine, text, (size_t)n, NULL, 0, err) < 0 ||
             ffs_process_spawn(k->host, "hold", "--adopt", theirs, &pid, err) < 0)
@@ -218,23 +220,45 @@ void ffs_keep_each(struct ffs_keep *k, void (*fn)(void *arg, const struct ffs_ke
         cas_mutex_unlock(&k->mutex);
 }
 
+static int duplicate(const int *from, size_t count, int *to, struct cas_err *err)
+{
+        for (size_t i = 0; i < count; i++) {
+                to[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 0);
+                if (to[i] < 0) {
+                        int error = errno;
+                        close_all(to, i);
+                        return cas_fail_sys(err, error, "dup");
+                }
+        }
+        return 0;
+}
+
+int ffs_keep_fds(struct ffs_keep *k, const char *name, int *fds, size_t fd_count,
+                 struct cas_err *err)
+{
+        cas_mutex_lock(&k->mutex);
+        const struct ffs_keep_item *item = ffs_keep_items_find(&k->items, name);
+        int rc = !item ? cas_fail(err, CAS_E_NOTFOUND, "nothing is kept as %s", name)
+                 : item->fd_count != fd_count
+                         ? cas_fail(err, CAS_E_INVALID, "%zu descriptors are kept as %s",
+                                    item->fd_count, name)
+                         : duplicate(item->fds, fd_count, fds, err);
+        cas_mutex_unlock(&k->mutex);
+        return rc;
+}
+
 static int make_item(const char *name, const char *text, const int *fds, size_t fd_count,
                      struct ffs_keep_item *out, struct cas_err *err)
 {
         cas_assert(name_is_good(name, strlen(name)) && fd_count <= FFS_KEEP_FDS_MAX);
         if (strlen(text) > FFS_KEEP_TEXT_BYTES_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "%zu bytes to keep of %s", strlen(text), name);
-        *out = (struct ffs_keep_item){.text = cas_xstrdup(text)};
+        *out = (struct ffs_keep_item){0};
+        if (duplicate(fds, fd_count, out->fds, err) < 0)
+                return -(int)err->code;
+        out->fd_count = fd_count;
+        out->text = cas_xstrdup(text);
         (void)snprintf(out->name, sizeof(out->name), "%s", name);
-        for (; out->fd_count < fd_count; out->fd_count++) {
-                int fd = fcntl(fds[out->fd_count], F_DUPFD_CLOEXEC, 0);
-                if (fd < 0) {
-                        int error = errno;
-                        ffs_keep_item_release(out);
-                        return cas_fail_sys(err, error, "dup");
-                }
-                out->fds[out->fd_count] = fd;
-        }
         return 0;
 }
 
@@ -248,10 +272,12 @@ int ffs_keep_put(struct ffs_keep *k, const char *name, const char *text, const i
         ffs_keep_items_put(&k->items, &item);
         struct cas_err why = CAS_ERR_INIT;
         int rc = give_locked(k, ffs_keep_items_find(&k->items, name), &why);
-        if (rc < 0 && hold_is_gone(k))
+        if (rc < 0 && hold_is_gone(k)) {
                 rc = revive_locked(k, err); /* which gives this one too */
-        else if (rc < 0)
+        } else if (rc < 0) {
+                ffs_keep_items_drop(&k->items, name);
                 *err = why;
+        }
         cas_mutex_unlock(&k->mutex);
         return rc;
 }
@@ -276,10 +302,19 @@ int ffs_keep_drop(struct ffs_keep *k, const char *name, struct cas_err *err)
         return rc;
 }
 
-int ffs_keep_tell(struct ffs_keep *k, const char *verb, struct cas_err *err)
+int ffs_keep_ready(struct ffs_keep *k, struct cas_err *err)
 {
         cas_mutex_lock(&k->mutex);
-        int rc = tell_locked(k, verb, err);
+        int rc = tell_locked(k, "ready", err);
+        cas_mutex_unlock(&k->mutex);
+        return rc;
+}
+
+int ffs_keep_leave(struct ffs_keep *k, struct cas_err *err)
+{
+        cas_mutex_lock(&k->mutex);
+        k->left = true;
+        int rc = tell_locked(k, "leave", err);
         cas_mutex_unlock(&k->mutex);
         return rc;
 }

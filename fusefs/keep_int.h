@@ -11,6 +11,7 @@
 #define FFS_KEEP_TEXT_BYTES_MAX 24576
 #define FFS_KEEP_FDS_MAX 4
 #define FFS_KEEP_MESSAGE_BYTES_MAX 32768
+#define FFS_KEEP_OBJECTS "objects" /* the item of the object file system: /dev/fuse, table */
 
 /* ---- items, on both sides ---- */
 
@@ -50,15 +51,20 @@ int ffs_keep_open(const struct ffs_host *host, int hold_fd, const struct ffs_ser
 /* Calls fn with each item; it must not put or drop. */
 void ffs_keep_each(struct ffs_keep *k, void (*fn)(void *arg, const struct ffs_keep_item *item),
                    void *arg);
+/* Duplicates of an item's descriptors, the caller's. Errors: NOTFOUND, INVALID (another number). */
+int ffs_keep_fds(struct ffs_keep *k, const char *name, int *fds, size_t fd_count,
+                 struct cas_err *err) CAS_MUST_CHECK;
 /* Gives or replaces an item. hold has it when this returns; blocks until then. Descriptors stay the
  * caller's too. A hold that has died is replaced first. Errors: LIMIT, IO (there is no hold, and
- * none can be started; the next one gets the item). */
+ * none can be started; the next one gets the item), INVALID. */
 int ffs_keep_put(struct ffs_keep *k, const char *name, const char *text, const int *fds,
                  size_t fd_count, struct cas_err *err) CAS_MUST_CHECK;
 /* Absent is success. */
 int ffs_keep_drop(struct ffs_keep *k, const char *name, struct cas_err *err) CAS_MUST_CHECK;
-/* A word to hold (`ready`, `leave`), answered like the others. */
-int ffs_keep_tell(struct ffs_keep *k, const char *verb, struct cas_err *err) CAS_MUST_CHECK;
+/* Everything is served. */
+int ffs_keep_ready(struct ffs_keep *k, struct cas_err *err) CAS_MUST_CHECK;
+/* The run directory is given up: another hold may take it. */
+int ffs_keep_leave(struct ffs_keep *k, struct cas_err *err) CAS_MUST_CHECK;
 /* Hung up (POLLHUP, with no events asked for) when hold has died; changes when it is replaced. */
 int ffs_keep_hold_fd(struct ffs_keep *k);
 /* Starts another hold when this one has died, and gives it everything. */

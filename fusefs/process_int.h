@@ -40,8 +40,8 @@ int ffs_process_answer(const char *text, struct cas_err *err) CAS_MUST_CHECK;
 /* `ok`, or what `err` says; as snprintf. */
 int ffs_process_answer_format(int rc, const struct cas_err *err, char *out, size_t out_bytes);
 
-/* Asks hold: `verb` is status, replace, `replace PROGRAM` or stop. Errors: NOTFOUND or BUSY (no hold), and what hold
- * answers. *out as of then. */
+/* Asks hold: `verb` is status, replace, `replace PROGRAM` or stop. Errors: NOTFOUND or BUSY (no
+ * hold), and what hold answers. *out as of then. */
 int ffs_hold_ask(const char *run_dir, const char *verb, struct ffs_serving *out,
                  struct cas_err *err) CAS_MUST_CHECK;
 /* Starts hold and waits until the object file system is served. */
