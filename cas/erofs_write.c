@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes a merged tree as an EROFS image (spec/tree.md). Two passes over one
- * plan: the first gives every inode its place, the second writes the bytes.
+/* Writes a merged tree as an EROFS image: in composefs form (spec/tree.md), or
+ * the metadata of a disk whose data is written already (spec/disk.md). Two
+ * passes over one plan: the first gives every inode its place, the second
+ * writes the bytes.
  *
- *   block 0         headers, super block
+ *   block 0         headers, super block; a disk has its in a block of its own
  *   from 1152 on    inodes, each with its xattrs and the tail of its data
  *   then            shared xattrs
  *   then, aligned   whole blocks of directories and of long symlinks
@@ -12,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "cas/erofs.h"
+#include "cas/erofs_image_int.h"
 #include "cas/erofs_xattr.h"
 
 #define INODES_AT (EROFS_SUPER_OFFSET + EROFS_SUPER_BYTES)
@@ -25,6 +28,7 @@ struct place {
         uint32_t block;      /* of its whole blocks, counted from the data area's start */
         uint64_t size_bytes; /* as stat gives it */
         uint32_t xattr_bytes;
+        uint32_t map_bytes;  /* chunk map behind the xattrs */
         uint32_t tail_bytes; /* data behind the inode */
         size_t list;         /* first of its xattrs in the table's lists */
         uint32_t list_count;
@@ -35,6 +39,7 @@ struct place {
 struct writer {
         const struct cas_merge *merge;
         const struct cas_plan *plan;
+        const struct cas_erofs_disk *disk; /* NULL: composefs form */
         struct cas_erofs_xattr_table xattrs;
         struct place *places; /* owned; by index in the plan */
         int64_t time_s;       /* the mtime of compact inodes */
@@ -228,18 +233,16 @@ static uint32_t core_bytes(const struct place *p)
         return p->compact ? EROFS_COMPACT_BYTES : EROFS_EXTENDED_BYTES;
 }
 
-static uint64_t chunk_map_bytes(const struct place *p)
-{
-        return cas_erofs_chunk_count(p->size_bytes) * EROFS_CHUNK_ENTRY_BYTES;
-}
-
 /* Bytes of an inode before its tail, the chunk map included. */
 static uint64_t head_bytes(const struct place *p)
 {
-        uint64_t bytes = core_bytes(p) + p->xattr_bytes;
-        if (p->layout == EROFS_LAYOUT_CHUNKED)
-                bytes += chunk_map_bytes(p);
-        return bytes;
+        return (uint64_t)core_bytes(p) + p->xattr_bytes + p->map_bytes;
+}
+
+/* What a file of a disk contains. */
+static const struct cas_erofs_content *content_of(const struct writer *w, uint32_t index)
+{
+        return &w->disk->contents[w->disk->content_of[index]];
 }
 
 static uint64_t data_bytes(const struct writer *w, uint32_t index)
@@ -265,7 +268,11 @@ static void choose_form(struct writer *w, uint32_t index)
         p->xattr_bytes = (uint32_t)cas_erofs_xattr_body_bytes(&w->xattrs, w->xattrs.lists + p->list,
                                                               p->list_count);
         if (inode->type == CAS_ENTRY_FILE && p->size_bytes > CAS_INLINE_BYTES_MAX) {
-                p->layout = EROFS_LAYOUT_CHUNKED;
+                bool chunked = !w->disk || content_of(w, index)->holes;
+                uint64_t chunks = w->disk ? content_of(w, index)->chunk_count
+                                          : cas_erofs_chunk_count(p->size_bytes);
+                p->layout = chunked ? EROFS_LAYOUT_CHUNKED : EROFS_LAYOUT_PLAIN;
+                p->map_bytes = chunked ? (uint32_t)(chunks * EROFS_CHUNK_ENTRY_BYTES) : 0;
                 return;
         }
         uint64_t head = core_bytes(p) + p->xattr_bytes;
@@ -430,19 +437,28 @@ static uint16_t mode_of(enum cas_entry_type type, uint16_t permissions)
         }
 }
 
+/* The first block of the metadata in the image. */
+static uint32_t meta_block(const struct writer *w)
+{
+        return w->disk ? w->disk->meta_block : 0;
+}
+
 /* The field whose meaning the type and the layout decide. */
 static uint32_t union_of(const struct writer *w, uint32_t index)
 {
         const struct place *p = &w->places[index];
         const struct cas_merge_inode *inode = inode_of(w, index);
         if (p->layout == EROFS_LAYOUT_CHUNKED)
-                return cas_erofs_chunk_bits(p->size_bytes);
+                return w->disk ? content_of(w, index)->chunk_bits
+                               : cas_erofs_chunk_bits(p->size_bytes);
+        if (inode->type == CAS_ENTRY_FILE && p->size_bytes > CAS_INLINE_BYTES_MAX)
+                return content_of(w, index)->block;
         if (inode->type == CAS_ENTRY_CHARDEV || inode->type == CAS_ENTRY_BLOCKDEV)
                 return cas_erofs_rdev(inode->dev.major, inode->dev.minor);
         uint64_t blocks = p->size_bytes / EROFS_BLOCK_BYTES;
         if (blocks == 0 && (p->layout == EROFS_LAYOUT_INLINE || p->size_bytes == 0))
                 return 0;
-        return (uint32_t)(w->data_at / EROFS_BLOCK_BYTES) + p->block;
+        return meta_block(w) + (uint32_t)(w->data_at / EROFS_BLOCK_BYTES) + p->block;
 }
 
 static void write_core(const struct writer *w, uint32_t index, uint8_t *out)
@@ -505,6 +521,19 @@ static void write_dir(const struct writer *w, uint32_t index, uint8_t *tail, uin
         }
 }
 
+/* A regular file whose data is not in its inode. */
+static void write_chunk_map(const struct writer *w, uint32_t index, uint8_t *out)
+{
+        uint32_t map_bytes = w->places[index].map_bytes;
+        if (!w->disk) {
+                memset(out, 0xff, map_bytes); /* EROFS_NULL_BLOCK: the data is elsewhere */
+                return;
+        }
+        const uint32_t *map = w->disk->maps + content_of(w, index)->map;
+        for (uint32_t i = 0; i < map_bytes / EROFS_CHUNK_ENTRY_BYTES; i++)
+                cas_put_le32(out + i * EROFS_CHUNK_ENTRY_BYTES, map[i]);
+}
+
 static void write_inode(const struct writer *w, uint32_t index)
 {
         const struct place *p = &w->places[index];
@@ -521,8 +550,8 @@ static void write_inode(const struct writer *w, uint32_t index)
                 write_dir(w, index, out, blocks);
                 return;
         case CAS_ENTRY_FILE:
-                if (p->layout == EROFS_LAYOUT_CHUNKED) {
-                        memset(out, 0xff, chunk_map_bytes(p));
+                if (p->size_bytes > CAS_INLINE_BYTES_MAX) {
+                        write_chunk_map(w, index, out);
                         return;
                 }
                 break;
@@ -536,7 +565,7 @@ static void write_inode(const struct writer *w, uint32_t index)
                        p->size_bytes);
 }
 
-static void write_headers(const struct writer *w, bool stacked)
+static void write_tree_header(const struct writer *w, bool stacked)
 {
         uint8_t *h = w->image;
         cas_put_le32(h + COMPOSEFS_OFF_MAGIC, COMPOSEFS_MAGIC);
@@ -546,9 +575,11 @@ static void write_headers(const struct writer *w, bool stacked)
         cas_put_le32(h + TREE_OFF_VERSION, CAS_TREE_VERSION);
         cas_put_le32(h + TREE_OFF_FLAGS, stacked ? TREE_FLAG_STACKED : 0);
         cas_put_le64(h + TREE_OFF_ENTRIES, (uint64_t)w->plan->entry_count + 1);
+}
 
-        uint8_t *sb = w->image + EROFS_SUPER_OFFSET;
-        uint64_t blocks = w->data_at / EROFS_BLOCK_BYTES + w->block_count;
+static void write_super(const struct writer *w, uint8_t *sb)
+{
+        uint64_t blocks = meta_block(w) + w->data_at / EROFS_BLOCK_BYTES + w->block_count;
         cas_put_le32(sb + EROFS_SB_MAGIC, EROFS_MAGIC);
         cas_put_le32(sb + EROFS_SB_COMPAT,
                      EROFS_COMPAT_SB_CHECKSUM | EROFS_COMPAT_MTIME | EROFS_COMPAT_XATTR_FILTER);
@@ -558,46 +589,84 @@ static void write_headers(const struct writer *w, bool stacked)
         cas_put_le64(sb + EROFS_SB_TIME_S, (uint64_t)w->time_s);
         cas_put_le32(sb + EROFS_SB_TIME_NS, w->time_ns);
         cas_put_le32(sb + EROFS_SB_BLOCKS, (uint32_t)blocks);
-        cas_put_le32(sb + EROFS_SB_XATTR_BLOCK, (uint32_t)(w->xattr_at / EROFS_BLOCK_BYTES));
-        cas_put_le32(sb + EROFS_SB_INCOMPAT, EROFS_INCOMPAT_CHUNKED);
+        cas_put_le32(sb + EROFS_SB_META_BLOCK, meta_block(w));
+        cas_put_le32(sb + EROFS_SB_XATTR_BLOCK,
+                     meta_block(w) + (uint32_t)(w->xattr_at / EROFS_BLOCK_BYTES));
+        if (!w->disk || w->disk->map_count > 0)
+                cas_put_le32(sb + EROFS_SB_INCOMPAT, EROFS_INCOMPAT_CHUNKED);
 }
 
-/* The UUID follows from the image without it; the checksum covers both. */
-static void seal(const struct writer *w, size_t image_bytes)
+/* The checksum covers the UUID, and all of the block. */
+static void seal(uint8_t *sb, const struct cas_hash *hash)
 {
-        struct cas_hash hash;
-        cas_sha256(w->image, image_bytes, &hash);
-        uint8_t *sb = w->image + EROFS_SUPER_OFFSET;
-        memcpy(sb + EROFS_SB_UUID, hash.bytes, 16);
-        sb[EROFS_SB_UUID + 6] = (uint8_t)((hash.bytes[6] & 0x0f) | 0x80); /* version 8 */
-        sb[EROFS_SB_UUID + 8] = (uint8_t)((hash.bytes[8] & 0x3f) | 0x80); /* RFC 9562's variant */
+        memcpy(sb + EROFS_SB_UUID, hash->bytes, 16);
+        sb[EROFS_SB_UUID + 6] = (uint8_t)((hash->bytes[6] & 0x0f) | 0x80); /* version 8 */
+        sb[EROFS_SB_UUID + 8] = (uint8_t)((hash->bytes[8] & 0x3f) | 0x80); /* RFC 9562's variant */
         cas_put_le32(sb + EROFS_SB_CHECKSUM,
                      cas_erofs_crc32c(sb, EROFS_BLOCK_BYTES - EROFS_SUPER_OFFSET));
+}
+
+/* Everything but headers and super block. */
+static int write_plan(struct writer *w, struct cas_buf *out, struct cas_err *err)
+{
+        if (place_all(w, err) < 0)
+                return -(int)err->code;
+        size_t bytes = w->data_at + w->block_count * EROFS_BLOCK_BYTES;
+        cas_buf_clear(out);
+        if (cas_buf_try_reserve(out, bytes, CAS_TREE_BYTES_MAX, err) < 0)
+                return -(int)err->code;
+        cas_buf_append_zero(out, bytes);
+        w->image = out->data;
+        for (uint32_t i = 0; i < w->plan->inode_count; i++)
+                write_inode(w, i);
+        cas_erofs_xattr_write_shared(&w->xattrs, w->image + w->xattr_at / EROFS_BLOCK_BYTES *
+                                                                    EROFS_BLOCK_BYTES);
+        return 0;
 }
 
 int cas_merge_write_erofs(const struct cas_merge *m, const struct cas_tree_options *options,
                           struct cas_buf *out, struct cas_digest *out_digest, struct cas_err *err)
 {
         cas_cleanup_plan struct cas_plan plan = {0};
+        struct cas_hash hash;
         if (cas_plan_make(m, options->stacked, &plan, err) < 0)
                 return -(int)err->code;
         __attribute__((cleanup(writer_release))) struct writer w = {.merge = m, .plan = &plan};
         cas_erofs_xattr_init(&w.xattrs);
-        if (place_all(&w, err) < 0)
+        if (write_plan(&w, out, err) < 0)
                 return -(int)err->code;
-        size_t bytes = w.data_at + w.block_count * EROFS_BLOCK_BYTES;
-        cas_buf_clear(out);
-        if (cas_buf_try_reserve(out, bytes, CAS_TREE_BYTES_MAX, err) < 0)
-                return -(int)err->code;
-        cas_buf_append_zero(out, bytes);
-        w.image = out->data;
-        write_headers(&w, options->stacked);
-        for (uint32_t i = 0; i < plan.inode_count; i++)
-                write_inode(&w, i);
-        cas_erofs_xattr_write_shared(&w.xattrs,
-                                     w.image + w.xattr_at / EROFS_BLOCK_BYTES * EROFS_BLOCK_BYTES);
-        seal(&w, bytes);
+        write_tree_header(&w, options->stacked);
+        write_super(&w, w.image + EROFS_SUPER_OFFSET);
+        cas_sha256(out->data, out->len_bytes, &hash); /* of the image without UUID */
+        seal(w.image + EROFS_SUPER_OFFSET, &hash);
         if (out_digest)
-                cas_digest_of(CAS_DIGEST_SHA256, out->data, bytes, out_digest);
+                cas_digest_of(CAS_DIGEST_SHA256, out->data, out->len_bytes, out_digest);
+        return 0;
+}
+
+int cas_erofs_write_disk(const struct cas_merge *m, const struct cas_plan *plan,
+                         const struct cas_erofs_disk *disk, struct cas_buf *out_meta,
+                         uint8_t out_super[static EROFS_BLOCK_BYTES], struct cas_err *err)
+{
+        __attribute__((cleanup(writer_release))) struct writer w = {
+                .merge = m, .plan = plan, .disk = disk};
+        cas_erofs_xattr_init(&w.xattrs);
+        w.xattrs.plain = true;
+        if (write_plan(&w, out_meta, err) < 0)
+                return -(int)err->code;
+        if (out_meta->len_bytes / EROFS_BLOCK_BYTES + disk->meta_block >= EROFS_NULL_BLOCK)
+                return cas_fail(err, CAS_E_LIMIT, "a disk of more than 16 TiB");
+        memset(out_super, 0, EROFS_BLOCK_BYTES);
+        write_super(&w, out_super + EROFS_SUPER_OFFSET);
+        cas_cleanup_hasher struct cas_hasher *h = cas_hasher_new(CAS_DIGEST_SHA256);
+        struct cas_digest digest;
+        struct cas_hash hash;
+        cas_hasher_update(h, out_super, EROFS_BLOCK_BYTES);
+        cas_hasher_update(h, out_meta->data, out_meta->len_bytes);
+        for (uint32_t i = 0; i < disk->content_count; i++)
+                cas_hasher_update(h, disk->contents[i].object.bytes, CAS_HASH_BYTES);
+        cas_hasher_final(h, &digest);
+        memcpy(hash.bytes, digest.bytes, CAS_HASH_BYTES);
+        seal(out_super + EROFS_SUPER_OFFSET, &hash);
         return 0;
 }

@@ -126,7 +126,7 @@ static int escape_name(struct cas_erofs_xattr_table *t, struct cas_erofs_xattr *
                        struct cas_err *err)
 {
         size_t prefix = strlen(OVERLAY_PREFIX);
-        if (x->index != EROFS_XATTR_TRUSTED || x->name_len < prefix ||
+        if (t->plain || x->index != EROFS_XATTR_TRUSTED || x->name_len < prefix ||
             memcmp(x->name, OVERLAY_PREFIX, prefix) != 0)
                 return 0;
         char *name = cas_arena_alloc(&t->arena, prefix + x->name_len, 1);
@@ -175,8 +175,8 @@ static int add_redirect(struct cas_erofs_xattr_table *t, const uint8_t *object, 
         return list_add(t, &x, err);
 }
 
-int cas_erofs_xattr_collect(struct cas_erofs_xattr_table *t, const struct cas_merge_inode *inode,
-                            bool opaque, struct cas_err *err)
+static int add_overlays(struct cas_erofs_xattr_table *t, const struct cas_merge_inode *inode,
+                        bool opaque, struct cas_err *err)
 {
         if (inode->type == CAS_ENTRY_FILE && inode->size_bytes > CAS_INLINE_BYTES_MAX) {
                 if (add_overlay(t, OVERLAY_METACOPY, "", 0, err) < 0 ||
@@ -186,7 +186,13 @@ int cas_erofs_xattr_collect(struct cas_erofs_xattr_table *t, const struct cas_me
         if (inode->type == CAS_ENTRY_CHARDEV && inode->dev.major == 0 && inode->dev.minor == 0 &&
             add_overlay(t, OVERLAY_DEVICE, "", 0, err) < 0)
                 return -(int)err->code;
-        if (opaque && add_overlay(t, OVERLAY_OPAQUE, "y", 1, err) < 0)
+        return opaque ? add_overlay(t, OVERLAY_OPAQUE, "y", 1, err) : 0;
+}
+
+int cas_erofs_xattr_collect(struct cas_erofs_xattr_table *t, const struct cas_merge_inode *inode,
+                            bool opaque, struct cas_err *err)
+{
+        if (!t->plain && add_overlays(t, inode, opaque, err) < 0)
                 return -(int)err->code;
         if (!inode->xattrs)
                 return 0;

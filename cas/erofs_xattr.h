@@ -28,6 +28,7 @@ struct cas_erofs_xattr_table {
         uint32_t *lists; /* owned: the items of one inode after those of another */
         size_t list_count, list_alloc;
         bool has_acl;
+        bool plain; /* as the image has them: without overlayfs's, and nothing is escaped */
 };
 
 void cas_erofs_xattr_init(struct cas_erofs_xattr_table *t);

@@ -1,79 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Export into archives, written front to back. A file is written under a
- * temporary name beside it, synced and renamed; what is not a regular file (a
- * pipe, /dev/stdout) is written to as it is.
+/* Export into archives, written front to back, as a whole or not at all
+ * (cas/outfile_int.h).
  *
  * Docker archives hold the config, and each layer once: plain and gzip layers
  * as they are, which every `docker load` takes; zstd ones decoded, since those
  * before 23.0 do not read it. */
-#include <errno.h>
-#include <fcntl.h>
-
 #include "cas/blobstream.h"
 #include "cas/decompress.h"
 #include "cas/export_int.h"
 #include "cas/json.h"
+#include "cas/outfile_int.h"
 #include "cas/source_int.h"
 #include "cas/tarwrite.h"
 
-struct archive_out {
-        int fd;
-        const char *path; /* borrowed */
-        char *temporary;  /* owned; NULL: written in place */
-};
-
-static int out_write(void *arg, const void *data, size_t len, struct cas_err *err)
-{
-        struct archive_out *o = arg;
-        const uint8_t *at = data;
-        while (len > 0) {
-                ssize_t n = write(o->fd, at, len);
-                if (n < 0 && errno == EINTR)
-                        continue;
-                if (n < 0)
-                        return cas_fail_sys(err, errno, "write %s", o->path);
-                at += n;
-                len -= (size_t)n;
-        }
-        return 0;
-}
-
-static int out_open(struct archive_out *o, const char *path, struct cas_err *err)
-{
-        struct stat st;
-        *o = (struct archive_out){.fd = -1, .path = path};
-        if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-                o->fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
-        } else {
-                o->temporary = cas_xasprintf("%s.XXXXXX", path);
-                o->fd = mkostemp(o->temporary, O_CLOEXEC);
-                if (o->fd < 0) {
-                        free(cas_steal(&o->temporary));
-                } else {
-                        mode_t mask = umask(0);
-                        (void)umask(mask);
-                        (void)fchmod(o->fd, 0666 & ~mask);
-                }
-        }
-        return o->fd < 0 ? cas_fail_sys(err, errno, "create %s", path) : 0;
-}
-
-/* r: how the writing went. Gives the file its name, or takes it away. */
-static int out_close(struct archive_out *o, int r, struct cas_err *err)
-{
-        if (r == 0 && o->temporary && fsync(o->fd) < 0)
-                r = cas_fail_sys(err, errno, "sync %s", o->path);
-        if (close(o->fd) < 0 && r == 0)
-                r = cas_fail_sys(err, errno, "write %s", o->path);
-        if (r == 0 && o->temporary && rename(o->temporary, o->path) < 0)
-                r = cas_fail_sys(err, errno, "rename to %s", o->path);
-        if (r < 0 && o->temporary)
-                (void)unlink(o->temporary);
-        free(o->temporary);
-        return r;
-}
-
-static int out_header(struct archive_out *o, const char *name, enum cas_entry_type type,
+static int out_header(struct cas_outfile *o, const char *name, enum cas_entry_type type,
                       uint64_t size_bytes, struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf head = CAS_BUF_INIT;
@@ -82,44 +22,44 @@ static int out_header(struct archive_out *o, const char *name, enum cas_entry_ty
                               .mode = type == CAS_ENTRY_DIR ? 0755 : 0644,
                               .size_bytes = size_bytes};
         int r = cas_tarwrite_header(&head, &e, err);
-        return r < 0 ? r : out_write(o, head.data, head.len_bytes, err);
+        return r < 0 ? r : cas_outfile_write(o, head.data, head.len_bytes, err);
 }
 
-static int out_padding(struct archive_out *o, uint64_t size_bytes, struct cas_err *err)
+static int out_padding(struct cas_outfile *o, uint64_t size_bytes, struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf pad = CAS_BUF_INIT;
         cas_tarwrite_padding(&pad, size_bytes);
-        return out_write(o, pad.data, pad.len_bytes, err);
+        return cas_outfile_write(o, pad.data, pad.len_bytes, err);
 }
 
-static int out_file(struct archive_out *o, const char *name, const void *data, size_t len,
+static int out_file(struct cas_outfile *o, const char *name, const void *data, size_t len,
                     struct cas_err *err)
 {
         int r = out_header(o, name, CAS_ENTRY_FILE, len, err);
         if (r == 0)
-                r = out_write(o, data, len, err);
+                r = cas_outfile_write(o, data, len, err);
         return r == 0 ? out_padding(o, len, err) : r;
 }
 
-static int out_end(struct archive_out *o, struct cas_err *err)
+static int out_end(struct cas_outfile *o, struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf end = CAS_BUF_INIT;
         cas_tarwrite_end(&end);
-        return out_write(o, end.data, end.len_bytes, err);
+        return cas_outfile_write(o, end.data, end.len_bytes, err);
 }
 
-static int out_blob(struct archive_out *o, struct cas_export *ex, const struct cas_export_blob *b,
+static int out_blob(struct cas_outfile *o, struct cas_export *ex, const struct cas_export_blob *b,
                     const char *name, struct cas_err *err)
 {
         int r = out_header(o, name, CAS_ENTRY_FILE, b->size_bytes, err);
         if (r == 0)
-                r = cas_export_blob_each(ex, b, out_write, o, err);
+                r = cas_export_blob_each(ex, b, cas_outfile_write, o, err);
         return r == 0 ? out_padding(o, b->size_bytes, err) : r;
 }
 
 /* ---- OCI archives ---- */
 
-static int oci_write(struct cas_export *ex, struct archive_out *o, const char *name,
+static int oci_write(struct cas_export *ex, struct cas_outfile *o, const char *name,
                      struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf index = CAS_BUF_INIT;
@@ -148,12 +88,12 @@ static int oci_write(struct cas_export *ex, struct archive_out *o, const char *n
 int cas_export_oci_archive(struct cas_export *ex, const struct cas_transfer_address *to,
                            struct cas_err *err)
 {
-        struct archive_out o;
+        struct cas_outfile o;
         cas_cleanup_free char *name = cas_export_name(&ex->ref, to->tag);
-        int r = out_open(&o, to->path, err);
+        int r = cas_outfile_open(&o, to->path, err);
         if (r < 0)
                 return r;
-        return out_close(&o, oci_write(ex, &o, name, err), err);
+        return cas_outfile_close(&o, oci_write(ex, &o, name, err), err);
 }
 
 /* ---- docker archives ---- */
@@ -169,7 +109,7 @@ static const struct cas_export_blob *find_blob(const struct cas_export *ex,
 }
 
 /* A zstd layer as the tar that it is. */
-static int docker_decoded(struct cas_export *ex, struct archive_out *o,
+static int docker_decoded(struct cas_export *ex, struct cas_outfile *o,
                           const struct cas_layer_record *layer, const char *name,
                           struct cas_err *err)
 {
@@ -191,7 +131,7 @@ static int docker_decoded(struct cas_export *ex, struct archive_out *o,
                 if (n > layer->tar_bytes - done)
                         r = cas_fail(err, CAS_E_CORRUPT, "layer is longer than it was");
                 else
-                        r = out_write(o, buf, n, err);
+                        r = cas_outfile_write(o, buf, n, err);
         }
         if (r < 0)
                 return r;
@@ -202,7 +142,7 @@ static int docker_decoded(struct cas_export *ex, struct archive_out *o,
         return out_padding(o, done, err);
 }
 
-static int docker_layer_out(struct cas_export *ex, struct archive_out *o,
+static int docker_layer_out(struct cas_export *ex, struct cas_outfile *o,
                             const struct cas_descriptor *d, char *name, size_t name_bytes,
                             struct cas_map *written, struct cas_err *err)
 {
@@ -224,7 +164,7 @@ static int docker_layer_out(struct cas_export *ex, struct archive_out *o,
         return out_blob(o, ex, b, name, err);
 }
 
-static int docker_write(struct cas_export *ex, const struct cas_image *image, struct archive_out *o,
+static int docker_write(struct cas_export *ex, const struct cas_image *image, struct cas_outfile *o,
                         const char *tag, struct cas_map *written, struct cas_err *err)
 {
         const struct cas_manifest *m = &image->manifest;
@@ -257,14 +197,14 @@ static int docker_write(struct cas_export *ex, const struct cas_image *image, st
 int cas_export_docker_archive(struct cas_export *ex, const struct cas_image *image,
                               const struct cas_transfer_address *to, struct cas_err *err)
 {
-        struct archive_out o;
+        struct cas_outfile o;
         cas_cleanup_map struct cas_map *written = cas_map_new();
         cas_cleanup_free char *tag = to->tag[0] ? cas_xstrdup(to->tag)
                                      : ex->ref.tag[0]
                                              ? cas_xasprintf("%s:%s", ex->ref.repo, ex->ref.tag)
                                              : cas_xstrdup("");
-        int r = out_open(&o, to->path, err);
+        int r = cas_outfile_open(&o, to->path, err);
         if (r < 0)
                 return r;
-        return out_close(&o, docker_write(ex, image, &o, tag, written, err), err);
+        return cas_outfile_close(&o, docker_write(ex, image, &o, tag, written, err), err);
 }

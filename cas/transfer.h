@@ -35,6 +35,13 @@ int cas_export(struct cas_store *s, const struct cas_ref *ref, const struct cas_
                const struct cas_transfer_address *to, const struct cas_progress *progress,
                struct cas_err *err) CAS_MUST_CHECK;
 
+/* Writes the merged tree as an EROFS file system with data, which a kernel mounts by itself
+ * (spec/disk.md). The same image gives the same bytes. `path` is replaced as a whole and durably;
+ * what is there and is no regular file is refused (INVALID). Memory grows with the names, not with
+ * the data. Blocks for the whole. */
+int cas_export_erofs(struct cas_store *s, const struct cas_image *image, const char *path,
+                     const struct cas_progress *progress, struct cas_err *err) CAS_MUST_CHECK;
+
 /* A directory becomes a one-layer image; the layer is a canonical tar, gzip: the same directory
  * gives the same digests. Dated by the newest entry, or $SOURCE_DATE_EPOCH. Sockets are left out.
  * Errors: BUSY (a file changed while it was packed), LIMIT, INVALID. */
@@ -46,11 +53,17 @@ struct cas_pack_options {
 int cas_pack_dir(struct cas_store *s, const char *dir, const struct cas_ref *ref,
                  const struct cas_pack_options *options, const struct cas_progress *progress,
                  struct cas_manifest_info *out, struct cas_err *err) CAS_MUST_CHECK;
+/* What cas_unpack met. */
+struct cas_unpack_counts {
+        uint64_t lossy;       /* entries that lost an attribute */
+        uint64_t inodes;      /* the root included */
+        uint64_t block_bytes; /* of files and directories, in blocks of 4 KiB */
+};
 /* Writes the merged tree with owners, times, xattrs, links and devices (what the caller's
- * privileges allow; `lossy` counts entries that lost an attribute). dir is made, or must be
- * empty. Never follows links out of dir. */
+ * privileges allow; the rest is counted). dir is made, or must be empty. Never follows links out
+ * of dir. counts may be NULL. */
 int cas_unpack(struct cas_store *s, const struct cas_image *image, const char *dir,
-               const struct cas_progress *progress, uint64_t *lossy_count,
+               const struct cas_progress *progress, struct cas_unpack_counts *counts,
                struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

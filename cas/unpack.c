@@ -27,6 +27,7 @@
 #include "cas/transfer.h"
 
 #define BATCH_FILES 32
+#define BLOCK_BYTES 4096          /* what block_bytes counts in */
 #define OPEN_BELOW_BYTES_MAX 2048 /* of a path that is opened in one call */
 
 struct unpack_dir {
@@ -65,6 +66,8 @@ struct unpack {
         struct cas_map *inodes;     /* owned; nid of several names -> 1 + index in firsts */
         struct unpack_link *firsts; /* owned; where such inodes were made */
         size_t first_count;
+
+        uint64_t inode_count, block_bytes;
 
         struct cas_progress_sum progress;
         _Atomic size_t next_file;
@@ -295,12 +298,20 @@ static bool is_further_name(struct unpack *u, size_t dir, const char *name,
         return true;
 }
 
+static void count_inode(struct unpack *u, const struct cas_inode *inode)
+{
+        u->inode_count++;
+        if (S_ISDIR(inode->mode) || S_ISREG(inode->mode))
+                u->block_bytes += cas_align_up(inode->size_bytes, BLOCK_BYTES);
+}
+
 static int walk_inode(struct walk *w, const char *name, const struct cas_inode *inode,
                       struct cas_err *err)
 {
         struct unpack *u = w->u;
         if (is_further_name(u, w->dir, name, inode))
                 return 0;
+        count_inode(u, inode);
         switch (inode->mode & S_IFMT) {
         case S_IFDIR:
                 if (mkdirat(w->dirfd, name, 0700) < 0)
@@ -550,7 +561,8 @@ static void unpack_release(struct unpack *u)
 }
 
 int cas_unpack(struct cas_store *s, const struct cas_image *image, const char *dir,
-               const struct cas_progress *progress, uint64_t *lossy_count, struct cas_err *err)
+               const struct cas_progress *progress, struct cas_unpack_counts *counts,
+               struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *fence = NULL; /* collection waits for it */
         struct unpack u = {.s = s, .rootfd = -1, .inodes = cas_map_new()};
@@ -569,8 +581,10 @@ int cas_unpack(struct cas_store *s, const struct cas_image *image, const char *d
                 r = make_links(&u, err);
         if (r == 0)
                 r = finish_dirs(&u, err);
-        if (lossy_count)
-                *lossy_count = atomic_load(&u.lossy);
+        if (counts)
+                *counts = (struct cas_unpack_counts){.lossy = atomic_load(&u.lossy),
+                                                     .inodes = u.inode_count + 1,
+                                                     .block_bytes = u.block_bytes + BLOCK_BYTES};
         unpack_release(&u);
         return r < 0 ? cas_err_wrap(err, "unpack to %s", dir) : 0;
 }

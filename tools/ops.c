@@ -4,6 +4,7 @@
 static const struct op ops[] = {
         {"import", op_import},
         {"export", op_export},
+        {"export-disk", op_export_disk},
         {"pack", op_pack},
         {"unpack", op_unpack},
         {"images", op_images},

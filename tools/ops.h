@@ -37,6 +37,8 @@ int op_import(struct cas_store *s, const json_t *args, const struct op_context *
               json_t **result, struct cas_err *err);
 int op_export(struct cas_store *s, const json_t *args, const struct op_context *ctx,
               json_t **result, struct cas_err *err);
+int op_export_disk(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                   json_t **result, struct cas_err *err); /* ops_disk.c */
 int op_pack(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
             struct cas_err *err);
 int op_unpack(struct cas_store *s, const json_t *args, const struct op_context *ctx,

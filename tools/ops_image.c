@@ -76,9 +76,9 @@ int op_unpack(struct cas_store *s, const json_t *args, const struct op_context *
         if (cas_image_open(s, &ref, has_platform ? &platform : NULL, ctx->progress, &image, err) <
             0)
                 return -(int)err->code;
-        uint64_t lossy = 0;
-        if (cas_unpack(s, &image, dir, ctx->progress, &lossy, err) < 0)
+        struct cas_unpack_counts counts = {0};
+        if (cas_unpack(s, &image, dir, ctx->progress, &counts, err) < 0)
                 return -(int)err->code;
-        *result = json_pack("{s:I}", "lossy", (json_int_t)lossy);
+        *result = json_pack("{s:I}", "lossy", (json_int_t)counts.lossy);
         return 0;
 }

@@ -188,14 +188,14 @@ static int unpack(struct teststore *t, const char *name, const char *dir, struct
 {
         struct cas_ref ref;
         cas_cleanup_image struct cas_image image = {0};
-        uint64_t lossy = 0;
+        struct cas_unpack_counts counts = {0};
         int r = cas_ref_parse(name, &ref, err);
         if (r == 0)
                 r = cas_image_open(t->store, &ref, NULL, NULL, &image, err);
         if (r == 0)
-                r = cas_unpack(t->store, &image, dir, NULL, &lossy, err);
+                r = cas_unpack(t->store, &image, dir, NULL, &counts, err);
         if (r == 0)
-                assert_int_equal(lossy, 0);
+                assert_int_equal(counts.lossy, 0);
         return r;
 }
 
