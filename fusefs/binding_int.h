@@ -8,7 +8,6 @@
 #include "fusefs/volume_int.h"
 
 #define FFS_BINDING_NAME "lamina.json"
-#define FFS_BINDING_MAP_BYTES 512
 
 struct ffs_binding {
         size_t tree_count;
@@ -16,7 +15,7 @@ struct ffs_binding {
         char options[256];                             /* of overlayfs */
         enum ffs_upper_format format;
         bool owners_in_xattrs;
-        char id_map[FFS_BINDING_MAP_BYTES]; /* ffs_idmap text; "": owners as in the image */
+        char id_map[FFS_IDMAP_TEXT_BYTES]; /* ffs_idmap text; "": owners as in the image */
         uint64_t size_limit_bytes;          /* 0: none */
         bool has_image; /* upper/ and work/ are in the file system DIR/upper.ext4 */
         /* Information, which binds to nothing. */

@@ -30,6 +30,8 @@ struct ffs_change {
 
 struct ffs_changes_options {
         bool with_unchanged_directories; /* parents of changes, as overlayfs copied them up */
+        bool explicit_deletions; /* no opaque marks: all that a directory hides is deleted by name
+                                  */
 };
 /* Calls fn for each change in the order of cas_path_compare, until it returns non-zero (a -code
  * with err filled). upper_dir is the directory that holds upper/ and lamina.json. A directory that

@@ -69,14 +69,23 @@ int ffs_kmount_set_path(struct ffs_kmount *m, const char *key, const char *path,
         return 0;
 }
 
-int ffs_kmount_finish(struct ffs_kmount *m, unsigned attributes, const char *dir,
-                      struct cas_err *err)
+int ffs_kmount_detached(struct ffs_kmount *m, unsigned attributes, int *out_fd, struct cas_err *err)
 {
         if (fsconfig(m->context_fd, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
                 return kernel_says(m, "create", errno, err);
-        cas_cleanup_fd int fd = fsmount(m->context_fd, FSMOUNT_CLOEXEC, attributes);
+        int fd = fsmount(m->context_fd, FSMOUNT_CLOEXEC, attributes);
         if (fd < 0)
                 return kernel_says(m, "fsmount", errno, err);
+        *out_fd = fd;
+        return 0;
+}
+
+int ffs_kmount_finish(struct ffs_kmount *m, unsigned attributes, const char *dir,
+                      struct cas_err *err)
+{
+        cas_cleanup_fd int fd = -1;
+        if (ffs_kmount_detached(m, attributes, &fd, err) < 0)
+                return -(int)err->code;
         if (move_mount(fd, "", AT_FDCWD, dir, MOVE_MOUNT_F_EMPTY_PATH) < 0)
                 return cas_fail_sys(err, errno, "mount at %s", dir);
         return 0;

@@ -22,6 +22,10 @@ int ffs_kmount_flag(struct ffs_kmount *m, const char *key, struct cas_err *err) 
  * descriptor (overlayfs: Linux 6.13). */
 int ffs_kmount_set_path(struct ffs_kmount *m, const char *key, const char *path,
                         struct cas_err *err) CAS_MUST_CHECK;
+/* Makes the super block, or takes the one that the kernel has of the same source, and mounts it
+ * nowhere: the descriptor (O_PATH) is its root, and holds it. */
+int ffs_kmount_detached(struct ffs_kmount *m, unsigned attributes, int *out_fd,
+                        struct cas_err *err) CAS_MUST_CHECK;
 /* Makes the super block and attaches it; attributes are MOUNT_ATTR_*. */
 int ffs_kmount_finish(struct ffs_kmount *m, unsigned attributes, const char *dir,
                       struct cas_err *err) CAS_MUST_CHECK;

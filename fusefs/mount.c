@@ -186,13 +186,15 @@ static int attach(const struct ffs_host *host, const struct ffs_image *image,
                   struct cas_err *err)
 {
         if (r->info.rw) {
-                cas_cleanup_free struct ffs_upper *made = cas_xmalloc(sizeof(*made));
                 struct ffs_binding binding;
+                ffs_cleanup_upper struct ffs_upper made = FFS_UPPER_INIT;
                 binding_of(image, FFS_OVERLAY_OPTIONS_RW, &binding);
-                if (ffs_upper_prepare(r->info.upper, &binding, made, err) < 0)
+                binding.size_limit_bytes = options->size_limit_bytes;
+                binding.has_image = options->size_limit_bytes > 0;
+                if (ffs_upper_prepare(r->info.upper, &binding, &made, err) < 0)
                         return -(int)err->code;
                 unsigned attributes = options->guarded ? MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID : 0;
-                return ffs_overlay_writable(host, image, made, attributes, r->info.dir, err);
+                return ffs_overlay_writable(host, image, &made, attributes, r->info.dir, err);
         }
         cas_cleanup_free char *from = cas_xasprintf("%s/images/%s", host->run_dir, r->image);
         return ffs_kmount_bind(from, r->info.dir, MOUNT_ATTR_RDONLY, err);

@@ -6,14 +6,12 @@
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
 #include "cas/map.h"
 #include "fusefs/kmount_int.h"
-
-#define LOOP_TRIES 16
+#include "fusefs/loopdev_int.h"
 
 int ffs_overlay_probe(struct cas_err *err)
 {
@@ -57,37 +55,6 @@ static int mount_erofs(const char *source, const char *dir, struct cas_err *err)
         return 0;
 }
 
-/* Gives a loop device over fd that goes with its last user; name has 32 bytes. */
-static int loop_attach(int fd, char *name, int *out_loop_fd, struct cas_err *err)
-{
-        cas_cleanup_fd int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-        if (control < 0)
-                return cas_fail(err, CAS_E_UNSUPPORTED,
-                                "this kernel mounts no EROFS from a file (Linux 6.12) and there is "
-                                "no loop device");
-        for (int i = 0; i < LOOP_TRIES; i++) {
-                int number = ioctl(control, LOOP_CTL_GET_FREE);
-                if (number < 0)
-                        return cas_fail_sys(err, errno, "find a free loop device");
-                (void)snprintf(name, 32, "/dev/loop%d", number);
-                cas_cleanup_fd int loop_fd = open(name, O_RDWR | O_CLOEXEC);
-                if (loop_fd < 0)
-                        return cas_fail_sys(err, errno, "open %s", name);
-                struct loop_config config = {
-                        .fd = (uint32_t)fd,
-                        .block_size = 4096,
-                        .info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
-                };
-                if (ioctl(loop_fd, LOOP_CONFIGURE, &config) == 0) {
-                        *out_loop_fd = cas_steal_fd(&loop_fd);
-                        return 0;
-                }
-                if (errno != EBUSY) /* else another process was quicker */
-                        return cas_fail_sys(err, errno, "configure %s", name);
-        }
-        return cas_fail(err, CAS_E_BUSY, "no free loop device");
-}
-
 static int mount_tree(const char *path, const char *dir, struct cas_err *err)
 {
         /* By its descriptor: the kernel takes no source of more than 255 bytes. */
@@ -103,10 +70,14 @@ static int mount_tree(const char *path, const char *dir, struct cas_err *err)
                 *err = why;
                 return cas_err_wrap(err, "tree %s", path);
         }
-        char name[32];
+        char name[FFS_LOOP_NAME_BYTES];
         cas_cleanup_fd int loop_fd = -1;
-        if (loop_attach(fd, name, &loop_fd, err) < 0 || mount_erofs(name, dir, err) < 0)
-                return cas_err_wrap(err, "tree %s", path);
+        if (ffs_loop_attach(fd, LO_FLAGS_READ_ONLY, name, &loop_fd, err) < 0 ||
+            mount_erofs(name, dir, err) < 0)
+                return cas_err_wrap(err,
+                                    "this kernel mounts no EROFS from a file (Linux 6.12): "
+                                    "tree %s",
+                                    path);
         return 0;
 }
 

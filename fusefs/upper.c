@@ -5,10 +5,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include "cas/io.h"
 #include "cas/removetree.h"
+#include "fusefs/kmount_int.h"
+#include "fusefs/sizedupper_int.h"
+
+#define SHOWN_NAME "mnt" /* in DIR, while a file system is shown to overlayfs */
 
 /* A directory, and no link to one: overlayfs would write behind it. *made when it was not there. */
 static int make_dir(const char *path, bool *made, struct cas_err *err)
@@ -70,10 +75,11 @@ static int binding_load(const char *dir, struct ffs_binding *out, bool *bound, s
         return cas_err_wrap(err, "%s", dir);
 }
 
-static int bind_dir(const char *dir, const char *upper, const struct ffs_binding *want,
-                    struct ffs_binding *out, struct cas_err *err)
+static int bind_dir(const char *dir, const struct ffs_binding *want, struct ffs_binding *out,
+                    struct cas_err *err)
 {
         bool bound;
+        cas_cleanup_free char *upper = cas_xasprintf("%s/upper", dir);
         cas_cleanup_free char *path = cas_xasprintf("%s/" FFS_BINDING_NAME, dir);
         cas_cleanup_free char *text = ffs_binding_format(want);
         if (binding_load(dir, out, &bound, err) < 0)
@@ -92,22 +98,115 @@ static int bind_dir(const char *dir, const char *upper, const struct ffs_binding
                                    err);
 }
 
+static int make_dir_at(int dirfd, const char *name, bool *made, struct cas_err *err)
+{
+        struct stat st;
+        *made = mkdirat(dirfd, name, 0755) == 0;
+        if (!*made && errno != EEXIST)
+                return cas_fail_sys(err, errno, "make %s of the upper directory", name);
+        if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                return cas_fail_sys(err, errno, "%s of the upper directory", name);
+        if (!S_ISDIR(st.st_mode))
+                return cas_fail(err, CAS_E_INVALID, "%s of the upper directory is no directory",
+                                name);
+        return 0;
+}
+
+/* Mounts the file system of a limited size; overlayfs wants paths, so it is shown for a while. */
+static int show_sized(const char *dir, int dir_fd, struct ffs_upper *out, struct cas_err *err)
+{
+        cas_cleanup_free char *at = cas_xasprintf("%s/" SHOWN_NAME, dir);
+        cas_cleanup_fd int mount_fd = -1;
+        bool made;
+        if (ffs_sizedupper_make(dir_fd, out->binding.size_limit_bytes, err) < 0 ||
+            ffs_sizedupper_mount(dir_fd, false, &mount_fd, err) < 0 ||
+            make_dir(at, &made, err) < 0 || ffs_kmount_detach(at, true, err) < 0)
+                return cas_err_wrap(err, "%s", dir);
+        if (move_mount(mount_fd, "", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+                return cas_fail_sys(err, errno, "mount at %s", at);
+        (void)snprintf(out->shown, sizeof(out->shown), "%s", at);
+        return 0;
+}
+
+/* Where upper/ and work/ are, by path and descriptor. */
+static int find_place(const char *dir, struct ffs_upper *out, struct cas_err *err)
+{
+        cas_cleanup_fd int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "open %s", dir);
+        const char *place = dir;
+        if (out->binding.has_image) {
+                if (show_sized(dir, fd, out, err) < 0)
+                        return -(int)err->code;
+                (void)close(cas_steal_fd(&fd));
+                place = out->shown;
+                fd = open(place, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+                if (fd < 0)
+                        return cas_fail_sys(err, errno, "open %s", place);
+        }
+        out->fd = cas_steal_fd(&fd);
+        int n = snprintf(out->upper, sizeof(out->upper), "%s/upper", place);
+        if (n < 0 || (size_t)n >= sizeof(out->upper) ||
+            snprintf(out->work, sizeof(out->work), "%s/work", place) < 0)
+                return cas_fail(err, CAS_E_INVALID, "the path of the upper directory is too long");
+        return 0;
+}
+
 int ffs_upper_prepare(const char *dir, const struct ffs_binding *want, struct ffs_upper *out,
                       struct cas_err *err)
 {
-        int n = snprintf(out->upper, sizeof(out->upper), "%s/upper", dir);
-        if (n < 0 || (size_t)n >= sizeof(out->upper))
-                return cas_fail(err, CAS_E_INVALID, "the path of the upper directory is too long");
-        (void)snprintf(out->work, sizeof(out->work), "%s/work", dir);
         bool made;
+        *out = (struct ffs_upper)FFS_UPPER_INIT;
         if (make_dir(dir, &made, err) < 0 || refuse_shared(dir, err) < 0 ||
-            bind_dir(dir, out->upper, want, &out->binding, err) < 0 ||
-            make_dir(out->upper, &out->fresh, err) < 0 || make_dir(out->work, &made, err) < 0)
+            bind_dir(dir, want, &out->binding, err) < 0 || find_place(dir, out, err) < 0 ||
+            make_dir_at(out->fd, "upper", &out->fresh, err) < 0 ||
+            make_dir_at(out->fd, "work", &made, err) < 0) {
+                ffs_upper_release(out);
                 return -(int)err->code;
+        }
         return 0;
+}
+
+void ffs_upper_release(struct ffs_upper *u)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        if (u->fd >= 0)
+                (void)close(cas_steal_fd(&u->fd));
+        if (u->shown[0] && ffs_kmount_detach(u->shown, true, &ignored) == 0)
+                (void)rmdir(u->shown);
+        u->shown[0] = '\0';
+}
+
+int ffs_upper_reach(const char *dir, struct ffs_binding *binding, int *out_fd, struct cas_err *err)
+{
+        struct stat st;
+        cas_cleanup_fd int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0 || fstat(fd, &st) < 0)
+                return cas_fail_sys(err, errno, "open %s", dir);
+        struct cas_err why = CAS_ERR_INIT;
+        int rc = ffs_binding_read(fd, binding, &why);
+        if (rc == -CAS_E_NOTFOUND)
+                return cas_fail(err, CAS_E_INVALID, "%s is no upper directory: it has no %s", dir,
+                                FFS_BINDING_NAME);
+        if (rc < 0) {
+                *err = why;
+                return cas_err_wrap(err, "%s", dir);
+        }
+        if (!binding->has_image) {
+                *out_fd = cas_steal_fd(&fd);
+                return 0;
+        }
+        cas_cleanup_fd int mount_fd = -1;
+        if (refuse_shared(dir, err) < 0 || ffs_sizedupper_mount(fd, true, &mount_fd, err) < 0)
+                return cas_err_wrap(err, "%s", dir);
+        *out_fd = openat(mount_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return *out_fd < 0 ? cas_fail_sys(err, errno, "open %s", dir) : 0;
 }
 
 int ffs_upper_remove(const char *dir, struct cas_err *err)
 {
+        cas_cleanup_free char *shown = cas_xasprintf("%s/" SHOWN_NAME, dir);
+        if (ffs_kmount_detach(shown, true, err) < 0)
+                return -(int)err->code;
         return cas_remove_tree(dir, err);
 }

@@ -9,12 +9,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
+#include "cas/program.h"
 #include "cas/removetree.h"
 
 #define BLOCK_BYTES 4096
@@ -27,8 +25,6 @@
 #define FEATURES                                                                                   \
         "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,"          \
         "sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
-#define PROGRAM_PATH "PATH=/usr/sbin:/sbin:/usr/bin:/bin"
-#define MESSAGE_BYTES 240 /* of what a program says when it fails */
 
 struct ext4 {
         char *work;  /* owned: FILE.XXXXXX */
@@ -48,74 +44,6 @@ static void ext4_release(struct ext4 *x)
         free(x->work);
         free(x->root);
         free(x->image);
-}
-
-/* ---- programs ---- */
-
-/* The last line that a program wrote, or what is known otherwise. */
-static int program_failed(const char *program, char *said, int status, struct cas_err *err)
-{
-        size_t len = strlen(said);
-        while (len > 0 && said[len - 1] == '\n')
-                said[--len] = 0;
-        const char *line = strrchr(said, '\n');
-        if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-                return cas_fail(err, CAS_E_UNSUPPORTED, "%s(8) is not installed (e2fsprogs)",
-                                program);
-        return cas_fail(err, CAS_E_UNSUPPORTED, "%s", len > 0 ? line ? line + 1 : said : program);
-}
-
-/* Reads all of it, and keeps the end. */
-static void read_output(int fd, char said[static MESSAGE_BYTES])
-{
-        char piece[512];
-        size_t have = 0;
-        ssize_t n;
-        while ((n = read(fd, piece, sizeof(piece))) > 0 || (n < 0 && errno == EINTR)) {
-                for (ssize_t i = 0; i < n; i++) {
-                        if (have == MESSAGE_BYTES - 1)
-                                memmove(said, said + 1, --have);
-                        said[have++] = piece[i];
-                }
-        }
-        said[have] = 0;
-}
-
-/* Runs a program found by PATH to its end; its errors come back as a message. */
-static int run_program(const char *const *argv, const char *const *envp, struct cas_err *err)
-{
-        int ends[2], status = 0;
-        char said[MESSAGE_BYTES];
-        pid_t pid;
-        posix_spawn_file_actions_t files;
-        if (pipe2(ends, O_CLOEXEC) != 0)
-                return cas_fail_sys(err, errno, "pipe");
-        int rc = posix_spawn_file_actions_init(&files);
-        cas_assert(rc == 0);
-        rc = posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-        if (!rc)
-                rc = posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY,
-                                                      0);
-        if (!rc)
-                rc = posix_spawn_file_actions_adddup2(&files, ends[1], STDERR_FILENO);
-        if (!rc)
-                rc = posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
-        if (!rc)
-                rc = posix_spawnp(&pid, argv[0], &files, NULL, (char **)(uintptr_t)argv,
-                                  (char **)(uintptr_t)envp);
-        (void)posix_spawn_file_actions_destroy(&files);
-        (void)close(ends[1]);
-        if (rc == 0)
-                read_output(ends[0], said);
-        (void)close(ends[0]);
-        if (rc == ENOENT)
-                return cas_fail(err, CAS_E_UNSUPPORTED, "%s(8) is not installed (e2fsprogs)",
-                                argv[0]);
-        if (rc)
-                return cas_fail_sys(err, rc, "start %s", argv[0]);
-        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-                ;
-        return status == 0 ? 0 : program_failed(argv[0], said, status, err);
 }
 
 /* ---- the file system ---- */
@@ -162,9 +90,9 @@ static int make_filesystem(const struct ext4 *x, struct cas_err *err)
                                     FEATURES, "-b", "4096",  "-I",     "256",   "-m",
                                     "0",      "-N", inodes,  "-U",     x->uuid, "-E",
                                     extended, "-d", x->root, x->image, blocks,  NULL};
-        const char *const envp[] = {PROGRAM_PATH, "LC_ALL=C", "MKE2FS_CONFIG=/dev/null", time_env,
-                                    NULL};
-        return run_program(argv, envp, err);
+        const char *const envp[] = {CAS_PROGRAM_PATH, "LC_ALL=C", "MKE2FS_CONFIG=/dev/null",
+                                    time_env, NULL};
+        return cas_program_run(argv, envp, "e2fsprogs", err);
 }
 
 static void script_times(FILE *f, uint64_t inode, long long seconds)
@@ -188,8 +116,8 @@ static int finish_inodes(const struct ext4 *x, struct cas_err *err)
         if (fclose(f) != 0)
                 return cas_fail_sys(err, errno, "write %s", script);
         const char *const argv[] = {"debugfs", "-w", "-f", script, x->image, NULL};
-        const char *const envp[] = {PROGRAM_PATH, "LC_ALL=C", NULL};
-        return run_program(argv, envp, err);
+        const char *const envp[] = {CAS_PROGRAM_PATH, "LC_ALL=C", NULL};
+        return cas_program_run(argv, envp, "e2fsprogs", err);
 }
 
 static int sync_path(const char *path, int flags, struct cas_err *err)
