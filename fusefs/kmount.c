@@ -64,9 +64,20 @@ int ffs_kmount_set_path(struct ffs_kmount *m, const char *key, const char *path,
         cas_cleanup_fd int fd = open(path, O_PATH | O_CLOEXEC);
         if (fd < 0)
                 return cas_fail_sys(err, errno, "open %s", path);
-        if (fsconfig(m->context_fd, FSCONFIG_SET_FD, key, NULL, fd) < 0)
-                return kernel_says(m, "a path of more than 255 bytes", errno, err);
+        if (ffs_kmount_set_fd(m, key, fd, err) < 0)
+                return cas_err_wrap(err, "a path of more than %d bytes", CONFIG_VALUE_MAX);
         return 0;
+}
+
+int ffs_kmount_set_fd(struct ffs_kmount *m, const char *key, int fd, struct cas_err *err)
+{
+        if (fsconfig(m->context_fd, FSCONFIG_SET_FD, key, NULL, fd) == 0)
+                return 0;
+        if (errno == EINVAL)
+                return cas_fail(err, CAS_E_UNSUPPORTED,
+                                "this kernel takes no %s of %s as a descriptor (Linux 6.13)", key,
+                                m->type);
+        return kernel_says(m, key, errno, err);
 }
 
 int ffs_kmount_detached(struct ffs_kmount *m, unsigned attributes, int *out_fd, struct cas_err *err)
@@ -101,6 +112,24 @@ int ffs_kmount_bind(const char *from, const char *to, unsigned attributes, struc
                 return cas_fail_sys(err, errno, "mount attributes of %s", to);
         if (move_mount(fd, "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH) < 0)
                 return cas_fail_sys(err, errno, "mount at %s", to);
+        return 0;
+}
+
+int ffs_kmount_clone_mapped(const char *dir, int userns_fd, int *out_fd, struct cas_err *err)
+{
+        struct mount_attr attr = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (unsigned)userns_fd};
+        cas_cleanup_fd int fd = open_tree(AT_FDCWD, dir, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "clone the mount at %s", dir);
+        if (mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0) {
+                if (errno == EINVAL || errno == EOPNOTSUPP)
+                        return cas_fail(err, CAS_E_UNSUPPORTED,
+                                        "this kernel shows no other owners of the file system of "
+                                        "%s (idmapped mounts)",
+                                        dir);
+                return cas_fail_sys(err, errno, "map the owners of %s", dir);
+        }
+        *out_fd = cas_steal_fd(&fd);
         return 0;
 }
 

@@ -26,6 +26,9 @@ int ffs_kmount_set_path(struct ffs_kmount *m, const char *key, const char *path,
  * nowhere: the descriptor (O_PATH) is its root, and holds it. */
 int ffs_kmount_detached(struct ffs_kmount *m, unsigned attributes, int *out_fd,
                         struct cas_err *err) CAS_MUST_CHECK;
+/* A layer by its descriptor (overlayfs: Linux 6.13), which must stay open until the end. */
+int ffs_kmount_set_fd(struct ffs_kmount *m, const char *key, int fd,
+                      struct cas_err *err) CAS_MUST_CHECK;
 /* Makes the super block and attaches it; attributes are MOUNT_ATTR_*. */
 int ffs_kmount_finish(struct ffs_kmount *m, unsigned attributes, const char *dir,
                       struct cas_err *err) CAS_MUST_CHECK;
@@ -33,6 +36,10 @@ int ffs_kmount_finish(struct ffs_kmount *m, unsigned attributes, const char *dir
 /* The whole mount at `from` appears at `to` as well; attributes (MOUNT_ATTR_*) are set there. */
 int ffs_kmount_bind(const char *from, const char *to, unsigned attributes,
                     struct cas_err *err) CAS_MUST_CHECK;
+/* A detached clone of the mount at `dir`, from there downwards, whose ids are shown as userns_fd
+ * maps them (inside: on disk, outside: seen). Errors: UNSUPPORTED (the file system cannot). */
+int ffs_kmount_clone_mapped(const char *dir, int userns_fd, int *out_fd,
+                            struct cas_err *err) CAS_MUST_CHECK;
 /* Absent mounts are success. lazy: also when it is in use. Errors: BUSY. */
 int ffs_kmount_detach(const char *dir, bool lazy, struct cas_err *err) CAS_MUST_CHECK;
 

@@ -194,7 +194,8 @@ static int attach(const struct ffs_host *host, const struct ffs_image *image,
                 if (ffs_upper_prepare(r->info.upper, &binding, &made, err) < 0)
                         return -(int)err->code;
                 unsigned attributes = options->guarded ? MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID : 0;
-                return ffs_overlay_writable(host, image, &made, attributes, r->info.dir, err);
+                return ffs_overlay_writable(host, image, &made, options->id_map, attributes,
+                                            r->info.dir, err);
         }
         cas_cleanup_free char *from = cas_xasprintf("%s/images/%s", host->run_dir, r->image);
         return ffs_kmount_bind(from, r->info.dir, MOUNT_ATTR_RDONLY, err);
@@ -224,7 +225,8 @@ int ffs_mount(const struct ffs_host *host, const struct ffs_image *image,
         /* The record comes first: a mount without one would be lost, one without a mount is
          * removed by umount. */
         if (ffs_overlay_trees(host, image, err) < 0 ||
-            (!r->info.rw && ffs_overlay_image(host, image, &serving, r->image, err) < 0) ||
+            (!r->info.rw &&
+             ffs_overlay_image(host, image, options->id_map, &serving, r->image, err) < 0) ||
             ffs_record_save(host->run_dir, r, err) < 0 ||
             attach(host, image, options, r, err) < 0) {
                 undo(host, r);

@@ -4,14 +4,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/loop.h>
 #include <stdio.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "cas/map.h"
+#include "fusefs/idmap_int.h"
 #include "fusefs/kmount_int.h"
 #include "fusefs/loopdev_int.h"
+#include "fusefs/userns.h"
 
 int ffs_overlay_probe(struct cas_err *err)
 {
@@ -111,28 +116,104 @@ static int set_options(struct ffs_kmount *m, const char *options, struct cas_err
         return 0;
 }
 
+/* Clones of mounts with other owners, from an id map. The kernel takes them as layers only as long
+ * as their descriptors are open. */
+struct mapping {
+        int userns_fd; /* -1: owners as they are */
+        int clones[FFS_TREES_MAX + 1];
+        size_t clone_count;
+};
+
+static void mapping_release(struct mapping *m)
+{
+        for (size_t i = 0; i < m->clone_count; i++)
+                (void)close(m->clones[i]);
+        if (m->userns_fd >= 0)
+                (void)close(m->userns_fd);
+}
+#define cleanup_mapping __attribute__((cleanup(mapping_release)))
+
+static int mapping_open(const char *id_map, struct mapping *out, struct cas_err *err)
+{
+        *out = (struct mapping){.userns_fd = -1};
+        return id_map ? ffs_userns_open(id_map, &out->userns_fd, err) : 0;
+}
+
+static int mapping_clone(struct mapping *m, const char *dir, int *out_fd, struct cas_err *err)
+{
+        cas_assert(m->clone_count < CAS_COUNT(m->clones));
+        if (ffs_kmount_clone_mapped(dir, m->userns_fd, out_fd, err) < 0)
+                return -(int)err->code;
+        m->clones[m->clone_count++] = *out_fd;
+        return 0;
+}
+
+static int set_tree(struct ffs_kmount *m, const char *dir, struct mapping *mapping,
+                    struct cas_err *err)
+{
+        int fd;
+        if (mapping->userns_fd < 0)
+                return ffs_kmount_set_path(m, "lowerdir+", dir, err);
+        if (mapping_clone(mapping, dir, &fd, err) < 0)
+                return -(int)err->code;
+        return ffs_kmount_set_fd(m, "lowerdir+", fd, err);
+}
+
 static int set_layers(struct ffs_kmount *m, const struct ffs_host *host,
-                      const struct ffs_image *image, struct cas_err *err)
+                      const struct ffs_image *image, struct mapping *mapping, struct cas_err *err)
 {
         char dir[4352];
         for (size_t i = 0; i < image->tree_count; i++) {
                 tree_dir(host, &image->trees[i], dir, sizeof(dir));
-                if (ffs_kmount_set_path(m, "lowerdir+", dir, err) < 0)
+                if (set_tree(m, dir, mapping, err) < 0)
                         return -(int)err->code;
         }
+        /* Nobody sees the owners of objects. */
         (void)snprintf(dir, sizeof(dir), "%s/objects", host->run_dir);
         return ffs_kmount_set_path(m, "datadir+", dir, err);
 }
 
+static int open_below(int dir_fd, const char *name, int *out_fd, struct cas_err *err)
+{
+        *out_fd = openat(dir_fd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        return *out_fd < 0 ? cas_fail_sys(err, errno, "open %s of the upper", name) : 0;
+}
+
+static int set_upper(struct ffs_kmount *m, const struct ffs_upper *upper, struct mapping *mapping,
+                     struct cas_err *err)
+{
+        if (mapping->userns_fd < 0) {
+                if (ffs_kmount_set_path(m, "upperdir", upper->upper, err) < 0 ||
+                    ffs_kmount_set_path(m, "workdir", upper->work, err) < 0)
+                        return -(int)err->code;
+                return 0;
+        }
+        /* One clone, since both must be of one mount. */
+        cas_cleanup_free char *dir =
+                cas_xstrndup(upper->upper, (size_t)(strrchr(upper->upper, '/') - upper->upper));
+        cas_cleanup_fd int upper_fd = -1;
+        cas_cleanup_fd int work_fd = -1;
+        int fd;
+        if (mapping_clone(mapping, dir, &fd, err) < 0 ||
+            open_below(fd, "upper", &upper_fd, err) < 0 ||
+            open_below(fd, "work", &work_fd, err) < 0 ||
+            ffs_kmount_set_fd(m, "upperdir", upper_fd, err) < 0 ||
+            ffs_kmount_set_fd(m, "workdir", work_fd, err) < 0)
+                return -(int)err->code;
+        return 0;
+}
+
 /* One overlay per image and instance of the object file system: one that stands on an instance
  * whose connection is gone is never used again. */
-static void image_key(const struct ffs_image *image, const struct ffs_serving *serving,
-                      char key[FFS_IMAGE_KEY_BYTES])
+static void image_key(const struct ffs_image *image, const char *id_map,
+                      const struct ffs_serving *serving, char key[FFS_IMAGE_KEY_BYTES])
 {
         cas_cleanup_hasher struct cas_hasher *h = cas_hasher_new(CAS_DIGEST_SHA256);
         for (size_t i = 0; i < image->tree_count; i++)
                 cas_hasher_update(h, &image->trees[i], sizeof(image->trees[i]));
         cas_hasher_update(h, FFS_OVERLAY_OPTIONS, sizeof(FFS_OVERLAY_OPTIONS));
+        if (id_map)
+                cas_hasher_update(h, id_map, strlen(id_map) + 1);
         struct cas_digest digest;
         char hex[CAS_DIGEST_TEXT_BYTES];
         cas_hasher_final(h, &digest);
@@ -141,10 +222,10 @@ static void image_key(const struct ffs_image *image, const struct ffs_serving *s
 }
 
 int ffs_overlay_image(const struct ffs_host *host, const struct ffs_image *image,
-                      const struct ffs_serving *serving, char key[FFS_IMAGE_KEY_BYTES],
-                      struct cas_err *err)
+                      const char *id_map, const struct ffs_serving *serving,
+                      char key[FFS_IMAGE_KEY_BYTES], struct cas_err *err)
 {
-        image_key(image, serving, key);
+        image_key(image, id_map, serving, key);
         cas_cleanup_free char *dir = cas_xasprintf("%s/images/%s", host->run_dir, key);
         struct ffs_mount_id id;
         if (make_dir(dir, err) < 0 || ffs_kmount_identify(dir, &id, err) < 0)
@@ -152,9 +233,11 @@ int ffs_overlay_image(const struct ffs_host *host, const struct ffs_image *image
         if (id.is_mount_root)
                 return 0;
         ffs_cleanup_kmount struct ffs_kmount m = {0};
-        if (ffs_kmount_open("overlay", &m, err) < 0 ||
+        cleanup_mapping struct mapping mapping;
+        if (mapping_open(id_map, &mapping, err) < 0 || ffs_kmount_open("overlay", &m, err) < 0 ||
             ffs_kmount_set(&m, "source", "lamina", err) < 0 || ffs_kmount_flag(&m, "ro", err) < 0 ||
-            set_layers(&m, host, image, err) < 0 || set_options(&m, FFS_OVERLAY_OPTIONS, err) < 0 ||
+            set_layers(&m, host, image, &mapping, err) < 0 ||
+            set_options(&m, FFS_OVERLAY_OPTIONS, err) < 0 ||
             ffs_kmount_finish(&m, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME, dir, err) < 0)
                 return -(int)err->code;
         return 0;
@@ -175,21 +258,57 @@ static int copy_root(const struct ffs_host *host, const struct ffs_image *image,
         return 0;
 }
 
+/* This thread makes files as an owner; root's rights stay. */
+static int become_owner(uint32_t uid, uint32_t gid, struct cas_err *err)
+{
+        struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+        struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+        (void)setfsgid(gid);
+        (void)setfsuid(uid); /* which drops rights to files, unless it is 0 */
+        if (syscall(SYS_capget, &header, data) < 0)
+                return cas_fail_sys(err, errno, "capget");
+        for (size_t i = 0; i < CAS_COUNT(data); i++)
+                data[i].effective = data[i].permitted;
+        if (syscall(SYS_capset, &header, data) < 0)
+                return cas_fail_sys(err, errno, "capset");
+        return 0;
+}
+
+/* overlayfs makes files of its own, in work/, as who mounts it: whose ids must be among those that
+ * the upper's map knows. */
+static int finish_as_owner(struct ffs_kmount *m, const char *id_map, unsigned attributes,
+                           const char *dir, struct cas_err *err)
+{
+        struct ffs_idmap map;
+        struct cas_err back = CAS_ERR_INIT;
+        if (ffs_idmap_parse(id_map, &map, err) < 0)
+                return -(int)err->code;
+        int rc = become_owner(ffs_idmap_uid_to_host(&map, 0), ffs_idmap_gid_to_host(&map, 0), err);
+        if (rc == 0)
+                rc = ffs_kmount_finish(m, attributes, dir, err);
+        if (become_owner(0, 0, &back) < 0 && rc == 0) {
+                *err = back;
+                rc = -(int)back.code;
+        }
+        return rc;
+}
+
 int ffs_overlay_writable(const struct ffs_host *host, const struct ffs_image *image,
-                         const struct ffs_upper *upper, unsigned attributes, const char *dir,
-                         struct cas_err *err)
+                         const struct ffs_upper *upper, const char *id_map, unsigned attributes,
+                         const char *dir, struct cas_err *err)
 {
         ffs_cleanup_kmount struct ffs_kmount m = {0};
-        if ((upper->fresh && copy_root(host, image, upper->upper, err) < 0) ||
+        cleanup_mapping struct mapping mapping;
+        if (mapping_open(id_map, &mapping, err) < 0 ||
+            (upper->fresh && copy_root(host, image, upper->upper, err) < 0) ||
             ffs_kmount_open("overlay", &m, err) < 0 ||
             ffs_kmount_set(&m, "source", "lamina", err) < 0 ||
-            set_layers(&m, host, image, err) < 0 ||
-            ffs_kmount_set_path(&m, "upperdir", upper->upper, err) < 0 ||
-            ffs_kmount_set_path(&m, "workdir", upper->work, err) < 0 ||
-            set_options(&m, FFS_OVERLAY_OPTIONS_RW, err) < 0 ||
-            ffs_kmount_finish(&m, attributes, dir, err) < 0)
+            set_layers(&m, host, image, &mapping, err) < 0 ||
+            set_upper(&m, upper, &mapping, err) < 0 ||
+            set_options(&m, FFS_OVERLAY_OPTIONS_RW, err) < 0)
                 return -(int)err->code;
-        return 0;
+        return id_map ? finish_as_owner(&m, id_map, attributes, dir, err)
+                      : ffs_kmount_finish(&m, attributes, dir, err);
 }
 
 /* ---- what nobody needs ---- */

@@ -17,7 +17,7 @@
 static const char *const capabilities[] = {
         "CAP_CHOWN",      "CAP_DAC_OVERRIDE", "CAP_FOWNER",  "CAP_FSETID",
         "CAP_KILL",       "CAP_SETGID",       "CAP_SETUID",  "CAP_NET_BIND_SERVICE",
-        "CAP_SYS_CHROOT", "CAP_SYS_ADMIN",    "CAP_SETPCAP",
+        "CAP_SYS_CHROOT", "CAP_SYS_ADMIN",    "CAP_SETPCAP", "CAP_SETFCAP",
 };
 static const char *const masked_paths[] = {
         "/proc/acpi",          "/proc/asound",     "/proc/kcore",       "/proc/keys",
@@ -112,9 +112,10 @@ static json_t *linux_json(const struct run_spec *s)
 int bundle_write(const struct run_spec *spec, const char *dir, struct cas_err *err)
 {
         json_t *config =
-                json_pack("{s:s, s:o, s:{s:s, s:b}, s:o, s:o}", "ociVersion", "1.0.2", "process",
-                          process_json(spec), "root", "path", spec->root, "readonly",
-                          spec->read_only, "mounts", mounts_json(spec), "linux", linux_json(spec));
+                json_pack("{s:s, s:s*, s:o, s:{s:s, s:b}, s:o, s:o}", "ociVersion", "1.0.2",
+                          "hostname", spec->hostname, "process", process_json(spec), "root", "path",
+                          spec->root, "readonly", spec->read_only, "mounts", mounts_json(spec),
+                          "linux", linux_json(spec));
         if (!config)
                 return cas_fail(err, CAS_E_INVALID,
                                 "command, environment or paths are not UTF-8 text");
@@ -134,8 +135,8 @@ static void cgroups_hide(void)
                 (void)umount2(unified, MNT_DETACH);
 }
 
-/* helper: the first process's program, or -1. */
-static CAS_NORETURN void crun_exec(char **argv, int helper, bool quiet, int failed)
+/* helper: the first process's program, or -1; userns: the namespace that it joins, or -1. */
+static CAS_NORETURN void crun_exec(char **argv, int helper, int userns, bool quiet, int failed)
 {
         sigset_t none;
         sigemptyset(&none);
@@ -144,18 +145,21 @@ static CAS_NORETURN void crun_exec(char **argv, int helper, bool quiet, int fail
         int null_fd = quiet ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
         if (null_fd >= 0)
                 (void)dup2(null_fd, STDERR_FILENO);
-        int high = fcntl(failed, F_DUPFD_CLOEXEC, ENTER_PROGRAM_FD + 1);
-        if (helper >= 0 && dup2(helper, ENTER_PROGRAM_FD) == helper)
-                (void)fcntl(helper, F_SETFD, 0);
-        (void)execvp(argv[0], argv);
+        /* Out of the way of the numbers that they are to get. */
+        int high_helper = helper < 0 ? -1 : fcntl(helper, F_DUPFD_CLOEXEC, 10);
+        int high_userns = userns < 0 ? -1 : fcntl(userns, F_DUPFD_CLOEXEC, 10);
+        int high = fcntl(failed, F_DUPFD_CLOEXEC, 10);
+        if ((helper < 0 || dup2(high_helper, ENTER_PROGRAM_FD) >= 0) &&
+            (userns < 0 || dup2(high_userns, ENTER_USERNS_FD) >= 0))
+                (void)execvp(argv[0], argv);
         int code = errno;
         (void)!write(high, &code, sizeof(code));
         _exit(127);
 }
 
 /* Returns 0, or the errno of what failed. */
-static int crun_spawn(const char *state_dir, const char *const *words, int helper, bool quiet,
-                      pid_t *out)
+static int crun_spawn(const char *state_dir, const char *const *words, int helper, int userns,
+                      bool quiet, pid_t *out)
 {
         const char *argv[12] = {"crun", "--root", state_dir, "--cgroup-manager=disabled"};
         size_t count = 4;
@@ -173,7 +177,7 @@ static int crun_spawn(const char *state_dir, const char *const *words, int helpe
         if (*out < 0)
                 return errno;
         if (*out == 0)
-                crun_exec((char **)(uintptr_t)argv, helper, quiet, to);
+                crun_exec((char **)(uintptr_t)argv, helper, userns, quiet, to);
         (void)close(cas_steal_fd(&to));
         int code = 0;
         if (read(from, &code, sizeof(code)) != (ssize_t)sizeof(code))
@@ -182,14 +186,16 @@ static int crun_spawn(const char *state_dir, const char *const *words, int helpe
         return code;
 }
 
-int bundle_start(const char *dir, const char *state_dir, const char *id, pid_t *out_pid,
-                 struct cas_err *err)
+int bundle_start(const struct run_spec *spec, const char *dir, const char *state_dir,
+                 const char *id, pid_t *out_pid, struct cas_err *err)
 {
-        const char *words[] = {"run", "--preserve-fds", "1", "--bundle", dir, id, NULL};
+        const char *words[] = {
+                "run", "--preserve-fds", spec->userns_fd < 0 ? "1" : "2", "--bundle", dir, id,
+                NULL};
         cas_cleanup_fd int helper = -1;
         if (enter_program_open(&helper, err) < 0)
                 return -(int)err->code;
-        int rc = crun_spawn(state_dir, words, helper, false, out_pid);
+        int rc = crun_spawn(state_dir, words, helper, spec->userns_fd, false, out_pid);
         if (rc == ENOENT)
                 return cas_fail(err, CAS_E_UNSUPPORTED,
                                 "crun is not installed: install it, or use --runtime bwrap");
@@ -200,6 +206,6 @@ void bundle_delete(const char *state_dir, const char *id)
 {
         const char *words[] = {"delete", "--force", id, NULL};
         pid_t pid;
-        if (crun_spawn(state_dir, words, -1, true, &pid) == 0)
+        if (crun_spawn(state_dir, words, -1, -1, true, &pid) == 0)
                 (void)waitpid(pid, NULL, 0);
 }

@@ -5,6 +5,7 @@
 
 #include "tools/access.h"
 #include "tools/control.h"
+#include "tools/mount_choice.h"
 #include "tools/mounting.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
@@ -12,17 +13,13 @@
 /* ---- mount ---- */
 
 struct mount_args {
-        const char *driver;
-        const char *platform;
+        struct mount_choice mount;
         const char *upper;
         bool rw;
 };
 
 static const struct cli_option mount_options[] = {
-        {"driver", 0, CLI_STRING, offsetof(struct mount_args, driver), "auto|overlay|fuse",
-         "how it is mounted; default: auto"},
-        {"platform", 0, CLI_STRING, offsetof(struct mount_args, platform), "OS/ARCH[/VARIANT]",
-         "which image of an index; default: this host's"},
+        MOUNT_CHOICE_OPTIONS(offsetof(struct mount_args, mount)),
         {"rw", 0, CLI_FLAG, offsetof(struct mount_args, rw), NULL,
          "writable; changes are kept in the store until it is unmounted"},
         {"upper", 0, CLI_STRING, offsetof(struct mount_args, upper), "DIR",
@@ -37,7 +34,9 @@ static int mount_run(const struct cli *cli, void *args)
         cas_cleanup_free char *dir = NULL;
         cas_cleanup_free char *upper = NULL;
         struct ffs_mount_options options = {.rw = a->rw || a->upper};
-        if (mounting_driver(a->driver, &options.driver, &err) < 0)
+        cas_cleanup_free char *id_map = NULL;
+        options.upper = a->upper;
+        if (mount_choice_apply(&a->mount, &options, &id_map, &err) < 0)
                 return cli_usage_error(cli, "%s", err.msg);
         if (path_real(cli->operands[1], &dir, &err) < 0 ||
             (a->upper && path_real(a->upper, &upper, &err) < 0))
@@ -49,7 +48,7 @@ static int mount_run(const struct cli *cli, void *args)
         cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
         cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
         if (mounting_open(cli, &m, &err) < 0 ||
-            mounting_prepare(&m, cli->operands[0], a->platform, image, &prepared, &err) < 0 ||
+            mounting_prepare(&m, cli->operands[0], a->mount.platform, image, &prepared, &err) < 0 ||
             mounting_mount(&m, image, prepared, &options, info, &err) < 0)
                 return cli_report(cli->command->name, &err);
         if (!cli->json) {

@@ -14,7 +14,9 @@
 #include <sys/wait.h>
 
 #include "cas/removetree.h"
+#include "fusefs/userns.h"
 #include "tools/bundle.h"
+#include "tools/mount_choice.h"
 #include "tools/mounting.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
@@ -22,16 +24,20 @@
 #include "tools/sandbox.h"
 
 struct run_args {
-        const char *driver;
-        const char *platform;
+        struct mount_choice mount;
         const char *upper;
         const char *runtime;
         const char *user;
         const char *workdir;
         const char *entrypoint;
         const char *network;
+        const char *hostname;
         struct cli_list binds;
+        struct cli_list volumes;
         struct cli_list env;
+        struct cli_list dns;
+        struct cli_list dns_search;
+        struct cli_list hosts;
         bool read_only;
         bool keep;
 };
@@ -40,10 +46,7 @@ struct run_args {
 static const struct cli_option options[] = {
         {"runtime", 0, CLI_STRING, FIELD(runtime), "bwrap|crun",
          "what makes the sandbox; default: bwrap"},
-        {"driver", 0, CLI_STRING, FIELD(driver), "auto|overlay|fuse",
-         "how the image is mounted; default: auto"},
-        {"platform", 0, CLI_STRING, FIELD(platform), "OS/ARCH[/VARIANT]",
-         "which image of an index; default: this host's"},
+        MOUNT_CHOICE_OPTIONS(FIELD(mount)),
         {"upper", 0, CLI_STRING, FIELD(upper), "DIR",
          "keep changes in DIR, and begin with those that are there"},
         {"keep", 0, CLI_FLAG, FIELD(keep), NULL,
@@ -52,13 +55,24 @@ static const struct cli_option options[] = {
          "the root file system cannot be written; /tmp can"},
         {"bind", 'v', CLI_LIST, FIELD(binds), "SRC:DST[:ro]",
          "show a file or directory of the host at DST; again for more"},
+        {"volume", 0, CLI_LIST, FIELD(volumes), "PATH",
+         "a directory of the sandbox that is none of its root file system, kept with its changes: "
+         "where programs inside need what overlays cannot give; again for more"},
         {"env", 'e', CLI_LIST, FIELD(env), "KEY[=VALUE]",
          "set a variable, or take it from here; again for more"},
         {"user", 'u', CLI_STRING, FIELD(user), "USER[:GROUP]", "instead of the image's user"},
         {"workdir", 'w', CLI_STRING, FIELD(workdir), "DIR", "instead of the image's"},
         {"entrypoint", 0, CLI_STRING, FIELD(entrypoint), "PROGRAM",
          "instead of the image's; empty: none"},
-        {"network", 0, CLI_STRING, FIELD(network), "host|none", "default: host"},
+        {"network", 0, CLI_STRING, FIELD(network), "host|none",
+         "none: a network of its own with nothing but loopback; default: host"},
+        {"hostname", 0, CLI_STRING, FIELD(hostname), "NAME", "instead of the host's"},
+        {"dns", 0, CLI_LIST, FIELD(dns), "ADDRESS",
+         "a resolver, instead of those in the host's resolv.conf; again for more"},
+        {"dns-search", 0, CLI_LIST, FIELD(dns_search), "DOMAIN",
+         "where short names are looked for; again for more"},
+        {"hosts", 0, CLI_LIST, FIELD(hosts), "NAME:ADDRESS",
+         "a line more of /etc/hosts; again for more"},
         {0},
 };
 
@@ -70,6 +84,9 @@ struct sandbox {
         char *root;  /* DIR/root: the mount point */
         char *state; /* DIR/crun */
         char *upper;
+        char *volumes; /* UPPER/volumes */
+        char *id_map;  /* NULL: owners as they are */
+        int userns_fd; /* of id_map; -1 */
         bool upper_is_ours;
         bool keep;
 };
@@ -104,6 +121,10 @@ static void sandbox_release(struct sandbox *s)
         free(s->root);
         free(s->state);
         free(s->upper);
+        free(s->volumes);
+        free(s->id_map);
+        if (s->userns_fd >= 0)
+                (void)close(s->userns_fd);
 }
 
 /* ---- the watcher ---- */
@@ -185,6 +206,7 @@ static int sandbox_make(struct sandbox *s, const struct run_args *a, struct cas_
                 s->upper = cas_xasprintf("%s/sandboxes/run-%s", s->m.host.store_path, s->id);
         else if (path_real(a->upper, &s->upper, err) < 0)
                 return -(int)err->code;
+        s->volumes = cas_xasprintf("%s/volumes", s->upper);
         if (path_make_dirs(s->root, 0700, err) < 0 || path_make_dirs(s->upper, 0700, err) < 0)
                 return -(int)err->code;
         return 0;
@@ -197,8 +219,9 @@ static int sandbox_mount(struct sandbox *s, const struct run_args *a, const char
                 .dir = s->root, .rw = true, .upper = s->upper, .guarded = true};
         cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
         cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
-        if (mounting_driver(a->driver, &mount.driver, err) < 0 ||
-            mounting_prepare(&s->m, name, a->platform, image, prepared, err) < 0)
+        if (mount_choice_apply(&a->mount, &mount, &s->id_map, err) < 0 ||
+            (s->id_map && ffs_userns_open(s->id_map, &s->userns_fd, err) < 0) ||
+            mounting_prepare(&s->m, name, a->mount.platform, image, prepared, err) < 0)
                 return -(int)err->code;
         return mounting_mount(&s->m, image, *prepared, &mount, info, err);
 }
@@ -219,10 +242,24 @@ static int sandbox_spec(const struct sandbox *s, const struct run_args *a, const
                 .bind_count = a->binds.count,
                 .words = behind ? cli->rest : cli->operands + 1,
                 .word_count = behind ? cli->rest_count : cli->operand_count - 1,
+                .dns = a->dns.items,
+                .dns_count = a->dns.count,
+                .dns_search = a->dns_search.items,
+                .dns_search_count = a->dns_search.count,
+                .hosts = a->hosts.items,
+                .host_count = a->hosts.count,
+                .volumes = a->volumes.items,
+                .volume_count = a->volumes.count,
+                .hostname = a->hostname,
+                .files_dir = s->dir,
+                .volume_dir = s->volumes,
                 .read_only = a->read_only,
                 .network = !a->network || strcmp(a->network, "host") == 0,
         };
-        return run_spec_make(&request, out, err);
+        if (run_spec_make(&request, out, err) < 0)
+                return -(int)err->code;
+        out->userns_fd = s->userns_fd;
+        return run_points_make(out, err);
 }
 
 static int runtime_start(const struct sandbox *s, const struct run_args *a,
@@ -232,7 +269,7 @@ static int runtime_start(const struct sandbox *s, const struct run_args *a,
         if (!a->runtime || strcmp(a->runtime, "bwrap") == 0)
                 return sandbox_start(spec, pid, signal_pid, err);
         if (path_make_dirs(s->state, 0700, err) < 0 || bundle_write(spec, s->dir, err) < 0 ||
-            bundle_start(s->dir, s->state, s->id, pid, err) < 0)
+            bundle_start(spec, s->dir, s->state, s->id, pid, err) < 0)
                 return -(int)err->code;
         *signal_pid = *pid;
         return 0;
@@ -270,7 +307,7 @@ static int sandbox_run(struct sandbox *s, const struct run_args *a, const struct
                        const sigset_t *signals, int *status, struct cas_err *err)
 {
         op_cleanup_json json_t *prepared = NULL;
-        run_cleanup_spec struct run_spec spec = {0};
+        run_cleanup_spec struct run_spec spec = {.userns_fd = -1};
         pid_t pid, signal_pid;
         if (sandbox_mount(s, a, cli->operands[0], &prepared, err) < 0 ||
             sandbox_spec(s, a, cli, prepared, &spec, err) < 0 ||
@@ -298,7 +335,7 @@ static int run(const struct cli *cli, void *args)
         sigset_t signals;
         signals_block(&signals);
         struct cas_err err = CAS_ERR_INIT;
-        struct sandbox s = {0};
+        struct sandbox s = {.userns_fd = -1};
         struct watcher watcher = {0};
         int status = CLI_FAILED;
         int rc = mounting_open(cli, &s.m, &err);
@@ -317,8 +354,10 @@ static int run(const struct cli *cli, void *args)
                 fprintf(stderr, "changes are kept in %s\n", s.upper);
         watcher_dismiss(&watcher);
         sandbox_release(&s);
-        cli_list_release(&a->binds);
-        cli_list_release(&a->env);
+        struct cli_list *const lists[] = {&a->binds, &a->volumes,    &a->env,
+                                          &a->dns,   &a->dns_search, &a->hosts};
+        for (size_t i = 0; i < CAS_COUNT(lists); i++)
+                cli_list_release(lists[i]);
         return status;
 }
 
@@ -335,6 +374,10 @@ const struct cli_command cmd_run = {
                 "SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on. The exit "
                 "status is the program's, 128 and the number of the signal when one ended it, 127 "
                 "when it is not in the image.\n\n"
+                "With --uid-range the sandbox is a user namespace of its own: root in it is FIRST "
+                "on "
+                "the host, and nobody there. A --volume is a plain directory of the host, made for "
+                "this sandbox: podman in it wants one at /var/lib/containers.\n\n"
                 "The sandbox has PID, IPC, UTS and mount namespaces of its own, few capabilities "
                 "and no way to gain privileges. It is no border against hostile programs that run "
                 "as root: use a user (--user) for those.",

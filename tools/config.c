@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "cas/limits.h"
+#include "tools/options.h"
 
 #define THREADS_MAX 1024
 #define LOCK_WAIT_S_DEFAULT 30
@@ -44,22 +45,6 @@ static bool number_set(const char *text, unsigned max, unsigned *out)
         if (text[0] < '0' || text[0] > '9' || *end || v > max)
                 return false;
         *out = (unsigned)v;
-        return true;
-}
-
-/* Bytes, or a number with K, M, G or T. */
-static bool bytes_set(const char *text, uint64_t *out)
-{
-        static const char units[] = "KMGT";
-        char *end;
-        errno = 0;
-        unsigned long long v = strtoull(text, &end, 10);
-        const char *unit = *end ? strchr(units, *end) : NULL;
-        unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
-        if (text[0] < '0' || text[0] > '9' || errno != 0 || (*end && (!unit || end[1])) ||
-            v > UINT64_MAX >> shift)
-                return false;
-        *out = (uint64_t)v << shift;
         return true;
 }
 
@@ -104,7 +89,7 @@ static int line_seen(void *user, const char *section, const char *key, const cha
         else if (strcmp(name, "store.trees") == 0)
                 good = trees_set(value, &c->flat_trees);
         else if (strcmp(name, "store.blob_cache") == 0)
-                good = bytes_set(value, &c->blob_cache_bytes);
+                good = cli_bytes_parse(value, &c->blob_cache_bytes);
         else if (strcmp(name, "store.regenerations") == 0)
                 good = number_set(value, REGENERATIONS_MAX, &c->regenerations);
         else if (strcmp(name, "condense.background") == 0)

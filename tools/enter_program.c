@@ -42,13 +42,14 @@ char **enter_program_argv(const struct run_spec *spec)
         cas_cleanup_buf struct cas_buf groups = CAS_BUF_INIT;
         for (size_t i = 0; i < spec->group_count; i++)
                 cas_buf_printf(&groups, "%s%u", i ? "," : "", spec->groups[i]);
-        char **argv = cas_xcalloc(words + 6, sizeof(char *));
+        char **argv = cas_xcalloc(words + 7, sizeof(char *));
         argv[0] = cas_xstrdup(ENTER_PROGRAM_PATH);
-        argv[1] = cas_xasprintf("%u", spec->uid);
-        argv[2] = cas_xasprintf("%u", spec->gid);
-        argv[3] = cas_xstrdup(spec->group_count ? cas_buf_str(&groups) : "-");
-        argv[4] = cas_xstrdup(spec->workdir);
+        argv[1] = spec->userns_fd < 0 ? cas_xstrdup("-") : cas_xasprintf("%d", ENTER_USERNS_FD);
+        argv[2] = cas_xasprintf("%u", spec->uid);
+        argv[3] = cas_xasprintf("%u", spec->gid);
+        argv[4] = cas_xstrdup(spec->group_count ? cas_buf_str(&groups) : "-");
+        argv[5] = cas_xstrdup(spec->workdir);
         for (size_t i = 0; i < words; i++)
-                argv[5 + i] = cas_xstrdup(spec->argv[i]);
+                argv[6 + i] = cas_xstrdup(spec->argv[i]);
         return argv;
 }

@@ -9,6 +9,8 @@
 /* Where a runtime finds it: at this descriptor of its own. */
 #define ENTER_PROGRAM_FD 3
 #define ENTER_PROGRAM_PATH "/proc/self/fd/3"
+/* And where it finds the user namespace that it is to join, if there is one. */
+#define ENTER_USERNS_FD 4
 
 /* *out_fd: read-only, close-on-exec. Errors: NOMEM, IO. */
 int enter_program_open(int *out_fd, struct cas_err *err) CAS_MUST_CHECK;

@@ -121,3 +121,18 @@ int cli_options_parse(const struct cli_option_set *sets, size_t set_count, int a
         cas_buf_release(&p.letters);
         return rc;
 }
+
+bool cli_bytes_parse(const char *text, uint64_t *out)
+{
+        static const char units[] = "KMGT";
+        char *end;
+        errno = 0;
+        unsigned long long v = strtoull(text, &end, 10);
+        const char *unit = *end ? strchr(units, *end) : NULL;
+        unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+        if (text[0] < '0' || text[0] > '9' || errno != 0 || (*end && (!unit || end[1])) ||
+            v > UINT64_MAX >> shift)
+                return false;
+        *out = (uint64_t)v << shift;
+        return true;
+}

@@ -43,4 +43,7 @@ struct cli_option_set {
 int cli_options_parse(const struct cli_option_set *sets, size_t set_count, int argc, char **argv,
                       bool stop_at_operand, int *first_operand, struct cas_err *err) CAS_MUST_CHECK;
 
+/* "4096", "64K"; M, G and T too. False when it is nothing of this, or too much. */
+bool cli_bytes_parse(const char *text, uint64_t *out);
+
 #endif

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "tools/paths.h"
@@ -32,7 +33,8 @@ void run_spec_release(struct run_spec *s)
                 free(s->binds[i].to);
         }
         free(s->binds);
-        *s = (struct run_spec){0};
+        free(s->hostname);
+        *s = (struct run_spec){.userns_fd = -1};
 }
 
 static void strings_add(char ***list, size_t *count, char *text)
@@ -133,8 +135,8 @@ int run_path_resolve(const char *root, const char *path, char **out, struct cas_
 
 /* ---- binds ---- */
 
-static int bind_add(struct run_spec *s, const char *from, const char *to, bool read_only,
-                    struct cas_err *err)
+int run_spec_bind(struct run_spec *s, const char *from, const char *to, bool read_only,
+                  struct cas_err *err)
 {
         struct run_bind b = {.read_only = read_only};
         if (path_real(from, &b.from, err) < 0)
@@ -143,6 +145,8 @@ static int bind_add(struct run_spec *s, const char *from, const char *to, bool r
                 free(b.from);
                 return cas_err_wrap(err, "bind");
         }
+        struct stat st;
+        b.is_directory = stat(b.from, &st) == 0 && S_ISDIR(st.st_mode);
         s->binds = cas_xrealloc(s->binds, (s->bind_count + 1) * sizeof(b));
         s->binds[s->bind_count++] = b;
         return 0;
@@ -159,7 +163,7 @@ static int bind_parse(struct run_spec *s, const char *text, struct cas_err *err)
                 return cas_fail(err, CAS_E_INVALID, "--bind %s: not SRC:/DST[:ro]", text);
         if (access(from, F_OK) != 0)
                 return cas_fail_sys(err, errno, "--bind %s", from);
-        return bind_add(s, from, to, read_only, err);
+        return run_spec_bind(s, from, to, read_only, err);
 }
 
 /* ---- environment ---- */
@@ -260,8 +264,7 @@ static int spec_fill(const struct run_request *r, struct run_spec *s, struct cas
         s->workdir = cas_xstrdup(workdir);
         if (argv_make(s, r, err) < 0)
                 return -(int)err->code;
-        if (r->network && access("/etc/resolv.conf", R_OK) == 0 &&
-            bind_add(s, "/etc/resolv.conf", "/etc/resolv.conf", true, err) < 0)
+        if (run_files_make(r, s, err) < 0)
                 return -(int)err->code;
         for (size_t i = 0; i < r->bind_count; i++) {
                 if (bind_parse(s, r->binds[i], err) < 0)
@@ -272,10 +275,10 @@ static int spec_fill(const struct run_request *r, struct run_spec *s, struct cas
 
 int run_spec_make(const struct run_request *request, struct run_spec *out, struct cas_err *err)
 {
-        run_cleanup_spec struct run_spec s = {0};
+        run_cleanup_spec struct run_spec s = {.userns_fd = -1};
         if (spec_fill(request, &s, err) < 0)
                 return -(int)err->code;
         *out = s;
-        s = (struct run_spec){0};
+        s = (struct run_spec){.userns_fd = -1};
         return 0;
 }

@@ -6,12 +6,13 @@
 
 #include <jansson.h>
 
-#include "cas/err.h"
+#include "cas/buf.h"
 
 struct run_bind {
         char *from; /* absolute, of the host */
         char *to;   /* absolute, of the sandbox; no link in it */
         bool read_only;
+        bool is_directory;
 };
 
 struct run_spec {
@@ -27,6 +28,9 @@ struct run_spec {
         size_t group_count;
         struct run_bind *binds;
         size_t bind_count;
+        char *hostname; /* NULL: the host's */
+        int userns_fd;  /* that the first process joins, and with it everything; -1: none.
+                         * Borrowed */
 };
 
 struct run_request {
@@ -41,6 +45,17 @@ struct run_request {
         size_t bind_count;
         const char *const *words; /* instead of the image's cmd */
         size_t word_count;
+        const char *const *dns; /* addresses of resolvers, instead of the host's resolv.conf */
+        size_t dns_count;
+        const char *const *dns_search;
+        size_t dns_search_count;
+        const char *const *hosts; /* NAME:ADDRESS */
+        size_t host_count;
+        const char *const *volumes; /* directories of the sandbox that are not of its root */
+        size_t volume_count;
+        const char *hostname;   /* NULL: the host's */
+        const char *files_dir;  /* of this sandbox; where files are made that it is shown */
+        const char *volume_dir; /* where volumes are kept; made when there are any */
         bool read_only, network;
 };
 
@@ -50,10 +65,26 @@ int run_spec_make(const struct run_request *request, struct run_spec *out,
 void run_spec_release(struct run_spec *s);
 #define run_cleanup_spec __attribute__((cleanup(run_spec_release)))
 
+/* Adds what the sandbox sees at `to`, a path of the image. from: as it is given, it must be there.
+ */
+int run_spec_bind(struct run_spec *s, const char *from, const char *to, bool read_only,
+                  struct cas_err *err) CAS_MUST_CHECK;
+/* Makes resolv.conf, hosts and volumes as the request says, and binds them (run_files.c).
+ * Errors: INVALID. */
+int run_files_make(const struct run_request *request, struct run_spec *s,
+                   struct cas_err *err) CAS_MUST_CHECK;
+
+/* With a user namespace: makes the mount points that the image lacks (run_points.c). */
+int run_points_make(const struct run_spec *s, struct cas_err *err) CAS_MUST_CHECK;
+
 /* Where a path of the image leads, links followed inside of root as a process in it would see
  * them: absolute, relative to root. What is missing at the end is kept. */
 int run_path_resolve(const char *root, const char *path, char **out,
                      struct cas_err *err) CAS_MUST_CHECK;
+
+/* A small file of the image, links followed inside of root. Absent is empty. Errors: LIMIT. */
+int run_image_read(const char *root, const char *path, struct cas_buf *out,
+                   struct cas_err *err) CAS_MUST_CHECK;
 
 /* The user "USER[:GROUP]" by the image's own /etc/passwd and /etc/group. *home is owned. */
 struct run_user {

@@ -20,9 +20,7 @@ void run_user_release(struct run_user *u)
         *u = (struct run_user){0};
 }
 
-/* A file of the image, links followed inside of it. Absent is empty. */
-static int account_read(const char *root, const char *path, struct cas_buf *out,
-                        struct cas_err *err)
+int run_image_read(const char *root, const char *path, struct cas_buf *out, struct cas_err *err)
 {
         cas_cleanup_fd int root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
         struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
@@ -154,9 +152,9 @@ int run_user_find(const char *root, const char *text, struct run_user *out, stru
         cas_cleanup_buf struct cas_buf passwd = CAS_BUF_INIT;
         cas_cleanup_buf struct cas_buf group = CAS_BUF_INIT;
         cas_cleanup_free char *name = NULL;
-        int rc = account_read(root, "etc/passwd", &passwd, err);
+        int rc = run_image_read(root, "etc/passwd", &passwd, err);
         if (rc == 0)
-                rc = account_read(root, "etc/group", &group, err);
+                rc = run_image_read(root, "etc/group", &group, err);
         if (rc == 0 && !passwd_find(&passwd, user, out, &name))
                 rc = cas_fail(err, CAS_E_INVALID, "user %s is not in the image's /etc/passwd",
                               user);

@@ -10,14 +10,15 @@
 #include "tools/enter_program.h"
 
 #define INFO_BYTES_MAX 4096
-#define INFO_FD 4 /* in the child */
+#define INFO_FD 5 /* in the child */
 
 /* What a program that believes to be root needs within its own tree; nothing that reaches
  * the host: no mounting, no devices, no modules, no other namespaces. CAP_SETPCAP is for
  * tools/enter alone, which drops it: bwrap leaves the bounding set as it is. */
 static const char *const capabilities[] = {
-        "CAP_CHOWN",  "CAP_DAC_OVERRIDE", "CAP_FOWNER",           "CAP_FSETID",     "CAP_KILL",
-        "CAP_SETGID", "CAP_SETUID",       "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_SETPCAP",
+        "CAP_CHOWN",      "CAP_DAC_OVERRIDE", "CAP_FOWNER",  "CAP_FSETID",
+        "CAP_KILL",       "CAP_SETGID",       "CAP_SETUID",  "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT", "CAP_SETPCAP",      "CAP_SETFCAP",
 };
 
 struct words {
@@ -58,6 +59,8 @@ static void words_namespaces(struct words *w, const struct run_spec *s)
         words3(w, "--unshare-pid", "--unshare-ipc", "--unshare-uts");
         if (!s->network)
                 word(w, "--unshare-net");
+        if (s->hostname)
+                words3(w, "--hostname", s->hostname, NULL);
         words3(w, "--die-with-parent", "--as-pid-1", NULL);
         if (!s->terminal)
                 word(w, "--new-session");
@@ -112,18 +115,18 @@ static void words_program(struct words *w, const struct run_spec *s)
         free(argv);
 }
 
-static CAS_NORETURN void child_exec(char **argv, int helper, int info, int failed)
+/* userns: -1, or the user namespace for tools/enter. */
+static CAS_NORETURN void child_exec(char **argv, int helper, int userns, int info, int failed)
 {
         /* Out of the way of the numbers that they are to get. */
         int high_helper = fcntl(helper, F_DUPFD_CLOEXEC, 10);
+        int high_userns = userns < 0 ? -1 : fcntl(userns, F_DUPFD_CLOEXEC, 10);
         int high_info = fcntl(info, F_DUPFD_CLOEXEC, 10);
         int high_failed = fcntl(failed, F_DUPFD_CLOEXEC, 10);
         if (high_failed >= 0 && dup2(high_helper, ENTER_PROGRAM_FD) >= 0 &&
-            dup2(high_info, INFO_FD) >= 0) {
-                (void)fcntl(ENTER_PROGRAM_FD, F_SETFD, 0);
-                (void)fcntl(INFO_FD, F_SETFD, 0);
+            dup2(high_info, INFO_FD) >= 0 &&
+            (userns < 0 || dup2(high_userns, ENTER_USERNS_FD) >= 0))
                 (void)execvp(argv[0], argv);
-        }
         int code = errno;
         (void)!write(high_failed, &code, sizeof(code));
         _exit(127);
@@ -173,7 +176,7 @@ int sandbox_start(const struct run_spec *spec, pid_t *out_pid, pid_t *out_signal
         if (pid < 0)
                 return cas_fail_sys(err, errno, "fork");
         if (pid == 0)
-                child_exec(w.list, helper, info_to, failed_to);
+                child_exec(w.list, helper, spec->userns_fd, info_to, failed_to);
         (void)close(cas_steal_fd(&info_to));
         (void)close(cas_steal_fd(&failed_to));
         int code;

@@ -4,7 +4,10 @@
  * the program's status. Linked statically and carried inside of lamina, so that
  * it runs over any root file system.
  *
- * enter UID GID GROUP,GROUP,…|- DIR PROGRAM ARGUMENT… */
+ * With a descriptor of a user namespace, all of it happens in there: the owners of
+ * the root file system are then ids of that namespace.
+ *
+ * enter USERNS|- UID GID GROUP,GROUP,…|- DIR PROGRAM ARGUMENT… */
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -13,6 +16,7 @@
 #include <linux/close_range.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -91,6 +95,31 @@ static int root_guard(void)
         return mount_setattr(AT_FDCWD, "/", 0, &attr, sizeof(attr));
 }
 
+/* Who joins a user namespace has all rights in it: what was given, and no more, is kept. */
+static int capabilities_keep(const struct __user_cap_data_struct *given)
+{
+        struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+        return (int)syscall(SYS_capset, &header, given);
+}
+
+static int userns_join(const char *text)
+{
+        struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+        struct __user_cap_data_struct given[_LINUX_CAPABILITY_U32S_3];
+        int parent_death = 0;
+        if (strcmp(text, "-") == 0)
+                return 0;
+        if (prctl(PR_GET_PDEATHSIG, &parent_death) != 0 ||
+            syscall(SYS_capget, &header, given) != 0 ||
+            setns((int)strtoul(text, NULL, 10), CLONE_NEWUSER) != 0 || setgroups(0, NULL) != 0 ||
+            setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
+                return -1;
+        /* Other ids have taken it away. */
+        if (prctl(PR_SET_PDEATHSIG, parent_death) != 0)
+                return -1;
+        return capabilities_keep(given);
+}
+
 /* What was given for this program alone goes, and so does what others would inherit, or gain up to
  * the bound: root has its capabilities without that. */
 static int capabilities_drop(void)
@@ -133,8 +162,11 @@ static _Noreturn void program_exec(char **argv, const sigset_t *mask)
         uid_t uid = (uid_t)strtoul(argv[0], NULL, 10);
         gid_t gid = (gid_t)strtoul(argv[1], NULL, 10);
         size_t count = groups_parse(argv[2], groups);
-        if (setgroups(count, groups) != 0 || setresgid(gid, gid, gid) != 0 ||
-            setresuid(uid, uid, uid) != 0)
+        /* Where a user namespace forbids it, there is nothing to be dropped either: its groups are
+         * those of the user who made it. */
+        if (setgroups(count, groups) != 0 && (errno != EPERM || count > 0))
+                die(EXIT_NOT_STARTED, "change the groups");
+        if (setresgid(gid, gid, gid) != 0 || setresuid(uid, uid, uid) != 0)
                 die(EXIT_NOT_STARTED, "change the user");
         if (chdir(argv[3]) != 0)
                 die(EXIT_NOT_STARTED, argv[3]);
@@ -160,22 +192,23 @@ static int reap(pid_t program)
 
 int main(int argc, char **argv)
 {
-        if (argc < 6)
+        if (argc < 7)
                 return EXIT_NOT_STARTED;
-        (void)close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
+        (void)close_range(3, ~0U, CLOSE_RANGE_CLOEXEC); /* for the program, not for this one */
         sigset_t all, none;
         sigfillset(&all);
         sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &all, NULL);
         for (int sig = 1; sig < SIGRTMIN; sig++)
                 (void)signal(sig, SIG_DFL);
-        if (root_guard() != 0 || capabilities_drop() != 0 || terminal_guard() != 0)
+        if (root_guard() != 0 || userns_join(argv[1]) != 0 || capabilities_drop() != 0 ||
+            terminal_guard() != 0)
                 die(EXIT_NOT_STARTED, "give privileges up");
         pid_t program = fork();
         if (program < 0)
                 die(EXIT_NOT_STARTED, "fork");
         if (program == 0)
-                program_exec(argv + 1, &none);
+                program_exec(argv + 2, &none);
         for (;;) {
                 siginfo_t info;
                 int sig = sigwaitinfo(&all, &info);

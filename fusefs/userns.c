@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fusefs/userns.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+
+#include "cas/buf.h"
+#include "fusefs/idmap_int.h"
+
+static int write_proc(pid_t pid, const char *name, const char *text, struct cas_err *err)
+{
+        char path[64];
+        (void)snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+        cas_cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "open %s", path);
+        /* The kernel takes a map in one piece only. */
+        if (write(fd, text, strlen(text)) < 0)
+                return cas_fail_sys(err, errno, "map ids of a user namespace (%s)", name);
+        return 0;
+}
+
+static int write_ranges(pid_t pid, const char *name, const struct ffs_id_range *ranges,
+                        size_t count, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
+        for (size_t i = 0; i < count; i++)
+                cas_buf_printf(&text, "%u %u %u\n", ranges[i].image, ranges[i].host,
+                               ranges[i].count);
+        if (count == 0)
+                cas_buf_printf(&text, "0 0 %u\n", UINT32_MAX);
+        return write_proc(pid, name, cas_buf_str(&text), err);
+}
+
+/* In the namespace, until it is killed; tells the errno of what failed, or 0. */
+static CAS_NORETURN void child_main(int to)
+{
+        int code = unshare(CLONE_NEWUSER) < 0 ? errno : 0;
+        (void)!write(to, &code, sizeof(code));
+        for (;;)
+                (void)pause();
+}
+
+static int await_child(int from, struct cas_err *err)
+{
+        int code = EIO;
+        ssize_t n;
+        do
+                n = read(from, &code, sizeof(code));
+        while (n < 0 && errno == EINTR);
+        if (n == (ssize_t)sizeof(code) && code == 0)
+                return 0;
+        return cas_fail_sys(err, code, "make a user namespace");
+}
+
+int ffs_userns_open(const char *id_map, int *out_fd, struct cas_err *err)
+{
+        struct ffs_idmap map;
+        int ends[2];
+        if (ffs_idmap_parse(id_map, &map, err) < 0)
+                return -(int)err->code;
+        if (pipe2(ends, O_CLOEXEC) < 0)
+                return cas_fail_sys(err, errno, "pipe");
+        cas_cleanup_fd int from = ends[0];
+        cas_cleanup_fd int to = ends[1];
+        pid_t pid = fork();
+        if (pid < 0)
+                return cas_fail_sys(err, errno, "fork");
+        if (pid == 0)
+                child_main(to);
+        (void)close(cas_steal_fd(&to));
+        char path[64];
+        (void)snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
+        if (await_child(from, err) == 0 &&
+            write_ranges(pid, "uid_map", map.uids, map.uid_count, err) == 0 &&
+            write_ranges(pid, "gid_map", map.gids, map.gid_count, err) == 0) {
+                *out_fd = open(path, O_RDONLY | O_CLOEXEC);
+                if (*out_fd < 0)
+                        (void)cas_fail_sys(err, errno, "open %s", path);
+        }
+        (void)kill(pid, SIGKILL);
+        (void)waitpid(pid, NULL, 0);
+        return -(int)err->code;
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* User namespaces as maps of ids: of mounts whose owners are shown as others,
+ * and of sandboxes. Thread-safe. */
+#ifndef FFS_USERNS_H
+#define FFS_USERNS_H
+
+#include "cas/err.h"
+
+/* A new user namespace in which image ids are those inside and host ids those outside; nobody is in
+ * it. id_map is text as in ffs_mount_options; squash has no meaning here. Needs the right to map
+ * these ids (root). *out_fd is close-on-exec. Errors: INVALID, DENIED, UNSUPPORTED. */
+int ffs_userns_open(const char *id_map, int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,220 @@
+#!/usr/bin/python3
+"""Options of sandboxes and mounts: owners of their own (--uid-range), network, resolver, names,
+volumes where overlays nest no further, pages."""
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+import lamina  # noqa: E402
+
+FIRST = 300000
+APPLETS = ("sh", "cat", "id", "ls", "stat", "chown", "touch", "hostname", "mount", "ip", "ping", "mkdir", "grep",
+           "env", "echo", "rm", "ln", "mv", "chmod", "head", "sleep", "kill", "umount")
+
+
+def make_root(path):
+    for name in ("bin", "etc", "tmp", "home", "srv", "var/lib/data"):
+        os.makedirs(path + "/" + name)
+    shutil.copy(shutil.which("busybox"), path + "/bin/busybox")
+    for name in APPLETS:
+        os.symlink("busybox", path + "/bin/" + name)
+    shutil.copy(shutil.which("unshare"), path + "/bin/real-unshare")
+    libraries = subprocess.run(["ldd", path + "/bin/busybox", path + "/bin/real-unshare"], capture_output=True,
+                               text=True, check=False).stdout
+    for word in libraries.split():
+        if word.startswith("/") and os.path.exists(word):
+            os.makedirs(path + os.path.dirname(word), exist_ok=True)
+            shutil.copy(word, path + word)
+    with open(path + "/etc/passwd", "w", encoding="utf-8") as f:
+        f.write("root:x:0:0::/:/bin/sh\napp:x:1000:1000::/home:/bin/sh\n")
+    with open(path + "/etc/group", "w", encoding="utf-8") as f:
+        f.write("root:x:0:\napp:x:1000:\n")
+    with open(path + "/etc/hosts", "w", encoding="utf-8") as f:
+        f.write("127.0.0.1 localhost")
+    with open(path + "/srv/of-app", "w", encoding="utf-8") as f:
+        f.write("app's\n")
+    os.chown(path + "/srv/of-app", 1000, 1000)
+    os.chown(path + "/var/lib/data", 1000, 1000)
+    os.chmod(path + "/var/lib/data", 0o750)
+    os.chmod(path + "/tmp", 0o1777)
+
+
+def owner(path):
+    st = os.lstat(path)
+    return st.st_uid, st.st_gid
+
+
+def refused(path, what):
+    try:
+        with open(path, what):
+            return False
+    except OSError:
+        return True
+
+
+def check_mount_ranges(checks, host):
+    upper = host.dir + "/upper"
+    os.mkdir(upper)
+    plain = host.mount("app:1")
+    one = host.mount("app:1", "--uid-range", f"{FIRST}:65536")
+    again = host.mount("app:1", "--uid-range", f"{FIRST}:65536")
+    other = host.mount("app:1", "--uid-range", f"{FIRST + 65536}:65536")
+    checks.check(owner(plain + "/srv/of-app") == (1000, 1000), "owners of an image as they are")
+    checks.check(owner(one + "/srv/of-app") == (FIRST + 1000, FIRST + 1000), "owners of a range")
+    checks.check(owner(one) == (FIRST, FIRST), "the root's owner")
+    checks.check(owner(other + "/srv/of-app") == (FIRST + 66536, FIRST + 66536), "owners of another range")
+    checks.check(os.stat(one).st_dev == os.stat(again).st_dev, "read-only mounts of one range share an overlay")
+    checks.check(os.stat(one).st_dev != os.stat(other).st_dev, "those of two do not")
+    point = host.mount("app:1", "--uid-range", f"{FIRST}:65536", "--upper", upper)
+    with open(point + "/srv/of-app", "a", encoding="utf-8") as f:
+        f.write("more\n")
+    checks.check(refused(point + "/made", "w"), "who has no id in the range makes nothing")
+    subprocess.run(["/bin/sh", "-c", f"echo x > {point}/made && mkdir {point}/dir && ln {point}/made {point}/dir/link"],
+                   user=FIRST, group=FIRST, extra_groups=[], check=True)
+    checks.check(owner(point + "/made") == (FIRST, FIRST), "files of the range's root")
+    os.chown(point + "/made", FIRST + 7, FIRST + 8)
+    os.rename(point + "/srv", point + "/renamed")
+    checks.check(owner(point + "/renamed/of-app") == (FIRST + 1000, FIRST + 1000), "copy-up keeps the owner")
+    checks.check(owner(point + "/made") == (FIRST + 7, FIRST + 8), "chown within the range")
+    try:
+        os.chown(point + "/made", 5, 5)
+        checks.check(False, "chown out of the range is refused")
+    except OSError:
+        checks.check(True, "chown out of the range is refused")
+    host.umount(point)
+    checks.check(owner(upper + "/upper/made") == (7, 8), "the upper keeps the image's ids")
+    checks.check(owner(upper + "/upper/renamed/of-app") == (1000, 1000), "... of copied files too")
+    point = host.mount("app:1", "--uid-range", f"{FIRST + 65536}:65536", "--upper", upper)
+    checks.check(owner(point + "/made") == (FIRST + 65543, FIRST + 65544), "an upper serves any range")
+    for mounted in (point, plain, one, again, other):
+        host.umount(mounted)
+    for wrong in ("0", "x", "5:", "5:0", "4294967295", "4294967290:10", "-1", "5:6:7"):
+        done = host.run("mount", "--uid-range", wrong, "app:1", upper, check=False)
+        checks.check(done.returncode == 2 and "--uid-range" in done.stderr, f"--uid-range {wrong}", done.stderr)
+
+
+def check_run_ranges(checks, host, runtime):
+    def run(*words, check=True, options=()):
+        return host.run("run", "--runtime", runtime, "--uid-range", f"{FIRST}:65536", *options, "app:1", "--", *words,
+                        check=check)
+    name = runtime + ": "
+    checks.check(run("id", "-u").stdout == "0\n", name + "root inside")
+    ids = run("cat", "/proc/self/uid_map").stdout.split()
+    checks.check(ids == ["0", str(FIRST), "65536"], name + "the map", str(ids))
+    checks.check(run("stat", "-c", "%u:%g", "/srv/of-app").stdout == "1000:1000\n", name + "owners inside")
+    checks.check(run("id", "-u", options=("--user", "app")).stdout == "1000\n", name + "a user of the image")
+    done = run("sh", "-c", "touch /new && chown 5:6 /new && stat -c %u:%g /new && echo x > /srv/of-app && "
+               "stat -c %u:%g /srv/of-app")
+    checks.check(done.stdout == "5:6\n1000:1000\n", name + "writes and chown", done.stdout + done.stderr)
+    secret = host.dir + "/secret"
+    with open(secret, "w", encoding="utf-8") as f:
+        f.write("secret\n")
+    os.chmod(secret, 0o600)
+    done = run("cat", "/secret", check=False, options=("--bind", secret + ":/secret:ro"))
+    checks.check(done.returncode != 0 and "secret\n" not in done.stdout, name + "root inside is nobody outside")
+    caps = run("grep", "CapEff", "/proc/self/status").stdout.split()[1]
+    checks.check(int(caps, 16) & (1 << 21) == 0, name + "no CAP_SYS_ADMIN", caps)
+    bound = run("grep", "CapBnd", "/proc/self/status").stdout.split()[1]
+    checks.check(int(bound, 16) & (1 << 21) == 0, name + "... nor within bounds", bound)
+    sleeper = host.start("run", "--runtime", runtime, "--uid-range", f"{FIRST}:65536", "app:1", "--", "sleep", "333")
+    outside = lamina.wait_for(lambda: pids_of(b"sleep\x00333"), what="sleeper")
+    with open(f"/proc/{outside[0]}/status", encoding="utf-8") as f:
+        uid = [line.split()[1] for line in f if line.startswith("Uid:")]
+    checks.check(uid == [str(FIRST)], name + "a process as the host sees it", str(uid))
+    sleeper.kill()
+    sleeper.wait()
+    lamina.wait_for(lambda: not pids_of(b"sleep\x00333"), what="the sandbox goes with its command")
+
+
+def pids_of(argv):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                if f.read().startswith(argv):
+                    found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
+def check_names(checks, host, runtime):
+    def run(*words, check=True, options=()):
+        return host.run("run", "--runtime", runtime, *options, "app:1", "--", *words, check=check)
+    name = runtime + ": "
+    done = run("cat", "/etc/resolv.conf", options=("--dns", "192.0.2.1", "--dns", "2001:db8::1", "--dns-search",
+                                                   "example.org", "--dns-search", "test"))
+    checks.check(done.stdout == "search example.org test\nnameserver 192.0.2.1\nnameserver 2001:db8::1\n",
+                 name + "--dns", done.stdout)
+    done = run("cat", "/etc/hosts", options=("--hosts", "db:192.0.2.7", "--hosts", "six:[2001:db8::2]", "--hostname",
+                                             "box"))
+    checks.check(done.stdout == "127.0.0.1 localhost\n127.0.1.1\tbox\n192.0.2.7\tdb\n2001:db8::2\tsix\n",
+                 name + "--hosts", done.stdout)
+    checks.check(run("hostname", options=("--hostname", "box")).stdout == "box\n", name + "--hostname")
+    done = run("ip", "link", "show", "lo", options=("--network", "none"))
+    checks.check("LOOPBACK,UP" in done.stdout, name + "loopback is up without a network", done.stdout + done.stderr)
+    links = run("ls", "/proc/self/net/dev_snmp6", check=False, options=("--network", "none")).stdout.split()
+    checks.check(links in (["lo"], []), name + "--network none has nothing else", str(links))
+    for option, wrong in (("--dns", "nowhere"), ("--dns-search", "a b"), ("--hosts", "x"), ("--hosts", "x:y"),
+                          ("--hosts", "a\nb:127.0.0.1"), ("--hostname", "a/b"), ("--volume", "relative"),
+                          ("--volume", "/"), ("--size", "many"), ("--pages", "some")):
+        done = run("true", check=False, options=(option, wrong))
+        checks.check(done.returncode != 0 and option in done.stderr, f"{name}{option} {wrong!r}", done.stderr)
+
+
+def check_volumes(checks, host, runtime):
+    upper = host.dir + "/with-volume-" + runtime
+    os.mkdir(upper)
+
+    def run(*words, options=()):
+        return host.run("run", "--runtime", runtime, "--upper", upper, "--volume", "/var/lib/data", "--volume",
+                        "/not/there", *options, "app:1", "--", *words)
+    name = runtime + ": "
+    done = run("sh", "-c", "stat -c '%u:%g %a' /var/lib/data; echo kept > /var/lib/data/file; echo x > /not/there/y")
+    checks.check(done.stdout == "1000:1000 750\n", name + "a volume has the image's owner and mode", done.stdout)
+    checks.check(run("cat", "/var/lib/data/file").stdout == "kept\n", name + "it is kept with the upper")
+    kind = run("stat", "-f", "-c", "%T", "/var/lib/data").stdout
+    checks.check("overlay" not in kind, name + "it is no overlay", kind)
+    volumes = os.listdir(upper + "/volumes")
+    checks.check(sorted(volumes) == ["not%2Fthere", "var%2Flib%2Fdata"], name + "names of volumes", str(volumes))
+    checks.check(not os.path.exists(upper + "/upper/var/lib/data/file"), name + "nothing of it is in the upper")
+    host.run("run", "--runtime", runtime, "--volume", "/v", "app:1", "--", "touch", "/v/x")
+    left = os.listdir(host.store + "/sandboxes") if os.path.exists(host.store + "/sandboxes") else []
+    checks.check(left == [], name + "a volume goes with its sandbox", str(left))
+
+
+def check_nested_overlay(checks, host):
+    """What podman in a sandbox does: an overlay in a user namespace, over and under a volume."""
+    script = ("mkdir /v/l /v/u /v/w /v/m && echo low > /v/l/f && "
+              "real-unshare -Urm sh -c 'mount -t overlay -o lowerdir=/v/l,upperdir=/v/u,workdir=/v/w,userxattr overlay "
+              "/v/m && echo more >> /v/m/f && cat /v/m/f && echo upper && cat /v/u/f'")
+    for options in ((), ("--uid-range", f"{FIRST}:65536")):
+        done = host.run("run", "--volume", "/v", *options, "app:1", "--", "sh", "-c", script, check=False)
+        checks.check(done.stdout == "low\nmore\nupper\nlow\nmore\n", f"an overlay on a volume {options}",
+                     done.stdout + done.stderr)
+
+
+def main():
+    lamina.need("unshare", "busybox", "bwrap", "crun")
+    lamina.isolate(280)
+    checks = lamina.Checks()
+    with lamina.Host() as host:
+        os.chmod(host.dir, 0o755)
+        make_root(host.dir + "/root")
+        host.run("pack", host.dir + "/root", "app:1")
+        check_mount_ranges(checks, host)
+        for runtime in ("bwrap", "crun"):
+            check_run_ranges(checks, host, runtime)
+            check_names(checks, host, runtime)
+            check_volumes(checks, host, runtime)
+        check_nested_overlay(checks, host)
+        left = host.json("mounts")
+        checks.check(left in ([], {"mounts": []}), "nothing is mounted at the end", str(left))
+    checks.finish()
+
+
+if __name__ == "__main__":
+    main()
