@@ -27,8 +27,10 @@ void ffs_backings_close(struct ffs_backings *b);
  * of make; EPERM, ELOOP: this file cannot be passed through). */
 int ffs_backings_get(struct ffs_backings *b, const struct cas_hash *key, uint64_t unique,
                      int (*make)(void *arg, int *out_fd), void *arg, int32_t *id);
-/* One open file less. keep false: the id goes with the last one. */
-void ffs_backings_put(struct ffs_backings *b, const struct cas_hash *key, bool keep);
+/* One open file less, by a request of that `unique`; delivered again, it counts once. keep false:
+ * the id goes with the last one. */
+void ffs_backings_put(struct ffs_backings *b, const struct cas_hash *key, uint64_t unique,
+                      bool keep);
 /* Ids registered, and open files on them. */
 void ffs_backings_count(struct ffs_backings *b, uint64_t *ids, uint64_t *open_files);
 

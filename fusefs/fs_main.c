@@ -91,7 +91,7 @@ static int serve(struct fs_process *p, struct ffs_objectfs **out, struct cas_err
         int fds[2]; /* for the life of the process */
         struct ffs_slots *slots;
         if (ffs_keep_fds(p->keep, FFS_KEEP_OBJECTS, fds, 2, err) < 0 ||
-            ffs_slots_open(fds[1], &slots, err) < 0)
+            ffs_slots_open(&ffs_slots_objects, fds[1], &slots, err) < 0)
                 return -(int)err->code;
         struct ffs_reader_config reader = {.resolve_path = p->host->resolve_path,
                                            .block_cache_bytes = BLOCK_CACHE_BYTES,

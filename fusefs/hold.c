@@ -89,8 +89,8 @@ static int mount_objects(struct hold *h, struct cas_err *err)
         if (fuse_fd < 0)
                 return cas_fail_sys(err, errno, "open /dev/fuse");
         cas_cleanup_fd int table_fd = -1;
-        if (ffs_slots_create(&table_fd, err) < 0 || mount_fuse(h, fuse_fd, err) < 0 ||
-            ffs_kmount_identify(h->objects_dir, &id, err) < 0)
+        if (ffs_slots_create(&ffs_slots_objects, &table_fd, err) < 0 ||
+            mount_fuse(h, fuse_fd, err) < 0 || ffs_kmount_identify(h->objects_dir, &id, err) < 0)
                 return -(int)err->code;
         h->serving.dev_major = id.dev_major;
         h->serving.dev_minor = id.dev_minor;

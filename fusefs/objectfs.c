@@ -92,7 +92,7 @@ static int serve_lookup(struct ffs_objectfs *fs, const struct pending *p, int ti
         uint64_t size_bytes = 0;
         if (!ffs_slots_lookup(fs->slots, &p->object, &e.ino, &size_bytes) &&
             (ffs_reader_stat(fs->reader, &p->object, timeout_ms, &size_bytes, err) < 0 ||
-             ffs_slots_insert(fs->slots, &p->object, size_bytes, &e.ino, err) < 0))
+             ffs_slots_insert(fs->slots, &p->object, &size_bytes, &e.ino, err) < 0))
                 return -(int)err->code;
         object_attr(&p->object, size_bytes, &e.attr);
         if (fuse_reply_entry(p->req, &e) == -ENOENT)

@@ -57,10 +57,15 @@ struct ffs_volume {
         struct ffs_rw *rw;     /* owned; NULL: read-only */
 };
 
+/* Shared nodes (with INIT and the volume numbers that were given), backings, nodes of writable
+ * volumes. */
+#define FFS_TREEFS_STATE_FDS 3
+
 struct ffs_treefs;
 struct ffs_treefs_config {
         int fuse_fd;  /* borrowed */
-        int state_fd; /* borrowed: memfd made by ffs_treefs_state_create, kept by hold */
+        int state_fds[FFS_TREEFS_STATE_FDS]; /* borrowed: made by ffs_treefs_state_create, kept by
+                                              * hold */
         enum ffs_pages pages;
         bool shared;               /* volumes are directories of the root */
         struct ffs_reader *reader; /* borrowed */
@@ -69,7 +74,8 @@ struct ffs_treefs_config {
         struct ffs_ownerwait
                 *wait; /* borrowed: requests that wait for the owner, ownerwait_int.h */
 };
-int ffs_treefs_state_create(int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
+/* The caller's: memfds of what a successor must know. */
+int ffs_treefs_state_create(int out_fds[FFS_TREEFS_STATE_FDS], struct cas_err *err) CAS_MUST_CHECK;
 /* Opens a connection that is new, or that another process served before; answers nothing yet. */
 int ffs_treefs_new(const struct ffs_treefs_config *config, struct ffs_treefs **out,
                    struct cas_err *err) CAS_MUST_CHECK;

@@ -22,8 +22,8 @@ static struct ffs_slots *table_new(int *fd)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct ffs_slots *s;
-        assert_int_equal(ffs_slots_create(fd, &err), 0);
-        assert_int_equal(ffs_slots_open(*fd, &s, &err), 0);
+        assert_int_equal(ffs_slots_create(&ffs_slots_objects, fd, &err), 0);
+        assert_int_equal(ffs_slots_open(&ffs_slots_objects, *fd, &s, &err), 0);
         return s;
 }
 
@@ -32,7 +32,7 @@ static uint64_t insert(struct ffs_slots *s, uint32_t i, uint64_t size)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_hash h = name_of(i);
         uint64_t node = 0;
-        assert_int_equal(ffs_slots_insert(s, &h, size, &node, &err), 0);
+        assert_int_equal(ffs_slots_insert(s, &h, &size, &node, &err), 0);
         return node;
 }
 
@@ -94,7 +94,7 @@ static void a_successor_reads_the_table(void **state CAS_UNUSED)
         ffs_slots_save_init(s, "hello", 5);
         ffs_slots_close(s);
         ffs_cleanup_slots struct ffs_slots *next = NULL;
-        assert_int_equal(ffs_slots_open(fd, &next, &err), 0);
+        assert_int_equal(ffs_slots_open(&ffs_slots_objects, fd, &next, &err), 0);
         size_t len;
         assert_memory_equal(ffs_slots_init(next, &len), "hello", 5);
         assert_int_equal(len, 5);
@@ -118,17 +118,17 @@ static void refuses_what_is_no_table(void **state CAS_UNUSED)
         struct cas_err err = CAS_ERR_INIT;
         struct ffs_slots *s;
         cas_cleanup_fd int fd = -1;
-        assert_int_equal(ffs_slots_create(&fd, &err), 0);
+        assert_int_equal(ffs_slots_create(&ffs_slots_objects, &fd, &err), 0);
         assert_int_equal(ftruncate(fd, 100), 0);
-        assert_int_equal(ffs_slots_open(fd, &s, &err), -CAS_E_CORRUPT);
+        assert_int_equal(ffs_slots_open(&ffs_slots_objects, fd, &s, &err), -CAS_E_CORRUPT);
         assert_int_equal(ftruncate(fd, 8192), 0);
         uint32_t many = 1000, version = 99;
-        assert_int_equal(pwrite(fd, &many, 4, 16), 4); /* more slots than the file has */
-        assert_int_equal(ffs_slots_open(fd, &s, &err), -CAS_E_CORRUPT);
+        assert_int_equal(pwrite(fd, &many, 4, 20), 4); /* more slots than the file has */
+        assert_int_equal(ffs_slots_open(&ffs_slots_objects, fd, &s, &err), -CAS_E_CORRUPT);
         assert_int_equal(pwrite(fd, &version, 4, 8), 4);
-        assert_int_equal(ffs_slots_open(fd, &s, &err), -CAS_E_UNSUPPORTED);
+        assert_int_equal(ffs_slots_open(&ffs_slots_objects, fd, &s, &err), -CAS_E_UNSUPPORTED);
         assert_int_equal(pwrite(fd, &version, 4, 0), 4);
-        assert_int_equal(ffs_slots_open(fd, &s, &err), -CAS_E_CORRUPT);
+        assert_int_equal(ffs_slots_open(&ffs_slots_objects, fd, &s, &err), -CAS_E_CORRUPT);
 }
 
 static void *churn(void *arg)
@@ -139,7 +139,7 @@ static void *churn(void *arg)
                         struct cas_err err = CAS_ERR_INIT;
                         struct cas_hash h = name_of(i), got;
                         uint64_t node, size;
-                        if (ffs_slots_insert(s, &h, i, &node, &err) < 0 ||
+                        if (ffs_slots_insert(s, &h, &(uint64_t){i}, &node, &err) < 0 ||
                             !ffs_slots_get(s, node, &got, &size) || !cas_hash_equal(&got, &h) ||
                             size != i)
                                 return s;
