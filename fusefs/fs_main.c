@@ -13,6 +13,7 @@
 #include "cas/limits.h"
 #include "cas/log.h"
 #include "fusefs/keep_int.h"
+#include "fusefs/fill_int.h"
 #include "fusefs/objectfs_int.h"
 #include "fusefs/process_int.h"
 #include "fusefs/unixsock_int.h"
@@ -23,7 +24,7 @@
 #define WORKERS_MAX 8
 #define EXTENT_CACHE_BYTES (4 * CAS_MIB)
 #define PACKS_MAX 512
-#define READ_AHEAD_KIB 4096
+#define READ_AHEAD_KIB 1024 /* longer pieces are asked for by the opener */
 #define PAUSE_MS 500
 #define START_WAIT_MS 10000
 #define OWNER_START_PAUSE_MS 5000
@@ -33,6 +34,7 @@ struct fs_process {
         struct ffs_keep *keep;
         struct ffs_serving serving;
         struct ffs_reader *reader;
+        struct ffs_opener *opener; /* NULL: none could be started */
         uint64_t owner_started_ms; /* by us, last; 0: never. Of the waiting thread alone */
 };
 
@@ -130,6 +132,17 @@ static void watch(struct fs_process *p, int ended_fd)
         }
 }
 
+/* Once the file system is served: the opener begins with a look-up. */
+static void start_opener(struct fs_process *p, struct ffs_objectfs *fs)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct ffs_fill *fill = ffs_objectfs_fill(fs);
+        if (ffs_opener_start(p->host, ffs_fill_done, fill, &p->opener, &err) < 0)
+                cas_log(CAS_LOG_WARN, "fs.opener", "why=\"%s\"", err.msg);
+        else
+                ffs_fill_set_opener(fill, p->opener);
+}
+
 int ffs_fs_main(const struct ffs_host *host, int hold_fd)
 {
         ffs_process_protect();
@@ -147,6 +160,7 @@ int ffs_fs_main(const struct ffs_host *host, int hold_fd)
                 return 1;
         }
         set_read_ahead(&p.serving);
+        start_opener(&p, fs);
         if (ffs_keep_ready(p.keep, &err) < 0)
                 cas_log(CAS_LOG_WARN, "fs.ready", "why=\"%s\"", err.msg);
         cas_log(CAS_LOG_INFO, "fs.serving", "device=%u:%u restarts=%u", p.serving.dev_major,

@@ -294,7 +294,8 @@ static void fs_says(struct hold *h)
  * then fs is kept alive as before. From now on another hold may take the place of this one. */
 static int stop(struct hold *h, struct cas_err *err)
 {
-        if (geteuid() == 0 && ffs_kmount_detach(h->objects_dir, false, err) < 0)
+        /* Lazily: the opener has files open there, and ends when it is gone. */
+        if (geteuid() == 0 && ffs_kmount_detach(h->objects_dir, true, err) < 0)
                 return -(int)err->code;
         leave(h);
         return 0;

@@ -9,6 +9,7 @@
 #include "cas/mutex.h"
 #include "fusefs/connection_int.h"
 #include "fusefs/ffs_err.h"
+#include "fusefs/fill_int.h"
 
 /* Nothing here ever changes: the kernel may remember it as long as it likes. */
 #define FOREVER_S 1e9
@@ -16,14 +17,17 @@
 #define WORKER_WAIT_MS 1000
 #define WAITER_WAIT_MS 5000
 #define WAITER_TICK_MS 50
-/* Node ids: 1 the root, 2 … 257 its directories, from FFS_NODE_FIRST on objects. */
+/* Node ids: 1 the root, 2 … 257 its directories, 258 that of the opener, from FFS_NODE_FIRST on
+ * objects. */
 #define DIR_FIRST 2
 #define DIR_COUNT 256
+#define OPENER_NODE (DIR_FIRST + DIR_COUNT)
 
 /* A request that needs content: served at once, or kept while the owner is away. */
 struct pending {
         fuse_req_t req;
-        bool is_read; /* else a lookup */
+        bool is_read;   /* else a lookup */
+        bool of_opener; /* lookup */
         struct cas_hash object;
         uint64_t size_bytes;  /* read: of the object */
         uint64_t offset, len; /* read */
@@ -35,6 +39,7 @@ struct ffs_objectfs {
         struct ffs_connection *connection;
         struct ffs_slots *slots;
         struct ffs_reader *reader;
+        struct ffs_fill *fill; /* owned */
         unsigned owner_wait_ms;
         void (*owner_away)(void *arg);
         void *owner_away_arg;
@@ -80,23 +85,41 @@ static void object_attr(const struct cas_hash *object, uint64_t size_bytes, stru
 
 static bool is_directory(uint64_t node)
 {
-        return node >= DIR_FIRST && node < DIR_FIRST + DIR_COUNT;
+        return node >= DIR_FIRST && node <= OPENER_NODE;
 }
 
 /* ---- requests that need content ---- */
 
+static void send_entry(struct ffs_objectfs *fs, fuse_req_t req, uint64_t node,
+                       const struct cas_hash *object, uint64_t size_bytes, double entry_s)
+{
+        struct fuse_entry_param e = {
+                .ino = node, .attr_timeout = FOREVER_S, .entry_timeout = entry_s};
+        object_attr(object, size_bytes, &e.attr);
+        if (fuse_reply_entry(req, &e) == -ENOENT)
+                ffs_slots_forget(fs->slots, node, 1); /* the request was interrupted */
+}
+
+static void reply_entry(void *arg, fuse_req_t req, uint64_t node, const struct cas_hash *object,
+                        uint64_t size_bytes)
+{
+        send_entry(arg, req, node, object, size_bytes, FOREVER_S);
+}
+
 static int serve_lookup(struct ffs_objectfs *fs, const struct pending *p, int timeout_ms,
                         struct cas_err *err)
 {
-        struct fuse_entry_param e = {.attr_timeout = FOREVER_S, .entry_timeout = FOREVER_S};
-        uint64_t size_bytes = 0;
-        if (!ffs_slots_lookup(fs->slots, &p->object, &e.ino, &size_bytes) &&
-            (ffs_reader_stat(fs->reader, &p->object, timeout_ms, &size_bytes, err) < 0 ||
-             ffs_slots_insert(fs->slots, &p->object, &size_bytes, &e.ino, err) < 0))
+        uint64_t node, size_bytes = 0;
+        bool known = ffs_slots_lookup(fs->slots, &p->object, &node, &size_bytes);
+        if (!known && (ffs_reader_stat(fs->reader, &p->object, timeout_ms, &size_bytes, err) < 0 ||
+                       ffs_slots_insert(fs->slots, &p->object, &size_bytes, &node, err) < 0))
                 return -(int)err->code;
-        object_attr(&p->object, size_bytes, &e.attr);
-        if (fuse_reply_entry(p->req, &e) == -ENOENT)
-                ffs_slots_forget(fs->slots, e.ino, 1); /* the request was interrupted */
+        if (p->of_opener)
+                /* Its name is not kept: it would stay as long as the inode. */
+                send_entry(fs, p->req, node, &p->object, size_bytes, 0);
+        else if (known || size_bytes == 0 ||
+                 !ffs_fill_lookup(fs->fill, p->req, node, &p->object, size_bytes))
+                reply_entry(fs, p->req, node, &p->object, size_bytes);
         return 0;
 }
 
@@ -274,11 +297,13 @@ static int hex_digit(char c)
 static void lookup_directory(fuse_req_t req, const char *name)
 {
         int high = hex_digit(name[0]), low = high < 0 ? -1 : hex_digit(name[1]);
-        if (low < 0 || name[2] != '\0') {
+        bool opener = strcmp(name, FFS_OPENER_DIR) == 0;
+        if (!opener && (low < 0 || name[2] != '\0')) {
                 (void)fuse_reply_err(req, ENOENT);
                 return;
         }
-        struct fuse_entry_param e = {.ino = (fuse_ino_t)(DIR_FIRST + high * 16 + low),
+        struct fuse_entry_param e = {.ino = opener ? OPENER_NODE
+                                                   : (fuse_ino_t)(DIR_FIRST + high * 16 + low),
                                      .attr_timeout = FOREVER_S,
                                      .entry_timeout = FOREVER_S};
         directory_attr(e.ino, &e.attr);
@@ -294,11 +319,15 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
                 return;
         }
         /* What is no digest is absent; what is one may come later, so no "no" is kept. */
-        if (!is_directory(parent) || strlen(name) != sizeof(hex) - 3) {
+        p.of_opener = parent == OPENER_NODE;
+        if (!is_directory(parent) || strlen(name) != sizeof(hex) - (p.of_opener ? 1 : 3)) {
                 (void)fuse_reply_err(req, ENOENT);
                 return;
         }
-        (void)snprintf(hex, sizeof(hex), "%02x%s", (unsigned)(parent - DIR_FIRST), name);
+        if (p.of_opener)
+                memcpy(hex, name, sizeof(hex));
+        else
+                (void)snprintf(hex, sizeof(hex), "%02x%s", (unsigned)(parent - DIR_FIRST), name);
         if (cas_hash_from_hex(hex, sizeof(hex) - 1, &p.object))
                 serve(fuse_req_userdata(req), &p);
         else
@@ -336,6 +365,7 @@ static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                 return;
         }
         p.len = cas_min_u64(cas_min_u64(size, FFS_REQUEST_BYTES_MAX), p.size_bytes - p.offset);
+        ffs_fill_read(fs->fill, node, &p.object, p.size_bytes, p.offset, p.len);
         serve(fs, &p);
 }
 
@@ -431,6 +461,7 @@ int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_obje
         struct ffs_objectfs *fs = cas_xcalloc(1, sizeof(*fs));
         fs->slots = config->slots;
         fs->reader = config->reader;
+        fs->fill = ffs_fill_new(reply_entry, fs);
         fs->owner_wait_ms = config->owner_wait_ms;
         fs->owner_away = config->owner_away;
         fs->owner_away_arg = config->owner_away_arg;
@@ -455,4 +486,9 @@ int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_obje
 int ffs_objectfs_ended_fd(const struct ffs_objectfs *fs)
 {
         return ffs_connection_ended_fd(fs->connection);
+}
+
+struct ffs_fill *ffs_objectfs_fill(const struct ffs_objectfs *fs)
+{
+        return fs->fill;
 }

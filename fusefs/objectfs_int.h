@@ -15,6 +15,7 @@
 #define FFS_OWNER_WAIT_MS 60000
 #define FFS_OWNER_AWAY_MS 1000
 
+struct ffs_fill;
 struct ffs_objectfs;
 struct ffs_objectfs_config {
         int fuse_fd;               /* borrowed */
@@ -32,6 +33,8 @@ struct ffs_objectfs_config {
  * saved INIT, after which requests that process had taken are delivered again. */
 int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_objectfs **out,
                        struct cas_err *err) CAS_MUST_CHECK;
+/* What asks for pages ahead of readers, once it has an opener (fill_int.h). Borrowed. */
+struct ffs_fill *ffs_objectfs_fill(const struct ffs_objectfs *fs);
 /* Becomes readable when the file system was unmounted or its connection aborted. Borrowed. */
 int ffs_objectfs_ended_fd(const struct ffs_objectfs *fs);
 

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "fusefs/opener_int.h"
 #include "fusefs/unixsock_int.h"
 
 #define START_WAIT_MS 10000
@@ -227,5 +228,7 @@ int ffs_process_main(int argc, char **argv)
         }
         if (strcmp(argv[0], "fs") == 0)
                 return ffs_fs_main(&host, FFS_PROCESS_FD);
+        if (strcmp(argv[0], "opener") == 0)
+                return ffs_opener_main(&host, FFS_PROCESS_FD);
         return adopt ? ffs_hold_adopt_main(&host, FFS_PROCESS_FD) : ffs_hold_main(&host);
 }

@@ -61,6 +61,7 @@ struct ffs_volume {
  * volumes. */
 #define FFS_TREEFS_STATE_FDS 3
 
+struct ffs_opener;
 struct ffs_treefs;
 struct ffs_treefs_config {
         int fuse_fd;  /* borrowed */
@@ -69,7 +70,9 @@ struct ffs_treefs_config {
         enum ffs_pages pages;
         bool shared;               /* volumes are directories of the root */
         struct ffs_reader *reader; /* borrowed */
-        int objects_fd; /* root of the object file system, O_PATH, for passthrough; -1: none */
+        /* Borrowed: opens objects for passthrough, NULL: none. Nothing here may wait for a file
+         * system that this process serves (opener_int.h). */
+        struct ffs_opener *opener;
         unsigned threads;
         struct ffs_ownerwait
                 *wait; /* borrowed: requests that wait for the owner, ownerwait_int.h */

@@ -128,7 +128,8 @@ int main(int argc, char **argv)
                 cli_help_all(global.help ? stdout : stderr);
                 return global.help ? cli_finish() : CLI_USAGE;
         }
-        if (strcmp(name, "hold") == 0 || strcmp(name, "fs") == 0) /* mounts start these */
+        if (strcmp(name, "hold") == 0 || strcmp(name, "fs") == 0 ||
+            strcmp(name, "opener") == 0) /* mounts start these */
                 return ffs_process_main(argc - first, argv + first);
         cli.command = cli_command_find(name);
         if (!cli.command)

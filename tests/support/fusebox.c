@@ -30,7 +30,7 @@ bool fusebox_is_process(int argc, char **argv, int *status)
                 *status = 0;
                 return true;
         }
-        if (strcmp(role, "hold") != 0 && strcmp(role, "fs") != 0)
+        if (strcmp(role, "hold") != 0 && strcmp(role, "fs") != 0 && strcmp(role, "opener") != 0)
                 return false;
         *status = ffs_process_main(argc - 1, argv + 1);
         return true;

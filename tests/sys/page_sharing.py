@@ -91,7 +91,6 @@ def main():
         checks.check(os.stat(one + "/0").st_mtime_ns != os.stat(two + "/0").st_mtime_ns, "their metadata differs")
         drop_caches()
         before = cached_bytes()
-        checks.check(resident_below(two) == 0, "cold at first")
         checks.check(read_whole(one) == FILES * FILE_BYTES, "all was read")
         pages = resident_below(one)
         checks.check(0.95 * distinct < pages <= distinct, "what was read is cached once", f"{pages} {distinct}")
