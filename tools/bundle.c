@@ -14,10 +14,12 @@
 
 /* The last two are for tools/enter alone, which drops them: crun forgets nodev and nosuid of the
  * root, and enter sets them again. */
+#define PROGRAM_CAPABILITIES (CAS_COUNT(capabilities) - 2)
+#define BUNDLE_MARK "lamina.image" /* an annotation */
 static const char *const capabilities[] = {
-        "CAP_CHOWN",      "CAP_DAC_OVERRIDE", "CAP_FOWNER",  "CAP_FSETID",
-        "CAP_KILL",       "CAP_SETGID",       "CAP_SETUID",  "CAP_NET_BIND_SERVICE",
-        "CAP_SYS_CHROOT", "CAP_SYS_ADMIN",    "CAP_SETPCAP", "CAP_SETFCAP",
+        "CAP_CHOWN",      "CAP_DAC_OVERRIDE", "CAP_FOWNER",    "CAP_FSETID",
+        "CAP_KILL",       "CAP_SETGID",       "CAP_SETUID",    "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT", "CAP_SETFCAP",      "CAP_SYS_ADMIN", "CAP_SETPCAP",
 };
 static const char *const masked_paths[] = {
         "/proc/acpi",          "/proc/asound",     "/proc/kcore",       "/proc/keys",
@@ -55,7 +57,7 @@ static json_t *mount_json(const char *to, const char *type, const char *from, co
                          "options", list);
 }
 
-static json_t *mounts_json(const struct run_spec *s)
+static json_t *mounts_json(const struct run_spec *s, bool mapped)
 {
         json_t *m = json_array();
         json_array_append_new(m, mount_json("/proc", "proc", "proc", "nosuid,noexec,nodev"));
@@ -67,8 +69,11 @@ static json_t *mounts_json(const struct run_spec *s)
                                             "nosuid,noexec,nodev,mode=1777,size=65536k"));
         json_array_append_new(m,
                               mount_json("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"));
-        /* Without what is mounted below: cgroups and debugfs would be writable there. */
-        json_array_append_new(m, mount_json("/sys", "none", "/sys", "bind,nosuid,noexec,nodev,ro"));
+        /* Without what is mounted below: cgroups and debugfs would be writable there. To a user
+         * namespace they are not, and the kernel shows it no mount without those below. */
+        json_array_append_new(m, mount_json("/sys", "none", "/sys",
+                                            mapped ? "rbind,nosuid,noexec,nodev,ro"
+                                                   : "bind,nosuid,noexec,nodev,ro"));
         if (s->read_only)
                 json_array_append_new(
                         m, mount_json("/tmp", "tmpfs", "tmpfs", "nosuid,nodev,mode=1777"));
@@ -109,13 +114,17 @@ static json_t *linux_json(const struct run_spec *s)
                          texts(read_only_paths, CAS_COUNT(read_only_paths)));
 }
 
-int bundle_write(const struct run_spec *spec, const char *dir, struct cas_err *err)
+/* Takes over process, linux_part and annotations (which may be NULL). */
+static int config_write(const struct run_spec *spec, const char *root, json_t *process,
+                        json_t *linux_part, json_t *annotations, const char *dir,
+                        struct cas_err *err)
 {
+        bool mapped = json_object_get(linux_part, "uidMappings") != NULL;
         json_t *config =
-                json_pack("{s:s, s:s*, s:o, s:{s:s, s:b}, s:o, s:o}", "ociVersion", "1.0.2",
-                          "hostname", spec->hostname, "process", process_json(spec), "root", "path",
-                          spec->root, "readonly", spec->read_only, "mounts", mounts_json(spec),
-                          "linux", linux_json(spec));
+                json_pack("{s:s, s:s*, s:o, s:{s:s, s:b}, s:o, s:o, s:o*}", "ociVersion", "1.0.2",
+                          "hostname", spec->hostname, "process", process, "root", "path", root,
+                          "readonly", spec->read_only, "mounts", mounts_json(spec, mapped), "linux",
+                          linux_part, "annotations", annotations);
         if (!config)
                 return cas_fail(err, CAS_E_INVALID,
                                 "command, environment or paths are not UTF-8 text");
@@ -124,6 +133,77 @@ int bundle_write(const struct run_spec *spec, const char *dir, struct cas_err *e
         json_decref(config);
         return rc != 0 ? cas_fail_sys(err, errno ? errno : EIO, "%s", path) : 0;
 }
+
+int bundle_write(const struct run_spec *spec, const char *dir, struct cas_err *err)
+{
+        return config_write(spec, spec->root, process_json(spec), linux_json(spec), NULL, dir, err);
+}
+
+/* ---- for others ---- */
+
+/* A user other than root gains nothing: what is not in the bounding set is lost to all. */
+static json_t *plain_process_json(const struct run_spec *s)
+{
+        static const char *const sets[] = {"bounding", "effective", "permitted"};
+        json_t *caps = json_object();
+        json_t *groups = json_array();
+        for (size_t i = 0; i < (s->uid == 0 ? CAS_COUNT(sets) : 1); i++)
+                json_object_set_new(caps, sets[i], texts(capabilities, PROGRAM_CAPABILITIES));
+        for (size_t i = 0; i < s->group_count; i++)
+                json_array_append_new(groups, json_integer(s->groups[i]));
+        return json_pack("{s:b, s:{s:I, s:I, s:o}, s:o, s:o, s:s, s:o, s:b}", "terminal",
+                         s->terminal, "user", "uid", (json_int_t)s->uid, "gid", (json_int_t)s->gid,
+                         "additionalGids", groups, "args", strings(s->argv), "env", strings(s->env),
+                         "cwd", s->workdir, "capabilities", caps, "noNewPrivileges", 1);
+}
+
+static json_t *mapping_json(uint32_t first, uint32_t count)
+{
+        return json_pack("[{s:i, s:I, s:I}]", "containerID", 0, "hostID", (json_int_t)first, "size",
+                         (json_int_t)count);
+}
+
+static json_t *plain_linux_json(const struct run_spec *s, const struct bundle_ids *ids)
+{
+        json_t *out = linux_json(s);
+        if (ids->count) {
+                json_array_append_new(json_object_get(out, "namespaces"),
+                                      json_pack("{s:s}", "type", "user"));
+                json_object_set_new(out, "uidMappings", mapping_json(ids->first, ids->count));
+                json_object_set_new(out, "gidMappings", mapping_json(ids->first_gid, ids->count));
+        }
+        return out;
+}
+
+int bundle_write_plain(const struct run_spec *spec, const char *name, const struct bundle_ids *ids,
+                       const char *dir, struct cas_err *err)
+{
+        return config_write(spec, "rootfs", plain_process_json(spec), plain_linux_json(spec, ids),
+                            json_pack("{s:s}", BUNDLE_MARK, name), dir, err);
+}
+
+bool bundle_is_ours(const char *dir)
+{
+        cas_cleanup_free char *path = cas_xasprintf("%s/config.json", dir);
+        json_t *config = json_load_file(path, 0, NULL);
+        const json_t *marks = json_object_get(config, "annotations");
+        bool ours = json_is_string(json_object_get(marks, BUNDLE_MARK));
+        json_decref(config);
+        return ours;
+}
+
+void bundle_clear(const char *dir)
+{
+        static const char *const files[] = {"config.json", "resolv.conf", "hosts"};
+        for (size_t i = 0; i < CAS_COUNT(files); i++) {
+                cas_cleanup_free char *path = cas_xasprintf("%s/%s", dir, files[i]);
+                (void)unlink(path);
+        }
+        cas_cleanup_free char *rootfs = cas_xasprintf("%s/rootfs", dir);
+        (void)rmdir(rootfs);
+}
+
+/* ---- crun ---- */
 
 /* crun gives up where both cgroup hierarchies are mounted ("hybrid"), though it is told to leave
  * cgroups alone: there it gets a mount namespace of its own, without the second one. */

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "tools/access.h"
+#include "tools/bundle.h"
 #include "tools/control.h"
 #include "tools/mount_choice.h"
 #include "tools/mounting.h"
@@ -109,13 +110,32 @@ static bool mount_seen(void *arg, const struct ffs_mount_info *info)
         return true;
 }
 
+/* A bundle is its root file system, and what lies beside that. */
+static int umount_one(const struct mounting *m, const char *dir, struct cas_err *err)
+{
+        struct ffs_mount_info gone;
+        cas_cleanup_free char *inner = cas_xasprintf("%s/rootfs", dir);
+        struct cas_err why = CAS_ERR_INIT;
+        int rc = mounting_umount(m, dir, &gone, &why);
+        if (rc == -CAS_E_NOTFOUND && bundle_is_ours(dir))
+                rc = mounting_umount(m, inner, &gone, err);
+        else if (rc < 0)
+                *err = why;
+        if (rc < 0)
+                return rc;
+        const char *slash = strrchr(gone.dir, '/');
+        cas_cleanup_free char *parent = cas_xstrndup(gone.dir, (size_t)(slash - gone.dir));
+        if (strcmp(slash, "/rootfs") == 0 && bundle_is_ours(parent))
+                bundle_clear(parent);
+        return 0;
+}
+
 static int umount_all(const struct mounting *m, struct cas_err *err)
 {
         struct mount_list list = {0};
         int rc = ffs_mount_each(&m->host, mount_seen, &list, err);
         for (size_t i = 0; rc == 0 && i < list.count; i++) {
-                struct ffs_mount_info gone;
-                rc = mounting_umount(m, list.infos[i].dir, &gone, err);
+                rc = umount_one(m, list.infos[i].dir, err);
         }
         free(list.infos);
         if (rc < 0 || ffs_host_shutdown(&m->host, err) < 0)
@@ -138,9 +158,7 @@ static int umount_run(const struct cli *cli, void *args)
         for (size_t i = 0; i < cli->operand_count; i++) {
                 struct cas_err one = CAS_ERR_INIT;
                 cas_cleanup_free char *dir = NULL;
-                struct ffs_mount_info gone;
-                if (path_real(cli->operands[i], &dir, &one) < 0 ||
-                    mounting_umount(&m, dir, &gone, &one) < 0)
+                if (path_real(cli->operands[i], &dir, &one) < 0 || umount_one(&m, dir, &one) < 0)
                         status = cli_report(cli->command->name, &one);
         }
         return status;
@@ -150,7 +168,9 @@ const struct cli_command cmd_umount = {
         .name = "umount",
         .synopsis = "DIR …|--all",
         .summary = "unmount images",
-        .description = "Unmounts what `lamina mount` mounted on each DIR.",
+        .description = "Unmounts what `lamina mount` mounted on each DIR, or takes away what "
+                       "`lamina bundle` "
+                       "made in it.",
         .options = umount_options,
         .args_bytes = sizeof(struct umount_args),
         .operands_max = UMOUNT_DIRS_MAX,

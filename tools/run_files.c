@@ -45,15 +45,26 @@ static int file_show(const struct run_request *r, struct run_spec *s, const char
         return run_spec_bind(s, path, to, true, err);
 }
 
+/* The host's resolv.conf, where there is one and it can be shown. */
+static int resolver_show(const struct run_request *r, struct run_spec *s, const char *path,
+                         struct cas_err *err)
+{
+        cas_cleanup_free char *inside = NULL;
+        if (access(path, R_OK) != 0)
+                return 0;
+        if (run_path_resolve(s->root, path, &inside, err) < 0)
+                return -(int)err->code;
+        cas_cleanup_free char *full = cas_xasprintf("%s%s", s->root, inside);
+        return r->fixed && access(full, F_OK) != 0 ? 0 : run_spec_bind(s, path, path, true, err);
+}
+
 static int resolver_make(const struct run_request *r, struct run_spec *s, struct cas_err *err)
 {
         static const char path[] = "/etc/resolv.conf";
         cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
         if (r->dns_count == 0 && r->dns_search_count == 0) {
                 /* Without a network the host's resolvers are of no use. */
-                return r->network && access(path, R_OK) == 0
-                               ? run_spec_bind(s, path, path, true, err)
-                               : 0;
+                return r->network ? resolver_show(r, s, path, err) : 0;
         }
         for (size_t i = 0; i < r->dns_search_count; i++) {
                 if (!domain_good(r->dns_search[i], DOMAIN_BYTES_MAX))

@@ -57,6 +57,7 @@ struct run_request {
         const char *files_dir;  /* of this sandbox; where files are made that it is shown */
         const char *volume_dir; /* where volumes are kept; made when there are any */
         bool read_only, network;
+        bool fixed; /* no mount point can be made in root */
 };
 
 /* Everything in *out is owned by it. Errors: INVALID (no command, unknown user …). */
