@@ -16,6 +16,7 @@
 #include "fusefs/fill_int.h"
 #include "fusefs/objectfs_int.h"
 #include "fusefs/process_int.h"
+#include "fusefs/pulse_int.h"
 #include "fusefs/unixsock_int.h"
 
 /* While somebody reads: one block of the largest for each thread. Nothing is kept when all is
@@ -143,6 +144,15 @@ static void start_opener(struct fs_process *p, struct ffs_objectfs *fs)
                 ffs_fill_set_opener(fill, p->opener);
 }
 
+static void give_pulse(struct fs_process *p)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_fd int fd = -1;
+        if (ffs_pulse_start(&fd, &err) < 0 ||
+            ffs_keep_put(p->keep, FFS_PULSE_ITEM, "", &fd, 1, &err) < 0)
+                cas_log(CAS_LOG_WARN, "fs.pulse", "why=\"%s\"", err.msg);
+}
+
 int ffs_fs_main(const struct ffs_host *host, int hold_fd)
 {
         ffs_process_protect();
@@ -161,6 +171,7 @@ int ffs_fs_main(const struct ffs_host *host, int hold_fd)
         }
         set_read_ahead(&p.serving);
         start_opener(&p, fs);
+        give_pulse(&p);
         if (ffs_keep_ready(p.keep, &err) < 0)
                 cas_log(CAS_LOG_WARN, "fs.ready", "why=\"%s\"", err.msg);
         cas_log(CAS_LOG_INFO, "fs.serving", "device=%u:%u restarts=%u", p.serving.dev_major,

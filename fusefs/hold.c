@@ -27,6 +27,7 @@
 #include "fusefs/keep_int.h"
 #include "fusefs/kmount_int.h"
 #include "fusefs/process_int.h"
+#include "fusefs/pulse_int.h"
 #include "fusefs/slots_int.h"
 #include "fusefs/unixsock_int.h"
 
@@ -34,6 +35,9 @@
 #define BACKOFF_MAX_MS 5000
 #define LIVED_WELL_MS 10000 /* after such a life the next start waits for nothing */
 #define MAX_READ_BYTES 1048576
+/* A killed fs is gone at once, but for threads that the kernel keeps until a disk has answered, for
+ * which a successor should wait, or fs itself, for which it must not. */
+#define DYING_MS 3000
 
 struct hold {
         struct ffs_host host;
@@ -42,8 +46,10 @@ struct hold {
         int listen_fd;                   /* -1: the run directory is another's */
         struct ffs_keep_items items;
         struct ffs_serving serving;
-        int fs_socket; /* -1: no fs */
-        int fs_pidfd;  /* -1: no fs */
+        int fs_socket;           /* -1: no fs */
+        int fs_pidfd;            /* -1: no fs */
+        uint64_t dying_until_ms; /* 0: not dying */
+        int late_pidfd;          /* of an earlier fs that is not wholly gone; -1: none */
         bool ready;
         int starter_fd;      /* who waits for the first start, or -1 */
         uint64_t started_ms; /* of the fs that runs */
@@ -171,12 +177,17 @@ static void tell_starter(struct hold *h, const char *text)
         (void)close(cas_steal_fd(&h->starter_fd));
 }
 
-/* fs has ended: by itself when the connection has (status 0), else it is replaced. */
+/* fs has ended: by itself when the connection has (status 0), else it is replaced. Called also when
+ * it was killed and takes too long: then its successor answers what its last threads wait for. */
 static void fs_ended(struct hold *h)
 {
         siginfo_t info = {0};
         bool ended = waitid(P_PIDFD, (id_t)h->fs_pidfd, &info, WEXITED | WNOHANG) == 0 &&
                      info.si_code == CLD_EXITED && info.si_status == 0;
+        if (!info.si_pid && h->late_pidfd < 0)
+                h->late_pidfd = fcntl(h->fs_pidfd, F_DUPFD_CLOEXEC, 0);
+        h->dying_until_ms = 0;
+        ffs_keep_items_drop(&h->items, FFS_PULSE_ITEM);
         (void)close(cas_steal_fd(&h->fs_pidfd));
         if (h->fs_socket >= 0)
                 (void)close(cas_steal_fd(&h->fs_socket));
@@ -357,23 +368,44 @@ static void answer_command(struct hold *h)
 
 static int wait_ms(const struct hold *h)
 {
-        if (!h->restart_at_ms)
+        uint64_t until = h->restart_at_ms ? h->restart_at_ms : h->dying_until_ms;
+        if (!until)
                 return -1;
         uint64_t now = now_ms();
-        return now >= h->restart_at_ms ? 0 : (int)(h->restart_at_ms - now);
+        return now >= until ? 0 : (int)(until - now);
+}
+
+/* What tells that fs was killed before all of it is gone; -1: known already, or not there. */
+static int pulse_fd(const struct hold *h)
+{
+        const struct ffs_keep_item *pulse = ffs_keep_items_find(&h->items, FFS_PULSE_ITEM);
+        return pulse && pulse->fd_count && !h->dying_until_ms ? pulse->fds[0] : -1;
+}
+
+static void late_ended(struct hold *h)
+{
+        siginfo_t info;
+        (void)waitid(P_PIDFD, (id_t)h->late_pidfd, &info, WEXITED | WNOHANG);
+        (void)close(cas_steal_fd(&h->late_pidfd));
 }
 
 static void loop(struct hold *h)
 {
         while (!h->ended) {
-                struct pollfd fds[3] = {{.fd = h->listen_fd, .events = POLLIN},
+                struct pollfd fds[5] = {{.fd = h->listen_fd, .events = POLLIN},
                                         {.fd = h->fs_pidfd, .events = POLLIN},
-                                        {.fd = h->fs_socket, .events = POLLIN}};
+                                        {.fd = h->fs_socket, .events = POLLIN},
+                                        {.fd = pulse_fd(h)},
+                                        {.fd = h->late_pidfd, .events = POLLIN}};
                 if (poll(fds, CAS_COUNT(fds), wait_ms(h)) < 0)
                         continue;
                 if (fds[2].revents)
                         fs_says(h);
-                if (fds[1].revents)
+                if (fds[4].revents)
+                        late_ended(h);
+                if (fds[3].revents)
+                        h->dying_until_ms = now_ms() + DYING_MS;
+                if (fds[1].revents || (h->dying_until_ms && now_ms() >= h->dying_until_ms))
                         fs_ended(h);
                 if (fds[0].revents)
                         answer_command(h);
@@ -401,6 +433,7 @@ static void prepare(struct hold *h, const struct ffs_host *host)
                            .listen_fd = -1,
                            .fs_socket = -1,
                            .fs_pidfd = -1,
+                           .late_pidfd = -1,
                            .starter_fd = -1};
         use_program(h, cas_xstrdup(host->program));
         ffs_process_protect();

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,6 +24,34 @@ static void must(int rc, const struct cas_err *err)
         }
 }
 
+/* A thread of fs that reads a file which fs serves, as no thread of it should. */
+static void *self_reader(void *arg)
+{
+        const char *path = arg;
+        for (;;) {
+                int fd = open(path, O_RDONLY | O_CLOEXEC);
+                if (fd >= 0)
+                        (void)close(fd);
+                (void)usleep(1000);
+        }
+        return NULL;
+}
+
+static void read_itself(int argc, char **argv)
+{
+        static char path[1024];
+        for (int i = 1; i + 1 < argc; i++) {
+                if (strcmp(argv[i], "--run-dir") != 0)
+                        continue;
+                cas_cleanup_free char *name = cas_xasprintf("%s/" FUSEBOX_SELF_READER, argv[i + 1]);
+                cas_cleanup_fd int fd = open(name, O_RDONLY | O_CLOEXEC);
+                pthread_t thread;
+                if (fd >= 0 && read(fd, path, sizeof(path) - 1) > 0 &&
+                    pthread_create(&thread, NULL, self_reader, path) == 0)
+                        (void)pthread_detach(thread);
+        }
+}
+
 bool fusebox_is_process(int argc, char **argv, int *status)
 {
         const char *role = argc > 1 ? argv[1] : "";
@@ -32,6 +61,8 @@ bool fusebox_is_process(int argc, char **argv, int *status)
         }
         if (strcmp(role, "hold") != 0 && strcmp(role, "fs") != 0 && strcmp(role, "opener") != 0)
                 return false;
+        if (strcmp(role, "fs") == 0)
+                read_itself(argc, argv);
         *status = ffs_process_main(argc - 1, argv + 1);
         return true;
 }

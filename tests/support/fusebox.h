@@ -22,6 +22,8 @@ struct fusebox {
 
 /* The program of the test is `hold`, `fs` and (with the store of the test's own process) a `serve`
  * that ends at once: main() calls this first, and returns *status when it says so. */
+/* A file in RUN_DIR: a path that the next fs is to open in a thread of its own, again and again. */
+#define FUSEBOX_SELF_READER "self-reader"
 bool fusebox_is_process(int argc, char **argv, int *status);
 /* False where the machine cannot: no root, no /dev/fuse. The namespace is the process's from then
  * on. seconds: until the watchdog acts. */

@@ -349,6 +349,43 @@ static void a_killed_hold_is_replaced_too(void **state CAS_UNUSED)
         assert_int_not_equal(fs_pid_now(), fs);
 }
 
+/* Kills fs; the pid of its successor. */
+static pid_t replaced_fs(void)
+{
+        pid_t before = fs_pid_now();
+        (void)kill(before, SIGKILL);
+        for (int i = 0; i < 1000 && fs_pid_now() == before; i++)
+                (void)usleep(10000);
+        assert_int_not_equal(fs_pid_now(), before);
+        return fs_pid_now();
+}
+
+/* A process is not gone as long as one of its threads waits in the kernel for an answer of that
+ * very process: hold may not wait for it. */
+static void one_that_waits_for_itself_is_replaced(void **state CAS_UNUSED)
+{
+        struct cas_hash absent;
+        char path[600], name[600];
+        memset(&absent, 0x5a, sizeof(absent));
+        fusebox_object_path(&box, &absent, path, sizeof(path));
+        (void)snprintf(name, sizeof(name), "%s/" FUSEBOX_SELF_READER, box.run_dir);
+        int fd = open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        assert_int_equal(write(fd, path, strlen(path)), (ssize_t)strlen(path));
+        (void)close(fd);
+        fusebox_owner_stop(&box); /* so that there is no answer */
+        pid_t before = replaced_fs();
+        (void)unlink(name);
+        (void)usleep(300000);
+        (void)replaced_fs();
+        assert_int_not_equal(kill(before, 0), -1); /* what waited is still there */
+        fusebox_owner_start(&box);
+        drop_caches();
+        assert_int_equal(check_file(&small_ids[5], 1005, SMALL_BYTES), 0);
+        for (int i = 0; i < 500 && kill(before, 0) == 0; i++)
+                (void)usleep(10000);
+        assert_int_equal(kill(before, 0), -1); /* answered, and gone */
+}
+
 int main(int argc, char **argv)
 {
         int status;
@@ -365,6 +402,7 @@ int main(int argc, char **argv)
                 cmocka_unit_test(a_hanging_owner_hinders_nobody_else),
                 cmocka_unit_test(readers_survive_killed_servers),
                 cmocka_unit_test(a_killed_hold_is_replaced_too),
+                cmocka_unit_test(one_that_waits_for_itself_is_replaced),
         };
         if (!fusebox_possible()) {
                 printf("skipped: needs root and /dev/fuse\n");
