@@ -6,10 +6,10 @@ overlay driver over the same trees, and on a plain directory of the file system 
 errno names and whole trees are compared; the trees once more after the mounts were made anew.
 
     overlay_equal.py [--of PASSTHROUGH,INODE] [--part I/N | --all] [--only TEXT]
-                     [--seed N] [--sequences N] [--steps N] [--show]
+                     [--random] [--seed N] [--sequences N] [--steps N] [--show]
 
 A random sequence that differs is made shorter as long as it still does, and printed with its seed:
-`--only none --seed SEED --sequences 1` plays it again. `--show` prints where kernel overlayfs itself differs
+`--random --seed SEED --sequences 1` plays it again. `--show` prints where kernel overlayfs itself differs
 from the plain directory."""
 import argparse
 import collections
@@ -39,6 +39,7 @@ def arguments():
     parser.add_argument("--part", default="0/10", help="which part of the cases")
     parser.add_argument("--all", action="store_true", help="all of the cases, and more sequences")
     parser.add_argument("--only", help="cases with this in their name")
+    parser.add_argument("--random", action="store_true", help="random sequences alone")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--sequences", type=int)
     parser.add_argument("--steps", type=int, default=120)
@@ -47,7 +48,7 @@ def arguments():
 
 
 def chosen_cases(args):
-    every = overlaycases.cases()
+    every = [] if args.random else overlaycases.cases()
     if args.only is not None:
         picked = [c for c in every if args.only in c.name]
     elif args.all:
@@ -156,51 +157,84 @@ def later(chosen, references, tested, checks):
 
 # ---- random sequences ----
 
-def random_path(r):
-    directory = r.choice((".", ".", "a", "a", "a/b", "a/b/c", "d", "e", "o", "x", "x/y", "a/x", "l"))
-    return f"{directory}/{r.choice('fghxyzbclade')}"
+class Chooser:
+    """Picks names and slots as a program would: mostly such as there are."""
+
+    def __init__(self, r, ops):
+        self.r, self.ops = r, ops
+        self.found = [os.path.relpath(os.path.join(at, name), ".") for at, dirs, files in os.walk(".") for name in dirs + files]
+        self.dirs = [at[2:] or "." for at, _, _ in os.walk(".")]
+
+    def path(self):
+        if self.found and self.r.random() < 0.75:
+            return self.r.choice(self.found)
+        return self.new()
+
+    def new(self):
+        directory = self.r.choice(self.dirs if self.r.random() < 0.9 else ("a", "a/b", "x", "x/y", "l", "nowhere"))
+        return f"{directory}/{self.r.choice('fghxyzbclade')}".removeprefix("./")
+
+    def directory(self):
+        return self.r.choice(self.dirs)
+
+    def slot(self):
+        filled = sorted(self.ops.slots)
+        return self.r.choice(filled) if filled and self.r.random() < 0.9 else self.r.randrange(5)
 
 
-def random_op(r):
-    p, q, slot = random_path(r), random_path(r), r.randrange(6)
+def random_op(r, ops):
+    choose = Chooser(r, ops)
+    p, new, slot, other, directory = choose.path(), choose.new(), choose.slot(), choose.slot(), choose.directory()
+    q = r.choice((new, new, choose.path()))
     seed, n = r.randrange(1000), r.choice((1, 10, 64, 65, 3000, 5000, 70_000))
     offset = r.choice((0, 0, 1, 50, 4096, 5000, 90_000))
     flags = r.choice(("RDWR", "RDWR", "RDWR|CREAT", "RDWR|CREAT", "WRONLY|APPEND", "RDWR|CREAT|EXCL", "WRONLY|TRUNC", "RDWR|CREAT|TRUNC"))
     user_xattr = r.choice(("user.a", "user.b", "trusted.c"))
     table = (
-        (8, ["open", slot, p, flags + "|NONBLOCK", r.choice((0o644, 0o600, 0o777))]),
+        (10, ["open", r.randrange(5), q if "CREAT" in flags else p, flags + "|NONBLOCK", r.choice((0o644, 0o600, 0o777))]),
         (2, ["close", slot]),
         (6, ["pwrite", slot, offset, n, seed]), (3, ["write", slot, n, seed]), (5, ["pread", slot, offset, n]), (2, ["read", slot, n]),
         (3, ["ftruncate", slot, r.choice((0, 3, 70, 4096, 50_000))]), (3, ["fstat", slot]), (1, ["fsync", slot]),
         (2, ["fallocate", slot, r.choice((0, 1, 3, 16, 17)), offset, n]), (1, ["holes", slot]),
-        (2, ["copy_range", slot, offset, r.randrange(6), r.choice((0, 10, 4096)), n]),
-        (1, ["sendfile", slot, offset, r.randrange(6), n]),
+        (2, ["copy_range", slot, offset, other, r.choice((0, 10, 4096)), n]),
+        (1, ["sendfile", slot, offset, other, n]),
         (2, ["fchmod", slot, r.choice((0o644, 0o600, 0o4755))]), (1, ["fchown", slot, r.choice((0, 1000)), r.choice((0, 50))]),
         (1, ["futimens", slot, r.choice((5, "now", "omit")), r.choice((7, "now", "omit"))]),
         (1, ["fsetxattr", slot, user_xattr, str(seed)]), (1, ["flistxattr", slot]),
-        (2, ["map", slot, r.choice((1, 60, 4096)), True]), (2, ["map_write", slot, 0, 1, seed]), (1, ["map_read", slot, 0, 60]),
-        (1, ["msync", slot]), (1, ["fdlink", slot, p]), (1, ["open", slot, r.choice(("a", "d", "o", "x")), "TMPFILE|RDWR", 0o644]),
-        (1, ["open", slot, r.choice(("a", "a/b", "d", "o", "x")), "RDONLY|DIRECTORY"]), (2, ["put", f"@{slot}/{r.choice('fgx')}", n, seed]),
+        (2, ["map", slot, r.choice((1, 60, 4096)), True]),
+        (3 if ops.maps else 0, ["map_write", r.choice(sorted(ops.maps) or [0]), 0, 1, seed]),
+        (2 if ops.maps else 0, ["map_read", r.choice(sorted(ops.maps) or [0]), 0, 60]),
+        (1 if ops.maps else 0, ["msync", r.choice(sorted(ops.maps) or [0])]),
+        (1, ["fdlink", slot, new]), (1, ["open", r.randrange(5), directory, "TMPFILE|RDWR", 0o644]),
+        (1, ["open", r.randrange(5), directory, "RDONLY|DIRECTORY"]), (2, ["put", f"@{slot}/{r.choice('fgx')}", n, seed]),
         (1, ["list", f"@{slot}"]), (1, ["unlink", f"@{slot}/{r.choice('fgx')}"]), (1, ["rename", f"@{slot}/f", q, 0]),
-        (5, ["put", p, n, seed]), (5, ["get", p]), (5, ["mkdir", p, r.choice((0o755, 0o700, 0o2755))]), (4, ["rmdir", p]), (8, ["unlink", p]),
-        (14, ["rename", p, q, r.choice((0, 0, 0, 1, 2))]), (2, ["rename", r.choice(("a", "a/b", "d", "o", "e", "x")), q, r.choice((0, 0, 2))]),
-        (6, ["link", p, q]), (2, ["symlink", r.choice(("f", "../f", "a/b", "x", "c")), p]),
-        (2, ["readlink", p]), (2, ["mknod", p, r.choice((0o10644, 0o140644, 0o20644)), 1, 3]),
-        (4, ["lstat", p]), (1, ["stat", p]), (3, ["list", r.choice((".", "a", "a/b", "o", "x", "d", "e"))]),
-        (1, ["seek_list", r.choice((".", "a", "a/b", "o", "x", "d"))]),
+        (5, ["put", r.choice((p, new)), n, seed]), (5, ["get", p]), (5, ["mkdir", new, r.choice((0o755, 0o700, 0o2755))]), (4, ["rmdir", directory]), (6, ["unlink", p]),
+        (14, ["rename", p, q, r.choice((0, 0, 0, 1, 2))]), (3, ["rename", directory, q, r.choice((0, 0, 2))]),
+        (6, ["link", p, q]), (2, ["symlink", r.choice(("f", "../f", "a/b", "x", "c")), new]),
+        (1, ["readlink", p]), (2, ["mknod", new, r.choice((0o10644, 0o140644, 0o20644)), 1, 3]),
+        (4, ["lstat", p]), (1, ["stat", p]), (3, ["list", directory]), (1, ["seek_list", directory]),
         (3, ["chmod", p, r.choice((0o644, 0o600, 0o755, 0o2770))]), (2, ["lchown", p, r.choice((0, 1000)), r.choice((-1, 50))]),
         (2, ["truncate", p, r.choice((0, 10, 65, 9000))]), (2, ["utimens", p, r.choice((5, "now", "omit")), r.choice((9, "now", "omit")), False]),
         (2, ["setxattr", p, user_xattr, str(seed)]), (1, ["removexattr", p, user_xattr]), (2, ["listxattr", p]), (1, ["getxattr", p, user_xattr]),
         (1, ["setxattr", p, "system.posix_acl_access", overlaycases.ACL_TEXT]), (1, ["same", p, q]),
-        (2, ["as", 1000, 1000, [1000, 50], ["put", p, n, seed]]), (1, ["as", 1000, 1000, [1000], ["unlink", p]]),
-        (1, ["as", 1000, 1000, [1000], ["rename", p, q, 0]]), (1, ["as", 1000, 1000, [1000, 50], ["mkdir", p]]),
+        (2, ["as", 1000, 1000, [1000, 50], ["put", q, n, seed]]), (1, ["as", 1000, 1000, [1000], ["unlink", p]]),
+        (1, ["as", 1000, 1000, [1000], ["rename", p, q, 0]]), (1, ["as", 1000, 1000, [1000, 50], ["mkdir", new]]),
     )
     return r.choices([op for _, op in table], [weight for weight, _ in table])[0]
 
 
-def sequence(seed, steps):
-    r = random.Random(seed)
-    return [random_op(r) for _ in range(steps)]
+def sequence(seed, steps, directory):
+    """Operations of a seed. To know what there is they are done as they are chosen, in a directory
+    of the plain tree."""
+    r, chosen, ops = random.Random(seed), [], fsops.Ops()
+    os.chdir(directory)
+    os.umask(0o022)
+    for _ in range(steps):
+        chosen.append(random_op(r, ops))
+        ops.do(chosen[-1])
+    ops.close()
+    os.chdir("/")
+    return chosen
 
 
 def first_difference(every, directory, ops):
@@ -250,8 +284,8 @@ def random_sequences(references, tested, args, seed, count, spare, checks):
     print(f"random sequences: --seed {seed} --sequences {count} --steps {args.steps}", flush=True)
     failures = 0
     for i in range(count):
-        ops = sequence(seed + i, args.steps)
         directory = next(fresh)
+        ops = sequence(seed + i, args.steps, f"{references[1].point}/{directory}")
         difference = first_difference(every, directory, ops)
         if not difference:
             continue
@@ -260,7 +294,7 @@ def random_sequences(references, tested, args, seed, count, spare, checks):
             continue
         print(f"seed {seed + i} differs in {directory}: {difference[1]}", flush=True)
         least = shorten(every, ops[:difference[0] + 1], iter([next(fresh) for _ in range(spare // 3)]))
-        print("  again: --only none --sequences 1 --seed", seed + i, "--steps", args.steps, "\n  shortened:")
+        print("  again: --random --sequences 1 --seed", seed + i, "--steps", args.steps, "\n  shortened:")
         for op in least:
             print("   ", op)
         directory = next(fresh, None)
@@ -272,11 +306,11 @@ def random_sequences(references, tested, args, seed, count, spare, checks):
 def main():
     lamina.need("unshare")
     args = arguments()
-    lamina.isolate(3500 if args.all or args.only else 560)
+    lamina.isolate(3500 if args.all or args.only or args.random else 560)
     checks = lamina.Checks()
     chosen = chosen_cases(args)
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(10**6)
-    count = args.sequences if args.sequences is not None else 200 if args.all else 25
+    count = args.sequences if args.sequences is not None else 1000 if args.all else 60
     spare = 390
     with lamina.Host() as host:
         layout = host.dir + "/layout"
@@ -290,7 +324,8 @@ def main():
         started = time.monotonic()
         references = [sides.Mounted(host, name, "equal/app:1") for name in REFERENCES]
         tested = [sides.Mounted(host, name, "equal/app:1") for name in args.of.split(",")]
-        walk(chosen, references, tested, args, checks)
+        if chosen:
+            walk(chosen, references, tested, args, checks)
         print(f"{len(chosen)} cases: {time.monotonic() - started:.0f} s", flush=True)
         random_sequences(references, tested, args, seed, count, spare, checks)
         print(f"with random sequences: {time.monotonic() - started:.0f} s", flush=True)
