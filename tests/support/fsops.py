@@ -143,7 +143,11 @@ def dump(root):
     out, groups = {}, {}
 
     def enter(path, entry_type, entry_ino):
-        st = os.lstat(path)
+        try:
+            st = os.lstat(path)
+        except OSError as e:
+            out[os.path.relpath(path, root)] = {"error": errno.errorcode[e.errno]}
+            return
         entry = told(st)
         if entry_type is not None and entry_type != stat.S_IFMT(st.st_mode) >> 12:
             entry["d_type"] = entry_type
@@ -166,11 +170,15 @@ def dump(root):
             entry["xattrs"] = xattrs
         out[os.path.relpath(path, root)] = entry
         if entry["kind"] == "dir":
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                names = all_dents(fd)
-            finally:
-                os.close(fd)
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    names = all_dents(fd)
+                finally:
+                    os.close(fd)
+            except OSError as e:
+                entry["list"] = errno.errorcode[e.errno]
+                return
             if st.st_nlink not in (1, 2 + sum(kind == 4 for name, kind, _, _ in names if name not in (".", ".."))):
                 entry["nlink"] = st.st_nlink
             if len({n for n, _, _, _ in names}) != len(names):

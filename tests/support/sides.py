@@ -34,10 +34,10 @@ def supported(host, name, image):
 class Mounted:
     """A side that is mounted; `side` works in it."""
 
-    def __init__(self, host, name, image):
+    def __init__(self, host, name, image, label=None):
         self.host, self.name, self.image = host, name, image
-        self.upper = f"{host.dir}/upper-{name}-{image.replace('/', '-').replace(':', '-')}"
-        self.point = f"{host.dir}/side-{name}"
+        self.upper = f"{host.dir}/upper-{label or name}"
+        self.point = f"{host.dir}/side-{label or name}"
         os.makedirs(self.point, exist_ok=True)
         self.side = None
         if name == "plain":
@@ -57,8 +57,10 @@ class Mounted:
         if self.name != "plain":
             self.host.umount(self.point)
 
-    def again(self):
+    def again(self, name=None):
+        """Mounted anew, by another driver if one is named."""
         self.unmount()
+        self.name = name or self.name
         self.mount()
 
     def remove(self):
