@@ -8,9 +8,10 @@
  * never opened.
  *
  * Functions return 0 or a negative errno, as their callers answer the kernel.
- * All are thread-safe; who changes one name from two threads orders that. Ids in
- * and out are image ids. `dirfd` is a directory below upper/ (any of O_PATH or
- * O_RDONLY), `name` one component. */
+ * All are thread-safe; who changes one name or one inode from two threads orders
+ * that. Every step is seen whole or not at all, also by who comes after a kill;
+ * nothing is synced. The process's umask is 0. Ids in and out are image ids. `dirfd` is a directory
+ * below upper/ (any of O_PATH or O_RDONLY), `name` one component. */
 #ifndef FFS_UPPERLAYER_INT_H
 #define FFS_UPPERLAYER_INT_H
 
@@ -31,13 +32,17 @@ struct ffs_upperlayer_config {
         struct ffs_idmap map;
         uint64_t size_limit_bytes; /* 0: none; else counted, ENOSPC beyond */
 };
-/* Opens, makes work/ where it is missing, and clears what a crash left in work/. Hard links that
- * overlayfs keeps by its index (work/index) are reported by ffs_upperlayer_index_each. */
+/* Opens upper/, which must be there, makes work/ where it is missing, and clears what a crash left
+ * in work/ (keep_hidden: but for hidden names). With a limit the whole upper is walked and counted.
+ * Hard links that overlayfs keeps by its index (work/index) are told by ffs_upperlayer_index_each.
+ * EUCLEAN: a part of it is no directory, or overlayfs says in work/ that it must not be used again
+ * ("volatile"); EXDEV: upper/ and work/ are on two file systems; EOPNOTSUPP: theirs lacks xattrs,
+ * O_TMPFILE or RENAME_WHITEOUT. */
 int ffs_upperlayer_open(const struct ffs_upperlayer_config *config, struct ffs_upperlayer **out);
 void ffs_upperlayer_close(struct ffs_upperlayer *u);
 int ffs_upperlayer_root_fd(const struct ffs_upperlayer *u); /* O_PATH of upper/; borrowed */
-/* A directory below upper/ by its path ("" is the root), of any length; O_PATH. ESTALE, ELOOP or
- * EUCLEAN where a part of it is no directory. */
+/* A directory below upper/ by its path ("" is the root), of any length; O_PATH. ESTALE: a part of
+ * it is absent; EUCLEAN: a part is no directory (a link, or another mount, say). */
 int ffs_upperlayer_open_dir(const struct ffs_upperlayer *u, const char *path, int *out_fd);
 
 enum ffs_upper_kind { FFS_UPPER_ABSENT, FFS_UPPER_WHITEOUT, FFS_UPPER_PRESENT };
@@ -84,10 +89,12 @@ struct ffs_upper_new {
         const struct cas_xattr *xattrs;
         size_t xattr_count;
 };
-/* Makes it, whole or not at all: prepared in work/ and moved over whatever whiteout has the name
- * (EEXIST where something is present). A default ACL of the directory is applied unless xattrs has
- * an access ACL; mode is then what the caller asked for, without umask. fd: of a new regular file,
- * O_RDWR, when out_fd is not NULL. */
+/* Makes it, whole or not at all; a whiteout that has the name gives way (EEXIST where something is
+ * present). What is new gets the directory's default ACL, and its mode is cut by that; what is
+ * copied up (set_mtime) does not. mode is otherwise what it is to be, without umask, but for what a
+ * set-group-id directory gives on the disk. EPERM: device 0/0, which would be a whiteout, and in
+ * the user. format a redirect or metacopy. fd: of a new regular file, O_RDWR, when out_fd is not
+ * NULL. */
 int ffs_upper_make(struct ffs_upperlayer *u, int dirfd, const char *name,
                    const struct ffs_upper_new *what, int *out_fd);
 /* The same in two steps, for data that is copied meanwhile: an empty file without a name (O_RDWR,
@@ -106,19 +113,19 @@ int ffs_upper_link(struct ffs_upperlayer *u, int fd, int dirfd, const char *name
 /* Puts a whiteout there, over what is present (a directory must be empty but for whiteouts, which
  * go with it), in one step. */
 int ffs_upper_whiteout(struct ffs_upperlayer *u, int dirfd, const char *name);
-/* Removes what is present (a directory: as above), leaving nothing. */
-int ffs_upper_remove(struct ffs_upperlayer *u, int dirfd, const char *name, bool is_dir);
-/* Moves what is present to a name of its own in work/, for nodes that live on without one, and
- * leaves a whiteout or nothing. `hidden` gets the name, at least 40 bytes. */
+/* Takes away what is present (a directory: as above), leaving nothing. */
+int ffs_upper_unlink(struct ffs_upperlayer *u, int dirfd, const char *name, bool is_dir);
+/* Moves what is present to a name in work/, for nodes that live on without one, and leaves a
+ * whiteout or nothing. The caller chooses `hidden`, 16 hex digits. EEXIST. */
 int ffs_upper_hide(struct ffs_upperlayer *u, int dirfd, const char *name, bool whiteout,
-                   char *hidden);
-/* Gives what fd stands for (any file, one without a name included) one more name in work/, which the
- * caller chooses: 16 hex digits. EEXIST. */
+                   const char *hidden);
+/* Gives what fd stands for (any file, one without a name included) one more such name. EEXIST. */
 int ffs_upper_link_hidden(struct ffs_upperlayer *u, int fd, const char *hidden);
 int ffs_upper_open_hidden(struct ffs_upperlayer *u, const char *hidden, int flags, int *out_fd);
 int ffs_upper_drop_hidden(struct ffs_upperlayer *u, const char *hidden, bool is_dir);
 /* rename(2) between two names of the upper; a whiteout at the target gives way, one is left at the
- * source when asked for; flags: RENAME_NOREPLACE, RENAME_EXCHANGE. One step. */
+ * source when asked for; flags: RENAME_NOREPLACE, RENAME_EXCHANGE. One step. A directory at the
+ * target that the caller knows to be empty as it is shown may have whiteouts, which go first. */
 int ffs_upper_rename(struct ffs_upperlayer *u, int from_fd, const char *from, int to_fd,
                      const char *to, unsigned flags, bool leave_whiteout);
 int ffs_upper_set_opaque(struct ffs_upperlayer *u, int fd);
@@ -128,7 +135,8 @@ int ffs_upper_clear_metacopy(struct ffs_upperlayer *u, int fd);
 
 /* ---- attributes (of what is present) ---- */
 
-/* Opens what is there: flags O_PATH, or of a regular file O_RDONLY, O_RDWR …, never following. */
+/* Opens what is there: flags O_PATH or O_DIRECTORY, or of a regular file (else EUCLEAN) O_RDONLY,
+ * O_RDWR …; links are not followed, special files not touched. */
 int ffs_upper_open(struct ffs_upperlayer *u, int dirfd, const char *name, int flags, int *out_fd);
 /* The same file once more, with other flags. */
 int ffs_upper_reopen(struct ffs_upperlayer *u, int fd, int flags, int *out_fd);
@@ -146,9 +154,11 @@ int ffs_upper_removexattr(struct ffs_upperlayer *u, int fd, const char *name);
 
 /* ---- space ---- */
 
-/* Before data of the upper grows by so many bytes. 0 or -ENOSPC; nothing to do without a limit. */
+/* Before data of the upper grows by so many bytes, and when it has shrunk. 0 or -ENOSPC; nothing to
+ * do without a limit. Inodes are counted where they are made and go, with the blocks of what goes
+ * for good. */
 int ffs_upper_reserve(struct ffs_upperlayer *u, uint64_t bytes);
-void ffs_upper_release(struct ffs_upperlayer *u, uint64_t bytes);
+void ffs_upper_unreserve(struct ffs_upperlayer *u, uint64_t bytes);
 int ffs_upper_statvfs(struct ffs_upperlayer *u, struct statvfs *out);
 
 /* ---- hard links by overlayfs's index ---- */
@@ -159,7 +169,8 @@ int ffs_upper_statvfs(struct ffs_upperlayer *u, struct statvfs *out);
 int ffs_upperlayer_index_each(struct ffs_upperlayer *u,
                               bool (*fn)(void *arg, const uint8_t uuid[16], uint64_t nid, int fd),
                               void *arg);
-/* The index has been made good by links under every name: it and its marks go. */
+/* The index has been made good by links under every name: it goes, and so do overlayfs's marks on
+ * the files that it names ("nlink", "origin"). */
 int ffs_upperlayer_index_drop(struct ffs_upperlayer *u);
 
 #endif
