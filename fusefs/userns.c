@@ -6,9 +6,11 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 
 #include "cas/buf.h"
+#include "fusefs/connection_int.h"
 #include "fusefs/idmap_int.h"
 
 static int write_proc(pid_t pid, const char *name, const char *text, struct cas_err *err)
@@ -85,4 +87,28 @@ int ffs_userns_open(const char *id_map, int *out_fd, struct cas_err *err)
         (void)kill(pid, SIGKILL);
         (void)waitpid(pid, NULL, 0);
         return -(int)err->code;
+}
+
+int ffs_userns_mount_fuse(const char *dir, int *out_fd, struct cas_err *err)
+{
+        cas_cleanup_fd int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+        if (fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
+                return cas_fail(err, CAS_E_UNSUPPORTED,
+                                "there is no usable /dev/fuse (modprobe fuse?)");
+        if (fd < 0 && (errno == EACCES || errno == EPERM))
+                return cas_fail(err, CAS_E_DENIED,
+                                "this user may not open /dev/fuse: root lets it (chmod 0666, or "
+                                "its group)");
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "open /dev/fuse");
+        char options[160];
+        (void)snprintf(options, sizeof(options),
+                       "fd=%d,rootmode=40755,user_id=0,group_id=0,allow_other,default_permissions,"
+                       "max_read=%d",
+                       fd, FFS_REQUEST_BYTES_MAX);
+        if (mount("lamina", dir, "fuse.lamina", MS_NOSUID | MS_NODEV, options) < 0)
+                return cas_fail_sys(err, errno, "mount FUSE at %s in a user namespace (Linux 4.18)",
+                                    dir);
+        *out_fd = cas_steal_fd(&fd);
+        return 0;
 }

@@ -11,4 +11,10 @@
  * these ids (root). *out_fd is close-on-exec. Errors: INVALID, DENIED, UNSUPPORTED. */
 int ffs_userns_open(const char *id_map, int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
 
+/* Mounts a FUSE file system at dir in the user namespace of this process, in which it must have all
+ * rights: whoever is in there reaches it, ids are those inside. Device nodes and set-id bits have
+ * no effect. *out_fd: its /dev/fuse descriptor, close-on-exec; its INIT request waits to be read.
+ * Errors: UNSUPPORTED (no /dev/fuse), DENIED (the device, or mounting). */
+int ffs_userns_mount_fuse(const char *dir, int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
+
 #endif

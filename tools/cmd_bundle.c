@@ -150,6 +150,12 @@ static int bundle_run(const struct cli *cli, void *args)
                 return cli_usage_error(cli, "--network: host or none");
         if (mount_choice_apply(&a->mount, &mount, &t.id_map, &err) < 0)
                 return cli_usage_error(cli, "%s", err.msg);
+        if (geteuid() != 0) {
+                /* Runtimes map one id by themselves. */
+                free(t.id_map);
+                t.id_map = cas_xasprintf("0:%u:1;0:%u:1;squash", geteuid(), getegid());
+                mount.id_map = t.id_map;
+        }
         int status = CLI_OK;
         if (mounting_open(cli, &t.m, &err) < 0 || bundle_make(&t, a, cli, &mount, &err) < 0) {
                 status = cli_report(cli->command->name, &err);

@@ -20,6 +20,7 @@
 #include "tools/mounting.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
+#include "tools/rootless.h"
 #include "tools/run_spec.h"
 #include "tools/sandbox.h"
 
@@ -86,6 +87,8 @@ struct sandbox {
         char *upper;
         char *volumes; /* UPPER/volumes */
         char *id_map;  /* NULL: owners as they are */
+        bool rootless; /* everything happens in a user namespace of this user, `ids` */
+        struct rootless_ids ids;
         int userns_fd; /* of id_map; -1 */
         bool upper_is_ours;
         bool keep;
@@ -104,8 +107,12 @@ static int sandbox_undo(struct sandbox *s, struct cas_err *err)
                 *err = one;
                 return umounted; /* nothing below a live mount is removed */
         }
-        if (s->upper_is_ours && !s->keep)
-                rc = cas_remove_tree(s->upper, err);
+        if (s->upper_is_ours && !s->keep) {
+                if (s->rootless && s->ids.uid_count > 1)
+                        rc = rootless_remove_tree(&s->ids, s->volumes, err);
+                if (rc == 0)
+                        rc = cas_remove_tree(s->upper, err);
+        }
         one = (struct cas_err)CAS_ERR_INIT;
         if (cas_remove_tree(s->dir, &one) < 0 && rc == 0) {
                 *err = one;
@@ -212,18 +219,44 @@ static int sandbox_make(struct sandbox *s, const struct run_args *a, struct cas_
         return 0;
 }
 
-static int sandbox_mount(struct sandbox *s, const struct run_args *a, const char *name,
-                         json_t **prepared, struct cas_err *err)
+/* Has the image made ready, and says how it is to be mounted. */
+static int sandbox_prepare(struct sandbox *s, const struct run_args *a, const char *name,
+                           struct ffs_image *image, json_t **prepared,
+                           struct ffs_mount_options *mount, struct cas_err *err)
 {
-        struct ffs_mount_options mount = {
+        *mount = (struct ffs_mount_options){
                 .dir = s->root, .rw = true, .upper = s->upper, .guarded = true};
-        cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
-        cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
-        if (mount_choice_apply(&a->mount, &mount, &s->id_map, err) < 0 ||
-            (s->id_map && ffs_userns_open(s->id_map, &s->userns_fd, err) < 0) ||
-            mounting_prepare(&s->m, name, a->mount.platform, image, prepared, err) < 0)
+        if (mount_choice_apply(&a->mount, mount, &s->id_map, err) < 0)
                 return -(int)err->code;
-        return mounting_mount(&s->m, image, *prepared, &mount, info, err);
+        if (s->rootless) {
+                if (mount->driver == FFS_DRIVER_OVERLAY)
+                        return cas_fail(err, CAS_E_DENIED, "--driver overlay needs root");
+                mount->driver = FFS_DRIVER_FUSE;
+                free(s->id_map);
+                s->id_map = rootless_map_inside(&s->ids);
+                mount->id_map = s->id_map;
+        } else if (s->id_map && ffs_userns_open(s->id_map, &s->userns_fd, err) < 0) {
+                return -(int)err->code;
+        }
+        return mounting_prepare(&s->m, name, a->mount.platform, image, prepared, err);
+}
+
+/* Nobody but the user and its subordinate ids is in its namespace. */
+static int refuse_unmapped(const struct sandbox *s, struct run_spec *spec, struct cas_err *err)
+{
+        if (!s->rootless)
+                return 0;
+        if (s->ids.uid_count == 1) {
+                if (spec->uid != 0 || spec->gid != 0)
+                        return cas_fail(err, CAS_E_DENIED,
+                                        "it is to run as user %u, group %u, but this user has no "
+                                        "subordinate ids: root gives them by `usermod "
+                                        "--add-subuids 100000-165535 --add-subgids 100000-165535 "
+                                        "USER` (package uidmap); or run it with --user 0",
+                                        spec->uid, spec->gid);
+                spec->group_count = 0;
+        }
+        return 0;
 }
 
 static int sandbox_spec(const struct sandbox *s, const struct run_args *a, const struct cli *cli,
@@ -259,6 +292,8 @@ static int sandbox_spec(const struct sandbox *s, const struct run_args *a, const
         if (run_spec_make(&request, out, err) < 0)
                 return -(int)err->code;
         out->userns_fd = s->userns_fd;
+        if (refuse_unmapped(s, out, err) < 0)
+                return -(int)err->code;
         return run_points_make(out, err);
 }
 
@@ -303,18 +338,70 @@ static int runtime_wait(pid_t pid, pid_t signal_pid, const sigset_t *signals)
         }
 }
 
-static int sandbox_run(struct sandbox *s, const struct run_args *a, const struct cli *cli,
-                       const sigset_t *signals, int *status, struct cas_err *err)
+/* What is to be run, and by whom it was asked for. */
+struct run {
+        struct sandbox *s;
+        const struct run_args *args;
+        const struct cli *cli;
+        const sigset_t *signals;
+        json_t *prepared; /* owned */
+};
+
+/* In the namespaces in which the root file system is mounted. *status: the program's. */
+static int run_here(const struct run *r, int *status, struct cas_err *err)
 {
-        op_cleanup_json json_t *prepared = NULL;
         run_cleanup_spec struct run_spec spec = {.userns_fd = -1};
         pid_t pid, signal_pid;
-        if (sandbox_mount(s, a, cli->operands[0], &prepared, err) < 0 ||
-            sandbox_spec(s, a, cli, prepared, &spec, err) < 0 ||
-            runtime_start(s, a, &spec, &pid, &signal_pid, err) < 0)
+        if (sandbox_spec(r->s, r->args, r->cli, r->prepared, &spec, err) < 0 ||
+            runtime_start(r->s, r->args, &spec, &pid, &signal_pid, err) < 0)
                 return -(int)err->code;
-        *status = runtime_wait(pid, signal_pid, signals);
+        *status = runtime_wait(pid, signal_pid, r->signals);
         return 0;
+}
+
+static int run_in_child(void *arg)
+{
+        const struct run *r = arg;
+        struct cas_err err = CAS_ERR_INIT;
+        int status;
+        return run_here(r, &status, &err) < 0 ? cli_report(r->cli->command->name, &err) : status;
+}
+
+/* A user without privileges: a child makes its namespaces and mounts in them, this process has that
+ * served, and then the child runs the sandbox. */
+static int run_rootless(struct run *r, const struct ffs_image *image,
+                        struct ffs_mount_options *mount, int *status, struct cas_err *err)
+{
+        struct rootless_child child;
+        cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
+        if (rootless_start(&r->s->ids, r->s->root, run_in_child, r, &child, err) < 0)
+                return -(int)err->code;
+        mount->fuse_fd = &child.fuse_fd;
+        int rc = mounting_mount(&r->s->m, image, r->prepared, mount, info, err);
+        if (rc == 0) {
+                (void)close(
+                        cas_steal_fd(&child.fuse_fd)); /* so that the mount ends with the child */
+                rootless_go(&child);
+                *status = runtime_wait(child.pid, child.pid, r->signals);
+                child.pid = 0;
+        }
+        rootless_release(&child);
+        return rc;
+}
+
+static int sandbox_run(struct run *r, int *status, struct cas_err *err)
+{
+        struct ffs_mount_options mount;
+        cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
+        cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
+        if (sandbox_prepare(r->s, r->args, r->cli->operands[0], image, &r->prepared, &mount, err) <
+            0)
+                return -(int)err->code;
+        if (r->s->rootless)
+                return run_rootless(r, image, &mount, status, err);
+        if (mounting_mount(&r->s->m, image, r->prepared, &mount, info, err) < 0)
+                return -(int)err->code;
+        return run_here(r, status, err);
 }
 
 static const char *choice_wrong(const struct run_args *a)
@@ -335,16 +422,19 @@ static int run(const struct cli *cli, void *args)
         sigset_t signals;
         signals_block(&signals);
         struct cas_err err = CAS_ERR_INIT;
-        struct sandbox s = {.userns_fd = -1};
+        struct sandbox s = {.userns_fd = -1, .rootless = geteuid() != 0};
+        struct run r = {.s = &s, .args = a, .cli = cli, .signals = &signals};
         struct watcher watcher = {0};
         int status = CLI_FAILED;
         int rc = mounting_open(cli, &s.m, &err);
         if (rc == 0)
                 rc = sandbox_make(&s, a, &err);
+        if (rc == 0 && s.rootless)
+                rc = rootless_ids_find(&s.ids, &err);
         if (rc == 0)
                 rc = watcher_start(&watcher, &s, &err);
         if (rc == 0)
-                rc = sandbox_run(&s, a, cli, &signals, &status, &err);
+                rc = sandbox_run(&r, &status, &err);
         if (rc < 0)
                 status = cli_report(cli->command->name, &err);
         struct cas_err undone = CAS_ERR_INIT;
@@ -354,6 +444,7 @@ static int run(const struct cli *cli, void *args)
                 fprintf(stderr, "changes are kept in %s\n", s.upper);
         watcher_dismiss(&watcher);
         sandbox_release(&s);
+        json_decref(r.prepared);
         struct cli_list *const lists[] = {&a->binds, &a->volumes,    &a->env,
                                           &a->dns,   &a->dns_search, &a->hosts};
         for (size_t i = 0; i < CAS_COUNT(lists); i++)
@@ -378,6 +469,10 @@ const struct cli_command cmd_run = {
                 "on "
                 "the host, and nobody there. A --volume is a plain directory of the host, made for "
                 "this sandbox: podman in it wants one at /var/lib/containers.\n\n"
+                "A user other than root is root in the sandbox, and its subordinate ids "
+                "(/etc/subuid, "
+                "/etc/subgid) are the others in it; without those, everything belongs to it alone. "
+                "The file system is mounted in the sandbox's own namespaces and goes with it.\n\n"
                 "The sandbox has PID, IPC, UTS and mount namespaces of its own, few capabilities "
                 "and no way to gain privileges. It is no border against hostile programs that run "
                 "as root: use a user (--user) for those.",

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "tools/mounting.h"
+#include "tools/rootless.h"
 
 #define UID_RANGE_COUNT 65536
 
@@ -74,11 +75,20 @@ int mount_choice_apply(const struct mount_choice *c, struct ffs_mount_options *o
                 return cas_fail(err, CAS_E_INVALID, "--size %s: bytes, K, M, G or T", c->size);
         if (out->size_limit_bytes && !out->rw && !out->upper)
                 return cas_fail(err, CAS_E_INVALID, "--size is for writable mounts");
-        if (!c->uid_range)
-                return 0;
-        if (mount_choice_range(c->uid_range, &first, &count, err) < 0)
-                return -(int)err->code;
-        *id_map = cas_xasprintf("0:%u:%u;0:%u:%u", first, count, first, count);
+        if (c->uid_range && geteuid() != 0)
+                return cas_fail(err, CAS_E_INVALID,
+                                "--uid-range needs root: others have the ids that /etc/subuid and "
+                                "/etc/subgid give them");
+        if (c->uid_range) {
+                if (mount_choice_range(c->uid_range, &first, &count, err) < 0)
+                        return -(int)err->code;
+                *id_map = cas_xasprintf("0:%u:%u;0:%u:%u", first, count, first, count);
+        } else if (geteuid() != 0) {
+                struct rootless_ids ids;
+                if (rootless_ids_find(&ids, err) < 0)
+                        return -(int)err->code;
+                *id_map = rootless_map_outside(&ids);
+        }
         out->id_map = *id_map;
         return 0;
 }

@@ -53,7 +53,8 @@ struct mount_choice {
         }
 
 /* Sets driver, pages, id_map and size limit. *id_map is owned by the caller, and is what
- * out->id_map borrows; NULL without a range. Errors: INVALID. */
+ * out->id_map borrows; NULL where owners are as they are. Without a range a user other than root
+ * sees itself and its subordinate ids as owners. Errors: INVALID. */
 int mount_choice_apply(const struct mount_choice *c, struct ffs_mount_options *out, char **id_map,
                        struct cas_err *err) CAS_MUST_CHECK;
 /* "FIRST[:COUNT]". Errors: INVALID. */
