@@ -326,6 +326,28 @@ int cas_image_find(struct cas_store *s, const struct cas_ref *ref,
         return 0;
 }
 
+int cas_image_open_manifest(struct cas_store *s, const struct cas_digest *manifest,
+                            const struct cas_progress *progress, struct cas_image *out,
+                            struct cas_err *err)
+{
+        cas_cleanup_image struct cas_image image = {.top.digest = *manifest,
+                                                    .manifest_digest = *manifest};
+        int r = manifest_read(s, manifest, NULL, &image.manifest, err);
+        if (r == 0 && image.manifest.kind != CAS_MANIFEST_IMAGE)
+                r = cas_fail(err, CAS_E_INVALID, "an index of images, not one");
+        if (r == 0)
+                r = image_read_config(s, NULL, &image, err);
+        if (r == 0)
+                r = image_decode_layers(s, progress, &image, err);
+        if (r == 0)
+                r = image_check_diff_ids(&image, err);
+        if (r < 0)
+                return r;
+        *out = image;
+        image = (struct cas_image){0};
+        return 0;
+}
+
 int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
                    const struct cas_platform *platform, const struct cas_progress *progress,
                    struct cas_image *out, struct cas_err *err)

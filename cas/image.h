@@ -130,6 +130,11 @@ int cas_image_find(struct cas_store *s, const struct cas_ref *ref,
 int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
                    const struct cas_platform *platform, const struct cas_progress *progress,
                    struct cas_image *out, struct cas_err *err) CAS_MUST_CHECK;
+/* The image of a manifest that the store has, under whatever name or none: ref is empty. Leases keep
+ * such images. Errors: as cas_image_open. */
+int cas_image_open_manifest(struct cas_store *s, const struct cas_digest *manifest,
+                            const struct cas_progress *progress, struct cas_image *out,
+                            struct cas_err *err) CAS_MUST_CHECK;
 /* The trees that a mount of the image stacks, topmost first (design: a chain may be cut at
  * the longest prefix that other images stand on). */
 #define CAS_IMAGE_TREES_MAX 2

@@ -49,6 +49,8 @@ char *ffs_binding_format(const struct ffs_binding *b)
                 set(root, "size", json_integer((json_int_t)b->size_limit_bytes));
         if (b->has_image)
                 set(root, "image", json_true());
+        if (b->frozen)
+                set(root, "frozen", json_true());
         set_information(root, b);
         char *text = json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS);
         json_decref(root);
@@ -117,6 +119,7 @@ static bool take_binding(const json_t *root, struct ffs_binding *b)
                take_flag(root, "ownersInXattrs", &b->owners_in_xattrs) &&
                take_text(root, "idMap", b->id_map, sizeof(b->id_map)) &&
                take_size(root, &b->size_limit_bytes) && take_flag(root, "image", &b->has_image) &&
+               take_flag(root, "frozen", &b->frozen) &&
                take_text(root, "name", b->name, sizeof(b->name)) &&
                (!manifest || take_digest(manifest, &b->manifest));
 }

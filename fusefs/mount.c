@@ -173,11 +173,17 @@ static int make_record(const struct ffs_host *host, const struct ffs_image *imag
         return r->info.rw ? choose_upper(host, options, r, err) : 0;
 }
 
-static void binding_of(const struct ffs_image *image, const char *options, struct ffs_binding *out)
+static void binding_of(const struct ffs_image *image, const struct ffs_mount_options *options,
+                       struct ffs_binding *out)
 {
-        *out = (struct ffs_binding){.tree_count = image->tree_count, .manifest = image->manifest};
+        *out = (struct ffs_binding){.tree_count = image->tree_count,
+                                    .manifest = image->manifest,
+                                    .options = FFS_OVERLAY_OPTIONS_RW,
+                                    .size_limit_bytes = options->size_limit_bytes,
+                                    .has_image = options->size_limit_bytes > 0};
         memcpy(out->trees, image->trees, image->tree_count * sizeof(image->trees[0]));
-        (void)snprintf(out->options, sizeof(out->options), "%s", options);
+        if (options->id_map)
+                (void)snprintf(out->id_map, sizeof(out->id_map), "%s", options->id_map);
         (void)snprintf(out->name, sizeof(out->name), "%s", image->name);
 }
 
@@ -188,9 +194,7 @@ static int attach(const struct ffs_host *host, const struct ffs_image *image,
         if (r->info.rw) {
                 struct ffs_binding binding;
                 ffs_cleanup_upper struct ffs_upper made = FFS_UPPER_INIT;
-                binding_of(image, FFS_OVERLAY_OPTIONS_RW, &binding);
-                binding.size_limit_bytes = options->size_limit_bytes;
-                binding.has_image = options->size_limit_bytes > 0;
+                binding_of(image, options, &binding);
                 if (ffs_upper_prepare(r->info.upper, &binding, &made, err) < 0)
                         return -(int)err->code;
                 unsigned attributes = options->guarded ? MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID : 0;

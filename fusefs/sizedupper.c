@@ -80,19 +80,47 @@ int ffs_sizedupper_make(int dir_fd, uint64_t size_bytes, struct cas_err *err)
         return rc;
 }
 
-/* The device that has the file already, or a new one. Two devices over one file would be two file
- * systems that know nothing of each other: who looks and attaches holds the directory's lock. */
-static int attach(int dir_fd, int fd, char name[FFS_LOOP_NAME_BYTES], int *out_loop_fd,
-                  struct cas_err *err)
+/* Two loop devices over one file would be two file systems that know nothing of each other: who
+ * looks and attaches holds the directory's lock. It belongs to what was opened: one of our own. */
+static int lock_dir(int dir_fd, int *out_fd, struct cas_err *err)
 {
-        struct cas_err why = CAS_ERR_INIT;
-        int rc;
-        do
-                rc = flock(dir_fd, LOCK_EX);
-        while (rc < 0 && errno == EINTR);
+        cas_cleanup_fd int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        int rc = -1;
+        while (fd >= 0 && (rc = flock(fd, LOCK_EX)) < 0 && errno == EINTR)
+                ;
         if (rc < 0)
                 return cas_fail_sys(err, errno, "lock the upper directory");
-        rc = ffs_loop_find(fd, name, out_loop_fd, &why);
+        *out_fd = cas_steal_fd(&fd);
+        return 0;
+}
+
+int ffs_sizedupper_lock(int dir_fd, int *out_lock_fd, bool *in_use, struct cas_err *err)
+{
+        char name[FFS_LOOP_NAME_BYTES];
+        struct cas_err why = CAS_ERR_INIT;
+        cas_cleanup_fd int fd = -1;
+        cas_cleanup_fd int lock_fd = -1;
+        cas_cleanup_fd int loop_fd = -1;
+        int rc = lock_dir(dir_fd, &lock_fd, err);
+        if (rc < 0)
+                return rc;
+        rc = open_regular(dir_fd, &fd, &why);
+        if (rc == 0)
+                rc = ffs_loop_find(fd, name, &loop_fd, &why);
+        *in_use = rc == 0;
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
+                *err = why;
+                return rc;
+        }
+        *out_lock_fd = cas_steal_fd(&lock_fd);
+        return 0;
+}
+
+/* The device that has the file already, or a new one. */
+static int attach(int fd, char name[FFS_LOOP_NAME_BYTES], int *out_loop_fd, struct cas_err *err)
+{
+        struct cas_err why = CAS_ERR_INIT;
+        int rc = ffs_loop_find(fd, name, out_loop_fd, &why);
         if (rc == -CAS_E_NOTFOUND) {
                 why = (struct cas_err)CAS_ERR_INIT;
                 rc = ffs_loop_attach(fd, LO_FLAGS_DIRECT_IO, name, out_loop_fd, &why);
@@ -107,16 +135,14 @@ int ffs_sizedupper_mount(int dir_fd, bool read_only, int *out_mount_fd, struct c
         char name[FFS_LOOP_NAME_BYTES];
         cas_cleanup_fd int fd = -1;
         cas_cleanup_fd int loop_fd = -1;
-        /* A lock belongs to what was opened: one of our own. */
-        cas_cleanup_fd int lock_fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (lock_fd < 0)
-                return cas_fail_sys(err, errno, "open the upper directory");
+        cas_cleanup_fd int lock_fd = -1;
         ffs_cleanup_kmount struct ffs_kmount m = {0};
         unsigned attributes = read_only ? MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID |
                                                   MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME
                                         : 0;
-        if (open_regular(dir_fd, &fd, err) < 0 || attach(lock_fd, fd, name, &loop_fd, err) < 0 ||
-            ffs_kmount_open("ext4", &m, err) < 0 || ffs_kmount_set(&m, "source", name, err) < 0 ||
+        if (lock_dir(dir_fd, &lock_fd, err) < 0 || open_regular(dir_fd, &fd, err) < 0 ||
+            attach(fd, name, &loop_fd, err) < 0 || ffs_kmount_open("ext4", &m, err) < 0 ||
+            ffs_kmount_set(&m, "source", name, err) < 0 ||
             ffs_kmount_flag(&m, "noinit_itable", err) < 0 ||
             ffs_kmount_flag(&m, "discard", err) < 0 ||
             ffs_kmount_detached(&m, attributes, out_mount_fd, err) < 0)

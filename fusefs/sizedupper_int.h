@@ -20,5 +20,8 @@ int ffs_sizedupper_make(int dir_fd, uint64_t size_bytes, struct cas_err *err) CA
  * INVALID, DENIED, UNSUPPORTED. */
 int ffs_sizedupper_mount(int dir_fd, bool read_only, int *out_mount_fd,
                          struct cas_err *err) CAS_MUST_CHECK;
+/* Nobody mounts it anew until *out_lock_fd is closed; in_use: it is mounted somewhere. */
+int ffs_sizedupper_lock(int dir_fd, int *out_lock_fd, bool *in_use,
+                        struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

@@ -12,7 +12,9 @@
 #include "cas/removetree.h"
 #include "fusefs/kmount_int.h"
 #include "fusefs/sizedupper_int.h"
+#include "fusefs/upper.h"
 
+#define GONE_NAME "gone" /* in DIR, what is being removed */
 #define SHOWN_NAME "mnt" /* in DIR, while a file system is shown to overlayfs */
 
 /* A directory, and no link to one: overlayfs would write behind it. *made when it was not there. */
@@ -84,6 +86,11 @@ static int bind_dir(const char *dir, const struct ffs_binding *want, struct ffs_
         cas_cleanup_free char *text = ffs_binding_format(want);
         if (binding_load(dir, out, &bound, err) < 0)
                 return -(int)err->code;
+        if (bound && out->frozen)
+                return cas_fail(err, CAS_E_INVALID,
+                                "%s is a snapshot, which stays as it is: lamina clone --upper %s "
+                                "NEW-DIR, and mount that",
+                                dir, dir);
         if (bound && !ffs_binding_fits(out, want))
                 return cas_fail(err, CAS_E_INVALID,
                                 "%s was made over other trees or options (see %s): an "
@@ -201,6 +208,72 @@ int ffs_upper_reach(const char *dir, struct ffs_binding *binding, int *out_fd, s
                 return cas_err_wrap(err, "%s", dir);
         *out_fd = openat(mount_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         return *out_fd < 0 ? cas_fail_sys(err, errno, "open %s", dir) : 0;
+}
+
+int ffs_upper_describe(const char *dir, struct ffs_upper_info *out, struct cas_err *err)
+{
+        struct ffs_binding b;
+        bool bound;
+        if (binding_load(dir, &b, &bound, err) < 0)
+                return -(int)err->code;
+        if (!bound)
+                return cas_fail(err, CAS_E_INVALID, "%s is no upper directory: it has no %s", dir,
+                                FFS_BINDING_NAME);
+        *out = (struct ffs_upper_info){.manifest = b.manifest,
+                                       .tree_count = b.tree_count,
+                                       .size_limit_bytes = b.size_limit_bytes,
+                                       .frozen = b.frozen};
+        memcpy(out->name, b.name, sizeof(out->name));
+        memcpy(out->id_map, b.id_map, sizeof(out->id_map));
+        memcpy(out->trees, b.trees, sizeof(out->trees));
+        return 0;
+}
+
+/* Away from its name first: what is half removed is no upper. */
+static int drop_directory(const char *dir, const char *name, struct cas_err *err)
+{
+        cas_cleanup_free char *path = cas_xasprintf("%s/%s", dir, name);
+        cas_cleanup_free char *gone = cas_xasprintf("%s/" GONE_NAME, dir);
+        if (cas_remove_tree(gone, err) < 0)
+                return -(int)err->code;
+        if (rename(path, gone) < 0)
+                return errno == ENOENT ? 0 : cas_fail_sys(err, errno, "remove %s", path);
+        return cas_remove_tree(gone, err);
+}
+
+static int drop_image(const char *dir, struct cas_err *err)
+{
+        bool in_use;
+        cas_cleanup_fd int lock = -1;
+        cas_cleanup_fd int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "open %s", dir);
+        if (ffs_sizedupper_lock(fd, &lock, &in_use, err) < 0)
+                return -(int)err->code;
+        if (in_use)
+                return cas_fail(err, CAS_E_BUSY, "%s is mounted", dir);
+        if (unlinkat(fd, FFS_SIZEDUPPER_NAME, 0) < 0 && errno != ENOENT)
+                return cas_fail_sys(err, errno, "remove %s/" FFS_SIZEDUPPER_NAME, dir);
+        return 0;
+}
+
+int ffs_upper_reset(const char *dir, struct cas_err *err)
+{
+        struct ffs_binding b;
+        bool bound;
+        if (refuse_shared(dir, err) < 0 || binding_load(dir, &b, &bound, err) < 0)
+                return -(int)err->code;
+        if (!bound)
+                return cas_fail(err, CAS_E_INVALID, "%s is no upper directory: it has no %s", dir,
+                                FFS_BINDING_NAME);
+        if (b.frozen)
+                return cas_fail(err, CAS_E_INVALID, "%s is a snapshot, which stays as it is", dir);
+        if (b.has_image && drop_image(dir, err) < 0)
+                return -(int)err->code;
+        if (drop_directory(dir, "upper", err) < 0 || drop_directory(dir, "work", err) < 0 ||
+            drop_directory(dir, "volumes", err) < 0)
+                return -(int)err->code;
+        return 0;
 }
 
 int ffs_upper_remove(const char *dir, struct cas_err *err)

@@ -65,25 +65,49 @@ static int image_fill(const json_t *prepared, struct ffs_image *image, struct ca
         return 0;
 }
 
-int mounting_prepare(const struct mounting *m, const char *name, const char *platform,
-                     struct ffs_image *image, json_t **prepared, struct cas_err *err)
+static int prepare_call(const struct mounting *m, json_t *args, struct ffs_image *image,
+                        json_t **prepared, struct cas_err *err)
 {
-        op_cleanup_json json_t *args = json_object();
         op_cleanup_json json_t *result = NULL;
         cli_cleanup_progress struct cli_progress *progress = cli_progress_new();
-        if (access_arg(args, "name", name, err) < 0 ||
-            access_arg(args, "platform", platform, err) < 0 ||
-            access_arg(args, "owner", m->host.run_dir, err) < 0 ||
+        if (access_arg(args, "owner", m->host.run_dir, err) < 0 ||
             access_call(m->store, "mount-prepare", args, cli_progress_sink(progress), &result,
                         err) < 0)
                 return -(int)err->code;
         if (image_fill(result, image, err) < 0) {
-                struct cas_err ignored = CAS_ERR_INIT;
-                (void)!lease_call(m, "lease-drop", member(result, "lease"), &ignored);
+                mounting_forget(m, result);
                 return -(int)err->code;
         }
         *prepared = cas_steal(&result);
         return 0;
+}
+
+int mounting_prepare(const struct mounting *m, const char *name, const char *platform,
+                     struct ffs_image *image, json_t **prepared, struct cas_err *err)
+{
+        op_cleanup_json json_t *args = json_object();
+        if (access_arg(args, "name", name, err) < 0 ||
+            access_arg(args, "platform", platform, err) < 0)
+                return -(int)err->code;
+        return prepare_call(m, args, image, prepared, err);
+}
+
+int mounting_prepare_manifest(const struct mounting *m, const char *name,
+                              const struct cas_digest *manifest, struct ffs_image *image,
+                              json_t **prepared, struct cas_err *err)
+{
+        op_cleanup_json json_t *args = json_object();
+        char text[CAS_DIGEST_TEXT_BYTES];
+        if (access_arg(args, "name", name, err) < 0 ||
+            access_arg(args, "manifest", cas_digest_text(manifest, text), err) < 0)
+                return -(int)err->code;
+        return prepare_call(m, args, image, prepared, err);
+}
+
+void mounting_forget(const struct mounting *m, const json_t *prepared)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        (void)!lease_call(m, "lease-drop", member(prepared, "lease"), &ignored); /* it expires */
 }
 
 int mounting_mount(const struct mounting *m, const struct ffs_image *image, const json_t *prepared,
@@ -93,8 +117,7 @@ int mounting_mount(const struct mounting *m, const struct ffs_image *image, cons
         const char *lease = member(prepared, "lease");
         int rc = ffs_mount(&m->host, image, options, lease, out, err);
         if (rc < 0) {
-                struct cas_err ignored = CAS_ERR_INIT;
-                (void)!lease_call(m, "lease-drop", lease, &ignored); /* it expires anyway */
+                mounting_forget(m, prepared);
                 return rc;
         }
         rc = lease_call(m, "lease-keep", lease, err);

@@ -25,6 +25,12 @@ void mounting_close(struct mounting *m);
 int mounting_prepare(const struct mounting *m, const char *name, const char *platform,
                      struct ffs_image *image, json_t **prepared,
                      struct cas_err *err) CAS_MUST_CHECK;
+/* The same of a manifest that the store has under whatever name; `name` is for people. */
+int mounting_prepare_manifest(const struct mounting *m, const char *name,
+                              const struct cas_digest *manifest, struct ffs_image *image,
+                              json_t **prepared, struct cas_err *err) CAS_MUST_CHECK;
+/* It is not mounted after all: the lease goes. */
+void mounting_forget(const struct mounting *m, const json_t *prepared);
 /* Mounts what was prepared; the lease is kept for as long as the mount, or dropped when
  * it fails. */
 int mounting_mount(const struct mounting *m, const struct ffs_image *image, const json_t *prepared,

@@ -14,6 +14,7 @@ static const struct op ops[] = {
         {"mount-prepare", op_mount_prepare},
         {"lease-keep", op_lease_keep},
         {"lease-drop", op_lease_drop},
+        {"commit", op_commit},
         {"gc", op_gc},
         {"fsck", op_fsck},
         {"condense", op_condense},

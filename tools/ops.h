@@ -57,6 +57,9 @@ int op_lease_keep(struct cas_store *s, const json_t *args, const struct op_conte
                   json_t **result, struct cas_err *err);
 int op_lease_drop(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                   json_t **result, struct cas_err *err);
+/* ops_commit.c */
+int op_commit(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+              json_t **result, struct cas_err *err);
 /* ops_maintain.c */
 int op_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
           struct cas_err *err);

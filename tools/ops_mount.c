@@ -56,22 +56,57 @@ static int trees_json(struct cas_store *s, const struct cas_image *image, json_t
         return 0;
 }
 
+/* What is to be mounted: a name, or a manifest that the store has under any name or none. */
+struct wanted {
+        struct cas_ref ref; /* the name, for people, where there is a manifest */
+        struct cas_digest manifest;
+        bool has_manifest;
+        struct cas_platform platform;
+        bool has_platform;
+};
+
+static int wanted_from_args(const json_t *args, struct wanted *out, struct cas_err *err)
+{
+        const char *manifest;
+        if (op_arg_ref(args, "name", &out->ref, err) < 0 ||
+            op_arg_platform(args, &out->platform, &out->has_platform, err) < 0 ||
+            op_arg_string_opt(args, "manifest", &manifest, err) < 0)
+                return -(int)err->code;
+        out->has_manifest = manifest != NULL;
+        return manifest ? cas_digest_parse(manifest, &out->manifest, err) : 0;
+}
+
+/* What the lease holds. */
+static int wanted_root(struct cas_store *s, const struct wanted *w, struct cas_digest *out,
+                       struct cas_err *err)
+{
+        struct cas_manifest_info info = {.digest = w->manifest};
+        if (!w->has_manifest && cas_ref_resolve(s, &w->ref, &info, err) < 0)
+                return -(int)err->code;
+        *out = info.digest;
+        return 0;
+}
+
+static int wanted_open(struct cas_store *s, const struct wanted *w,
+                       const struct cas_progress *progress, struct cas_image *out,
+                       struct cas_err *err)
+{
+        if (w->has_manifest)
+                return cas_image_open_manifest(s, &w->manifest, progress, out, err);
+        return cas_image_open(s, &w->ref, w->has_platform ? &w->platform : NULL, progress, out,
+                              err);
+}
+
 int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                      json_t **result, struct cas_err *err)
 {
-        struct cas_ref ref;
-        struct cas_platform platform;
-        bool has_platform;
+        struct wanted wanted;
         const char *owner;
-        if (op_arg_ref(args, "name", &ref, err) < 0 ||
+        struct cas_lease lease = {.expires_unix_s = (uint64_t)time(NULL) + LEASE_PREPARE_S};
+        if (wanted_from_args(args, &wanted, err) < 0 ||
             op_arg_string(args, "owner", &owner, err) < 0 ||
-            op_arg_platform(args, &platform, &has_platform, err) < 0)
+            wanted_root(s, &wanted, &lease.root, err) < 0)
                 return -(int)err->code;
-        struct cas_manifest_info info;
-        if (cas_ref_resolve(s, &ref, &info, err) < 0)
-                return -(int)err->code;
-        struct cas_lease lease = {.root = info.digest,
-                                  .expires_unix_s = (uint64_t)time(NULL) + LEASE_PREPARE_S};
         lease_id_new(lease.id, sizeof(lease.id));
         snprintf(lease.owner, sizeof(lease.owner), "%s", owner);
         /* The lease first: nothing of the image can go while it is made ready. */
@@ -79,8 +114,7 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
                 return -(int)err->code;
         cas_cleanup_image struct cas_image image = {0};
         op_cleanup_json json_t *trees = NULL;
-        int rc = cas_image_open(s, &ref, has_platform ? &platform : NULL, ctx->progress, &image,
-                                err);
+        int rc = wanted_open(s, &wanted, ctx->progress, &image, err);
         if (rc == 0)
                 rc = trees_json(s, &image, &trees, err);
         if (rc < 0) {
@@ -88,7 +122,7 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
                 (void)!cas_lease_drop(s, lease.id, &ignored); /* it expires anyway */
                 return rc;
         }
-        cas_cleanup_free char *name = op_ref_text(&ref);
+        cas_cleanup_free char *name = op_ref_text(&wanted.ref);
         char manifest[CAS_DIGEST_TEXT_BYTES];
         *result = json_pack("{s:s, s:s, s:s, s:O, s:o}", "name", name, "manifest",
                             cas_digest_text(&image.manifest_digest, manifest), "lease", lease.id,
