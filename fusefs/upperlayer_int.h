@@ -91,10 +91,10 @@ struct ffs_upper_new {
 };
 /* Makes it, whole or not at all; a whiteout that has the name gives way (EEXIST where something is
  * present). What is new gets the directory's default ACL, and its mode is cut by that; what is
- * copied up (set_mtime) does not. mode is otherwise what it is to be, without umask, but for what a
- * set-group-id directory gives on the disk. EPERM: device 0/0, which would be a whiteout, and in
- * the user. format a redirect or metacopy. fd: of a new regular file, O_RDWR, when out_fd is not
- * NULL. */
+ * copied up (set_mtime or has_origin) does not. mode is otherwise what it is to be, without umask,
+ * but for what a set-group-id directory gives on the disk. EPERM: device 0/0, which would be a
+ * whiteout, and in the user. format a redirect or metacopy. fd: of a new regular file, O_RDWR, when
+ * out_fd is not NULL. */
 int ffs_upper_make(struct ffs_upperlayer *u, int dirfd, const char *name,
                    const struct ffs_upper_new *what, int *out_fd);
 /* The same in two steps, for data that is copied meanwhile: an empty file without a name (O_RDWR,

@@ -20,7 +20,7 @@
 /* New files of a directory have its default ACL; what is copied up has its own. */
 static bool is_new(const struct ffs_upper_new *what)
 {
-        return !what->set_mtime;
+        return !what->set_mtime && !what->has_origin;
 }
 
 static bool is_allowed(const struct ffs_upperlayer *u, const struct ffs_upper_new *what)

@@ -55,6 +55,8 @@ bool ffs_upper_xattr_from_disk(const struct ffs_upperlayer *u, const char *disk,
                 shown = disk + strlen(FFS_OVERRIDE_PREFIX);
                 if (!is_kept_aside(u, shown) || starts(shown, u->prefix))
                         return false;
+        } else if (is_kept_aside(u, disk)) {
+                return false; /* the disk's own, a label for instance */
         }
         int n = snprintf(out, FFS_UPPER_XATTR_NAME_BYTES, "%s", shown);
         return n > 0 && n < FFS_UPPER_XATTR_NAME_BYTES;

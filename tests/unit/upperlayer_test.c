@@ -670,11 +670,11 @@ static void inherited_acls(void **state)
                                 S_ISDIR(modes[i]) ? (ssize_t)len : -ENODATA);
                 }
         }
-        struct ffs_upper_new old = {.mode = S_IFDIR | 0700, .set_mtime = true}; /* copied up */
+        struct ffs_upper_new old = {.mode = S_IFDIR | 0700, .has_origin = true}; /* copied up */
         assert_int_equal(ffs_upper_make(f->u, d, "old", &old, NULL), 0);
         cas_cleanup_fd int fd = open_path(f, d, "old");
         assert_int_equal(ffs_upper_listxattr(f->u, fd, NULL, 0), 0);
-        old.mode = S_IFREG | 0600;
+        old = (struct ffs_upper_new){.mode = S_IFREG | 0600, .set_mtime = true};
         assert_int_equal(ffs_upper_make(f->u, d, "old-file", &old, NULL), 0);
         cas_cleanup_fd int file = open_path(f, d, "old-file");
         assert_int_equal(ffs_upper_listxattr(f->u, file, NULL, 0), 0);
