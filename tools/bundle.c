@@ -215,9 +215,11 @@ static void cgroups_hide(void)
                 (void)umount2(unified, MNT_DETACH);
 }
 
-/* helper: the first process's program, or -1; userns: the namespace that it joins, or -1. */
-static CAS_NORETURN void crun_exec(char **argv, int helper, int userns, bool quiet, int failed)
+/* helper: the first process's program, or -1; spec: for what it is started, or NULL. */
+static CAS_NORETURN void crun_exec(char **argv, int helper, const struct run_spec *spec, bool quiet,
+                                   int failed)
 {
+        int userns = spec ? spec->userns_fd : -1;
         sigset_t none;
         sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
@@ -229,7 +231,8 @@ static CAS_NORETURN void crun_exec(char **argv, int helper, int userns, bool qui
         int high_helper = helper < 0 ? -1 : fcntl(helper, F_DUPFD_CLOEXEC, 10);
         int high_userns = userns < 0 ? -1 : fcntl(userns, F_DUPFD_CLOEXEC, 10);
         int high = fcntl(failed, F_DUPFD_CLOEXEC, 10);
-        if ((helper < 0 || dup2(high_helper, ENTER_PROGRAM_FD) >= 0) &&
+        if ((!spec || spec->cgroup_fd < 0 || write(spec->cgroup_fd, "0", 1) == 1) &&
+            (helper < 0 || dup2(high_helper, ENTER_PROGRAM_FD) >= 0) &&
             (userns < 0 || dup2(high_userns, ENTER_USERNS_FD) >= 0))
                 (void)execvp(argv[0], argv);
         int code = errno;
@@ -238,8 +241,8 @@ static CAS_NORETURN void crun_exec(char **argv, int helper, int userns, bool qui
 }
 
 /* Returns 0, or the errno of what failed. */
-static int crun_spawn(const char *state_dir, const char *const *words, int helper, int userns,
-                      bool quiet, pid_t *out)
+static int crun_spawn(const char *state_dir, const char *const *words, int helper,
+                      const struct run_spec *spec, bool quiet, pid_t *out)
 {
         const char *argv[12] = {"crun", "--root", state_dir, "--cgroup-manager=disabled"};
         size_t count = 4;
@@ -257,7 +260,7 @@ static int crun_spawn(const char *state_dir, const char *const *words, int helpe
         if (*out < 0)
                 return errno;
         if (*out == 0)
-                crun_exec((char **)(uintptr_t)argv, helper, userns, quiet, to);
+                crun_exec((char **)(uintptr_t)argv, helper, spec, quiet, to);
         (void)close(cas_steal_fd(&to));
         int code = 0;
         if (read(from, &code, sizeof(code)) != (ssize_t)sizeof(code))
@@ -275,7 +278,7 @@ int bundle_start(const struct run_spec *spec, const char *dir, const char *state
         cas_cleanup_fd int helper = -1;
         if (enter_program_open(&helper, err) < 0)
                 return -(int)err->code;
-        int rc = crun_spawn(state_dir, words, helper, spec->userns_fd, false, out_pid);
+        int rc = crun_spawn(state_dir, words, helper, spec, false, out_pid);
         if (rc == ENOENT)
                 return cas_fail(err, CAS_E_UNSUPPORTED,
                                 "crun is not installed: install it, or use --runtime bwrap");
@@ -286,6 +289,6 @@ void bundle_delete(const char *state_dir, const char *id)
 {
         const char *words[] = {"delete", "--force", id, NULL};
         pid_t pid;
-        if (crun_spawn(state_dir, words, -1, -1, true, &pid) == 0)
+        if (crun_spawn(state_dir, words, -1, NULL, true, &pid) == 0)
                 (void)waitpid(pid, NULL, 0);
 }

@@ -96,7 +96,7 @@ static int config_make(const struct target *t, const struct bundle_args *a, cons
 {
         bool behind = cli->rest_count > 0;
         struct bundle_ids ids;
-        run_cleanup_spec struct run_spec spec = {.userns_fd = -1};
+        run_cleanup_spec struct run_spec spec = RUN_SPEC_INIT;
         struct run_request request = {
                 .root = t->rootfs,
                 .config = json_object_get(prepared, "config"),

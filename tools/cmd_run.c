@@ -21,6 +21,7 @@
 #include "tools/ops_json.h"
 #include "tools/paths.h"
 #include "tools/rootless.h"
+#include "tools/run_cgroup.h"
 #include "tools/run_spec.h"
 #include "tools/sandbox.h"
 
@@ -33,6 +34,7 @@ struct run_args {
         const char *entrypoint;
         const char *network;
         const char *hostname;
+        const char *memory;
         struct cli_list binds;
         struct cli_list volumes;
         struct cli_list env;
@@ -67,6 +69,8 @@ static const struct cli_option options[] = {
          "instead of the image's; empty: none"},
         {"network", 0, CLI_STRING, FIELD(network), "host|none",
          "none: a network of its own with nothing but loopback; default: host"},
+        {"memory", 0, CLI_STRING, FIELD(memory), "BYTES",
+         "limit of the memory it may use (K, M, G or T may follow)"},
         {"hostname", 0, CLI_STRING, FIELD(hostname), "NAME", "instead of the host's"},
         {"dns", 0, CLI_LIST, FIELD(dns), "ADDRESS",
          "a resolver, instead of those in the host's resolv.conf; again for more"},
@@ -90,8 +94,10 @@ struct sandbox {
         bool rootless; /* everything happens in a user namespace of this user, `ids` */
         struct rootless_ids ids;
         int userns_fd; /* of id_map; -1 */
+        int cgroup_fd; /* of the limit's group; -1 */
         bool upper_is_ours;
         bool keep;
+        bool has_cgroup;
 };
 
 /* Takes everything back; what was never made is no error. */
@@ -100,6 +106,8 @@ static int sandbox_undo(struct sandbox *s, struct cas_err *err)
         int rc = 0;
         if (access(s->state, F_OK) == 0)
                 bundle_delete(s->state, s->id);
+        if (s->has_cgroup)
+                run_cgroup_remove(s->id);
         struct cas_err one = CAS_ERR_INIT;
         struct ffs_mount_info gone;
         int umounted = mounting_umount(&s->m, s->root, &gone, &one);
@@ -132,6 +140,8 @@ static void sandbox_release(struct sandbox *s)
         free(s->id_map);
         if (s->userns_fd >= 0)
                 (void)close(s->userns_fd);
+        if (s->cgroup_fd >= 0)
+                (void)close(s->cgroup_fd);
 }
 
 /* ---- the watcher ---- */
@@ -209,6 +219,7 @@ static int sandbox_make(struct sandbox *s, const struct run_args *a, struct cas_
         s->state = cas_xasprintf("%s/crun", s->dir);
         s->keep = a->keep;
         s->upper_is_ours = a->upper == NULL;
+        s->has_cgroup = a->memory != NULL;
         if (!a->upper)
                 s->upper = cas_xasprintf("%s/sandboxes/run-%s", s->m.host.store_path, s->id);
         else if (path_real(a->upper, &s->upper, err) < 0)
@@ -292,6 +303,7 @@ static int sandbox_spec(const struct sandbox *s, const struct run_args *a, const
         if (run_spec_make(&request, out, err) < 0)
                 return -(int)err->code;
         out->userns_fd = s->userns_fd;
+        out->cgroup_fd = s->cgroup_fd;
         if (refuse_unmapped(s, out, err) < 0)
                 return -(int)err->code;
         return run_points_make(out, err);
@@ -350,7 +362,7 @@ struct run {
 /* In the namespaces in which the root file system is mounted. *status: the program's. */
 static int run_here(const struct run *r, int *status, struct cas_err *err)
 {
-        run_cleanup_spec struct run_spec spec = {.userns_fd = -1};
+        run_cleanup_spec struct run_spec spec = RUN_SPEC_INIT;
         pid_t pid, signal_pid;
         if (sandbox_spec(r->s, r->args, r->cli, r->prepared, &spec, err) < 0 ||
             runtime_start(r->s, r->args, &spec, &pid, &signal_pid, err) < 0)
@@ -389,13 +401,24 @@ static int run_rootless(struct run *r, const struct ffs_image *image,
         return rc;
 }
 
+static int limit_memory(struct sandbox *s, const struct run_args *a, struct cas_err *err)
+{
+        uint64_t bytes;
+        if (!a->memory)
+                return 0;
+        if (!cli_bytes_parse(a->memory, &bytes) || bytes == 0)
+                return cas_fail(err, CAS_E_INVALID, "--memory %s: bytes, K, M, G or T", a->memory);
+        return run_cgroup_make(s->id, bytes, &s->cgroup_fd, err);
+}
+
 static int sandbox_run(struct run *r, int *status, struct cas_err *err)
 {
         struct ffs_mount_options mount;
         cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
         cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
-        if (sandbox_prepare(r->s, r->args, r->cli->operands[0], image, &r->prepared, &mount, err) <
-            0)
+        if (limit_memory(r->s, r->args, err) < 0 ||
+            sandbox_prepare(r->s, r->args, r->cli->operands[0], image, &r->prepared, &mount, err) <
+                    0)
                 return -(int)err->code;
         if (r->s->rootless)
                 return run_rootless(r, image, &mount, status, err);
@@ -422,7 +445,7 @@ static int run(const struct cli *cli, void *args)
         sigset_t signals;
         signals_block(&signals);
         struct cas_err err = CAS_ERR_INIT;
-        struct sandbox s = {.userns_fd = -1, .rootless = geteuid() != 0};
+        struct sandbox s = {.userns_fd = -1, .cgroup_fd = -1, .rootless = geteuid() != 0};
         struct run r = {.s = &s, .args = a, .cli = cli, .signals = &signals};
         struct watcher watcher = {0};
         int status = CLI_FAILED;

@@ -34,7 +34,7 @@ void run_spec_release(struct run_spec *s)
         }
         free(s->binds);
         free(s->hostname);
-        *s = (struct run_spec){.userns_fd = -1};
+        *s = (struct run_spec)RUN_SPEC_INIT;
 }
 
 static void strings_add(char ***list, size_t *count, char *text)
@@ -275,10 +275,10 @@ static int spec_fill(const struct run_request *r, struct run_spec *s, struct cas
 
 int run_spec_make(const struct run_request *request, struct run_spec *out, struct cas_err *err)
 {
-        run_cleanup_spec struct run_spec s = {.userns_fd = -1};
+        run_cleanup_spec struct run_spec s = RUN_SPEC_INIT;
         if (spec_fill(request, &s, err) < 0)
                 return -(int)err->code;
         *out = s;
-        s = (struct run_spec){.userns_fd = -1};
+        s = (struct run_spec)RUN_SPEC_INIT;
         return 0;
 }

@@ -31,7 +31,13 @@ struct run_spec {
         char *hostname; /* NULL: the host's */
         int userns_fd;  /* that the first process joins, and with it everything; -1: none.
                          * Borrowed */
+        int cgroup_fd;  /* of cgroup.procs, that the runtime begins by joining; -1: none.
+                         * Borrowed */
 };
+#define RUN_SPEC_INIT                                                                              \
+        {                                                                                          \
+                .userns_fd = -1, .cgroup_fd = -1                                                   \
+        }
 
 struct run_request {
         const char *root;

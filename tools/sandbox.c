@@ -115,16 +115,17 @@ static void words_program(struct words *w, const struct run_spec *s)
         free(argv);
 }
 
-/* userns: -1, or the user namespace for tools/enter. */
-static CAS_NORETURN void child_exec(char **argv, int helper, int userns, int info, int failed)
+static CAS_NORETURN void child_exec(char **argv, const struct run_spec *spec, int helper, int info,
+                                    int failed)
 {
+        int userns = spec->userns_fd;
         /* Out of the way of the numbers that they are to get. */
         int high_helper = fcntl(helper, F_DUPFD_CLOEXEC, 10);
         int high_userns = userns < 0 ? -1 : fcntl(userns, F_DUPFD_CLOEXEC, 10);
         int high_info = fcntl(info, F_DUPFD_CLOEXEC, 10);
         int high_failed = fcntl(failed, F_DUPFD_CLOEXEC, 10);
-        if (high_failed >= 0 && dup2(high_helper, ENTER_PROGRAM_FD) >= 0 &&
-            dup2(high_info, INFO_FD) >= 0 &&
+        if ((spec->cgroup_fd < 0 || write(spec->cgroup_fd, "0", 1) == 1) && high_failed >= 0 &&
+            dup2(high_helper, ENTER_PROGRAM_FD) >= 0 && dup2(high_info, INFO_FD) >= 0 &&
             (userns < 0 || dup2(high_userns, ENTER_USERNS_FD) >= 0))
                 (void)execvp(argv[0], argv);
         int code = errno;
@@ -176,7 +177,7 @@ int sandbox_start(const struct run_spec *spec, pid_t *out_pid, pid_t *out_signal
         if (pid < 0)
                 return cas_fail_sys(err, errno, "fork");
         if (pid == 0)
-                child_exec(w.list, helper, spec->userns_fd, info_to, failed_to);
+                child_exec(w.list, spec, helper, info_to, failed_to);
         (void)close(cas_steal_fd(&info_to));
         (void)close(cas_steal_fd(&failed_to));
         int code;

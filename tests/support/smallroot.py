@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 APPLETS = ("sh", "cat", "id", "ls", "stat", "chown", "touch", "hostname", "mount", "ip", "ping", "mkdir", "grep",
-           "env", "echo", "rm", "ln", "mv", "chmod", "head", "sleep", "kill", "umount")
+           "env", "echo", "rm", "ln", "mv", "chmod", "head", "sleep", "kill", "umount", "wc")
 
 
 def make(path, points=()):

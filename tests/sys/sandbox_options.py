@@ -157,6 +157,27 @@ def check_volumes(checks, host, runtime):
     checks.check(left == [], name + "a volume goes with its sandbox", str(left))
 
 
+def check_memory(checks, host, runtime):
+    eat = "head -c 200000000 /dev/zero > /dev/shm/eaten && echo eaten"
+    if not any(os.path.exists("/sys/fs/cgroup/" + f) for f in ("memory/memory.limit_in_bytes", "cgroup.controllers")):
+        return
+    name = runtime + ": "
+    free = host.run("run", "--runtime", runtime, "app:1", "--", "sh", "-c", "head -c 20000000 /dev/zero > /tmp/x; wc -c < /tmp/x")
+    checks.check(free.stdout == "20000000\n", name + "without a limit", free.stdout + free.stderr)
+    held = host.run("run", "--runtime", runtime, "--memory", "64M", "--bind", host.dir + "/shm:/dev/shm", "app:1", "--", "sh",
+                    "-c", eat, check=False)
+    checks.check(held.returncode != 0 and "eaten" not in held.stdout, name + "--memory holds", held.stdout + held.stderr)
+    kept = host.run("run", "--runtime", runtime, "--memory", "64M", "app:1", "--", "sh", "-c",
+                    "head -c 200000000 /dev/zero > /tmp/x && echo written")
+    checks.check(kept.stdout == "written\n", name + "what is written to the upper is no such memory", kept.stderr)
+    left = [d for root in ("/sys/fs/cgroup/memory/lamina", "/sys/fs/cgroup/lamina") if os.path.exists(root)
+            for d in os.listdir(root) if os.path.isdir(os.path.join(root, d))]
+    checks.check(left == [], name + "its group goes with it", str(left))
+    for wrong in ("0", "much"):
+        done = host.run("run", "--memory", wrong, "app:1", "--", "true", check=False)
+        checks.check(done.returncode != 0 and "--memory" in done.stderr, f"--memory {wrong}", done.stderr)
+
+
 def check_nested_overlay(checks, host):
     """What podman in a sandbox does: an overlay in a user namespace, over and under a volume."""
     script = ("mkdir /v/l /v/u /v/w /v/m && echo low > /v/l/f && "
@@ -174,6 +195,8 @@ def main():
     checks = lamina.Checks()
     with lamina.Host() as host:
         os.chmod(host.dir, 0o755)
+        os.mkdir(host.dir + "/shm")
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", host.dir + "/shm"], check=True)
         smallroot.make(host.dir + "/root")
         host.run("pack", host.dir + "/root", "app:1")
         check_mount_ranges(checks, host)
@@ -181,6 +204,7 @@ def main():
             check_run_ranges(checks, host, runtime)
             check_names(checks, host, runtime)
             check_volumes(checks, host, runtime)
+            check_memory(checks, host, runtime)
         check_nested_overlay(checks, host)
         left = host.json("mounts")
         checks.check(left in ([], {"mounts": []}), "nothing is mounted at the end", str(left))
