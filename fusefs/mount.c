@@ -27,10 +27,13 @@ static int objects_identify(const struct ffs_host *host, struct ffs_mount_id *ou
                             struct cas_err *err)
 {
         cas_cleanup_free char *dir = cas_xasprintf("%s/objects", host->run_dir);
-        if (ffs_kmount_identify(dir, out, err) == 0)
+        struct cas_err why = CAS_ERR_INIT;
+        if (ffs_kmount_identify(dir, out, &why) == 0)
                 return 0;
-        if (err->code != CAS_E_NOTFOUND)
+        if (why.code != CAS_E_NOTFOUND) {
+                *err = why;
                 return -(int)err->code;
+        }
         *out = (struct ffs_mount_id){0};
         return 0;
 }
@@ -81,6 +84,15 @@ static int ensure_serving(const struct ffs_host *host, struct ffs_serving *out, 
                                 "%s/objects is mounted in another mount namespace: mount from "
                                 "there, or with another run directory",
                                 host->run_dir);
+        return 0;
+}
+
+int ffs_host_start(const struct ffs_host *host, struct cas_err *err)
+{
+        cas_cleanup_fd int lock = -1;
+        struct ffs_serving serving;
+        if (ffs_run_lock(host->run_dir, &lock, err) < 0 || ensure_serving(host, &serving, err) < 0)
+                return -(int)err->code;
         return 0;
 }
 

@@ -80,6 +80,8 @@ int ffs_umount(const struct ffs_host *host, const char *dir, struct ffs_mount_in
 int ffs_mount_each(const struct ffs_host *host,
                    bool (*fn)(void *arg, const struct ffs_mount_info *info), void *arg,
                    struct cas_err *err) CAS_MUST_CHECK;
+/* Starts `lamina hold` and `lamina fs`, as the first mount does. */
+int ffs_host_start(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
 /* Unmounts everything of this host, ends `lamina hold` and `lamina fs`. */
 int ffs_host_shutdown(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
 

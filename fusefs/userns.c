@@ -77,16 +77,19 @@ int ffs_userns_open(const char *id_map, int *out_fd, struct cas_err *err)
         (void)close(cas_steal_fd(&to));
         char path[64];
         (void)snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
-        if (await_child(from, err) == 0 &&
-            write_ranges(pid, "uid_map", map.uids, map.uid_count, err) == 0 &&
-            write_ranges(pid, "gid_map", map.gids, map.gid_count, err) == 0) {
+        int rc = await_child(from, err);
+        if (rc == 0)
+                rc = write_ranges(pid, "uid_map", map.uids, map.uid_count, err);
+        if (rc == 0)
+                rc = write_ranges(pid, "gid_map", map.gids, map.gid_count, err);
+        if (rc == 0) {
                 *out_fd = open(path, O_RDONLY | O_CLOEXEC);
                 if (*out_fd < 0)
-                        (void)cas_fail_sys(err, errno, "open %s", path);
+                        rc = cas_fail_sys(err, errno, "open %s", path);
         }
         (void)kill(pid, SIGKILL);
         (void)waitpid(pid, NULL, 0);
-        return -(int)err->code;
+        return rc;
 }
 
 int ffs_userns_mount_fuse(const char *dir, int *out_fd, struct cas_err *err)
