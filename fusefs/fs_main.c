@@ -35,6 +35,7 @@ struct fs_process {
         struct ffs_keep *keep;
         struct ffs_serving serving;
         struct ffs_reader *reader;
+        struct ffs_ownerwait *wait;
         struct ffs_opener *opener; /* NULL: none could be started */
         uint64_t owner_started_ms; /* by us, last; 0: never. Of the waiting thread alone */
 };
@@ -101,13 +102,17 @@ static int serve(struct fs_process *p, struct ffs_objectfs **out, struct cas_err
                                            .extent_cache_bytes = EXTENT_CACHE_BYTES,
                                            .packs_max = PACKS_MAX};
         p->reader = ffs_reader_new(&reader);
+        struct ffs_ownerwait_config wait = {.reader = p->reader,
+                                            .wait_ms = FFS_OWNER_WAIT_MS,
+                                            .owner_away = owner_away,
+                                            .owner_away_arg = p};
+        if (ffs_ownerwait_start(&wait, &p->wait, err) < 0)
+                return -(int)err->code;
         struct ffs_objectfs_config config = {.fuse_fd = fds[0],
                                              .slots = slots,
                                              .reader = p->reader,
                                              .threads = worker_count(),
-                                             .owner_wait_ms = FFS_OWNER_WAIT_MS,
-                                             .owner_away = owner_away,
-                                             .owner_away_arg = p};
+                                             .wait = p->wait};
         return ffs_objectfs_start(&config, out, err);
 }
 

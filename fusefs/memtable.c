@@ -242,6 +242,11 @@ int ffs_memtable_take(struct ffs_memtable *t, uint32_t *number, struct cas_err *
         return 0;
 }
 
+void ffs_memtable_give_back(struct ffs_memtable *t, uint32_t number)
+{
+        t->free_list[t->free_count++] = number;
+}
+
 void ffs_memtable_add(struct ffs_memtable *t, uint32_t number)
 {
         index_add(t, number);

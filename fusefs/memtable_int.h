@@ -38,6 +38,7 @@ size_t ffs_memtable_used_count(const struct ffs_memtable *t);
 bool ffs_memtable_find(const struct ffs_memtable *t, const struct cas_hash *key, uint32_t *number);
 /* A free slot, for the caller to fill and then to add. Errors: LIMIT, NOSPACE. */
 int ffs_memtable_take(struct ffs_memtable *t, uint32_t *number, struct cas_err *err) CAS_MUST_CHECK;
+void ffs_memtable_give_back(struct ffs_memtable *t, uint32_t number); /* taken, and not used */
 void ffs_memtable_add(struct ffs_memtable *t, uint32_t number); /* under the key that it has */
 /* Free again; its key is as it was added. */
 void ffs_memtable_remove(struct ffs_memtable *t, uint32_t number);

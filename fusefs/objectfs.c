@@ -3,20 +3,14 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "cas/log.h"
-#include "cas/mutex.h"
 #include "fusefs/connection_int.h"
 #include "fusefs/ffs_err.h"
 #include "fusefs/fill_int.h"
 
 /* Nothing here ever changes: the kernel may remember it as long as it likes. */
 #define FOREVER_S 1e9
-/* A worker gives the owner so long; then the request is parked and the worker goes on. */
-#define WORKER_WAIT_MS 1000
-#define WAITER_WAIT_MS 5000
-#define WAITER_TICK_MS 50
 /* Node ids: 1 the root, 2 … 257 its directories, 258 that of the opener, from FFS_NODE_FIRST on
  * objects. */
 #define DIR_FIRST 2
@@ -31,21 +25,15 @@ struct pending {
         struct cas_hash object;
         uint64_t size_bytes;  /* read: of the object */
         uint64_t offset, len; /* read */
-        uint64_t deadline_ms;
-        struct pending *next;
 };
+_Static_assert(sizeof(struct pending) <= FFS_OWNERWAIT_ITEM_BYTES_MAX, "it can wait");
 
 struct ffs_objectfs {
         struct ffs_connection *connection;
         struct ffs_slots *slots;
         struct ffs_reader *reader;
         struct ffs_fill *fill; /* owned */
-        unsigned owner_wait_ms;
-        void (*owner_away)(void *arg);
-        void *owner_away_arg;
-        struct cas_mutex mutex; /* guards parked; leaf */
-        pthread_cond_t parked_changed;
-        struct pending *parked; /* oldest first */
+        struct ffs_ownerwait *wait;
 };
 
 /* What each serving thread has for itself. */
@@ -54,13 +42,6 @@ struct worker {
         uint8_t *reply; /* FFS_REQUEST_BYTES_MAX, touched as far as replies go */
 };
 static __thread struct worker worker;
-
-static uint64_t now_ms(void)
-{
-        struct timespec t;
-        (void)clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 /* ---- attributes ---- */
 
@@ -149,11 +130,12 @@ static void reply_failure(const struct pending *p, const struct cas_err *err)
 }
 
 /* Answers, or says BUSY: the owner is away and the request was not answered. */
-static int try_serve(struct ffs_objectfs *fs, const struct pending *p, int timeout_ms)
+static int attempt(void *arg, const void *item, int timeout_ms)
 {
         struct cas_err err = CAS_ERR_INIT;
-        int rc = p->is_read ? serve_read(fs, p, timeout_ms, &err)
-                            : serve_lookup(fs, p, timeout_ms, &err);
+        const struct pending *p = item;
+        int rc = p->is_read ? serve_read(arg, p, timeout_ms, &err)
+                            : serve_lookup(arg, p, timeout_ms, &err);
         if (rc == -CAS_E_BUSY)
                 return rc;
         if (rc < 0)
@@ -161,108 +143,27 @@ static int try_serve(struct ffs_objectfs *fs, const struct pending *p, int timeo
         return 0;
 }
 
-static void park(struct ffs_objectfs *fs, const struct pending *p)
+static void fail(void *arg CAS_UNUSED, const void *item, int error)
 {
-        struct pending *kept = cas_xmalloc(sizeof(*kept));
-        *kept = *p;
-        kept->deadline_ms = now_ms() + fs->owner_wait_ms;
-        kept->next = NULL;
-        cas_mutex_lock(&fs->mutex);
-        struct pending **end = &fs->parked;
-        while (*end)
-                end = &(*end)->next;
-        *end = kept;
-        (void)pthread_cond_signal(&fs->parked_changed);
-        cas_mutex_unlock(&fs->mutex);
+        struct cas_err err = CAS_ERR_INIT;
+        const struct pending *p = item;
+        if (error == EINTR) {
+                (void)fuse_reply_err(p->req, error);
+                return;
+        }
+        (void)cas_fail(&err, CAS_E_IO, "the owner of the store is away");
+        reply_failure(p, &err);
 }
 
 static void serve(struct ffs_objectfs *fs, const struct pending *p)
 {
-        if (try_serve(fs, p, WORKER_WAIT_MS) < 0)
-                park(fs, p);
-}
-
-/* ---- the thread that waits for the owner ---- */
-
-static struct pending *take_parked(struct ffs_objectfs *fs)
-{
-        cas_mutex_lock(&fs->mutex);
-        while (!fs->parked)
-                cas_mutex_wait(&fs->mutex, &fs->parked_changed);
-        struct pending *list = fs->parked;
-        fs->parked = NULL;
-        cas_mutex_unlock(&fs->mutex);
-        return list;
-}
-
-/* Puts back what is still waiting, before what was parked since. */
-static void return_parked(struct ffs_objectfs *fs, struct pending *list)
-{
-        if (!list)
-                return;
-        struct pending *last = list;
-        while (last->next)
-                last = last->next;
-        cas_mutex_lock(&fs->mutex);
-        last->next = fs->parked;
-        fs->parked = list;
-        cas_mutex_unlock(&fs->mutex);
-}
-
-/* Answers those of the list that were interrupted or have waited too long, and with the owner
- * there all others. Gives what is left. */
-static struct pending *sweep(struct ffs_objectfs *fs, struct pending *list, bool owner_is_there)
-{
-        struct pending *left = NULL, **end = &left;
-        while (list) {
-                struct pending *p = list;
-                list = p->next;
-                p->next = NULL;
-                bool done = true;
-                if (fuse_req_interrupted(p->req)) {
-                        (void)fuse_reply_err(p->req, EINTR);
-                } else if (owner_is_there) {
-                        done = owner_is_there = try_serve(fs, p, WAITER_WAIT_MS) == 0;
-                } else if (now_ms() >= p->deadline_ms) {
-                        struct cas_err err = CAS_ERR_INIT;
-                        (void)cas_fail(&err, CAS_E_IO, "the owner of the store was away for %u ms",
-                                       fs->owner_wait_ms);
-                        reply_failure(p, &err);
-                } else {
-                        done = false;
-                }
-                if (done) {
-                        free(p);
-                } else {
-                        *end = p;
-                        end = &p->next;
-                }
-        }
-        return left;
-}
-
-static void *waiter_thread(void *arg)
-{
-        struct ffs_objectfs *fs = arg;
-        uint64_t away_since_ms = 0; /* 0: it is there, or nobody misses it */
-        for (;;) {
-                struct pending *list = take_parked(fs);
-                struct cas_err err = CAS_ERR_INIT;
-                bool there = ffs_reader_ping(fs->reader, WAITER_TICK_MS, &err) == 0;
-                list = sweep(fs, list, there);
-                return_parked(fs, list);
-                if (there || !list)
-                        away_since_ms = 0;
-                else if (!away_since_ms)
-                        away_since_ms = now_ms();
-                else if (now_ms() - away_since_ms >= FFS_OWNER_AWAY_MS)
-                        fs->owner_away(fs->owner_away_arg);
-                if (list) {
-                        struct timespec tick = {.tv_nsec = WAITER_TICK_MS * 1000000};
-                        (void)nanosleep(&tick, NULL);
-                }
-        }
-        return NULL;
+        const struct ffs_ownerwait_job job = {.req = p->req,
+                                              .attempt = attempt,
+                                              .fail = fail,
+                                              .arg = fs,
+                                              .item = p,
+                                              .item_bytes = sizeof(*p)};
+        ffs_ownerwait_serve(fs->wait, &job);
 }
 
 /* ---- operations ---- */
@@ -444,16 +345,6 @@ static void init_save(void *userdata, const void *request, size_t len)
         ffs_slots_save_init(fs->slots, request, len);
 }
 
-static int start_waiter(struct ffs_objectfs *fs, struct cas_err *err)
-{
-        pthread_t thread;
-        int rc = pthread_create(&thread, NULL, waiter_thread, fs);
-        if (rc)
-                return cas_fail_sys(err, rc, "thread");
-        (void)pthread_detach(thread);
-        return 0;
-}
-
 int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_objectfs **out,
                        struct cas_err *err)
 {
@@ -462,11 +353,7 @@ int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_obje
         fs->slots = config->slots;
         fs->reader = config->reader;
         fs->fill = ffs_fill_new(reply_entry, fs);
-        fs->owner_wait_ms = config->owner_wait_ms;
-        fs->owner_away = config->owner_away;
-        fs->owner_away_arg = config->owner_away_arg;
-        cas_mutex_init(&fs->mutex, "objectfs");
-        cas_cond_init(&fs->parked_changed);
+        fs->wait = config->wait;
         struct ffs_connection_config connection = {
                 .fuse_fd = config->fuse_fd,
                 .ops = &operations,
@@ -476,8 +363,7 @@ int ffs_objectfs_start(const struct ffs_objectfs_config *config, struct ffs_obje
                 .init_load = init_load,
                 .init_save = init_save,
         };
-        if (start_waiter(fs, err) < 0 ||
-            ffs_connection_start(&connection, &fs->connection, err) < 0)
+        if (ffs_connection_start(&connection, &fs->connection, err) < 0)
                 return -(int)err->code;
         *out = fs;
         return 0;

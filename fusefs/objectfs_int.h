@@ -8,12 +8,9 @@
 #ifndef FFS_OBJECTFS_INT_H
 #define FFS_OBJECTFS_INT_H
 
+#include "fusefs/ownerwait_int.h"
 #include "fusefs/reader_int.h"
 #include "fusefs/slots_int.h"
-
-/* How long a request waits for an owner that is away. */
-#define FFS_OWNER_WAIT_MS 60000
-#define FFS_OWNER_AWAY_MS 1000
 
 struct ffs_fill;
 struct ffs_objectfs;
@@ -22,11 +19,7 @@ struct ffs_objectfs_config {
         struct ffs_slots *slots;   /* borrowed */
         struct ffs_reader *reader; /* borrowed */
         unsigned threads;
-        unsigned owner_wait_ms;
-        /* Called by one thread, again and again while requests have been waiting for the owner for
-         * longer than FFS_OWNER_AWAY_MS. */
-        void (*owner_away)(void *arg);
-        void *owner_away_arg;
+        struct ffs_ownerwait *wait; /* borrowed */
 };
 
 /* Starts to serve: a new connection by its INIT, one that another process served before by the

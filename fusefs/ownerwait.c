@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fusefs/ownerwait_int.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "cas/mutex.h"
+
+/* Who serves a request gives the owner so long; then it is parked and the thread goes on. */
+#define WORKER_WAIT_MS 1000
+#define WAITER_WAIT_MS 5000
+#define WAITER_TICK_MS 50
+
+struct parked {
+        struct ffs_ownerwait_job job; /* job.item is item[] */
+        uint64_t deadline_ms;
+        struct parked *next;
+        uint64_t item[FFS_OWNERWAIT_ITEM_BYTES_MAX / 8];
+};
+
+struct ffs_ownerwait {
+        struct ffs_ownerwait_config config;
+        struct cas_mutex mutex; /* guards parked; leaf */
+        pthread_cond_t changed;
+        struct parked *parked; /* oldest first */
+};
+
+static uint64_t now_ms(void)
+{
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void park(struct ffs_ownerwait *w, const struct ffs_ownerwait_job *job)
+{
+        struct parked *kept = cas_xcalloc(1, sizeof(*kept));
+        cas_assert(job->item_bytes <= sizeof(kept->item));
+        memcpy(kept->item, job->item, job->item_bytes);
+        kept->job = *job;
+        kept->job.item = kept->item;
+        kept->deadline_ms = now_ms() + w->config.wait_ms;
+        cas_mutex_lock(&w->mutex);
+        struct parked **end = &w->parked;
+        while (*end)
+                end = &(*end)->next;
+        *end = kept;
+        (void)pthread_cond_signal(&w->changed);
+        cas_mutex_unlock(&w->mutex);
+}
+
+void ffs_ownerwait_serve(struct ffs_ownerwait *w, const struct ffs_ownerwait_job *job)
+{
+        if (job->attempt(job->arg, job->item, WORKER_WAIT_MS) < 0)
+                park(w, job);
+}
+
+/* ---- the thread ---- */
+
+static struct parked *take_parked(struct ffs_ownerwait *w)
+{
+        cas_mutex_lock(&w->mutex);
+        while (!w->parked)
+                cas_mutex_wait(&w->mutex, &w->changed);
+        struct parked *list = w->parked;
+        w->parked = NULL;
+        cas_mutex_unlock(&w->mutex);
+        return list;
+}
+
+/* Puts back what is still waiting, before what was parked since. */
+static void return_parked(struct ffs_ownerwait *w, struct parked *list)
+{
+        if (!list)
+                return;
+        struct parked *last = list;
+        while (last->next)
+                last = last->next;
+        cas_mutex_lock(&w->mutex);
+        last->next = w->parked;
+        w->parked = list;
+        cas_mutex_unlock(&w->mutex);
+}
+
+/* Answers those of the list that were interrupted or have waited too long, and with the owner
+ * there all others. Gives what is left. */
+static struct parked *sweep(struct parked *list, bool owner_is_there)
+{
+        struct parked *left = NULL, **end = &left;
+        while (list) {
+                struct parked *p = list;
+                const struct ffs_ownerwait_job *job = &p->job;
+                bool done = true;
+                list = p->next;
+                p->next = NULL;
+                if (fuse_req_interrupted(job->req))
+                        job->fail(job->arg, job->item, EINTR);
+                else if (owner_is_there)
+                        done = owner_is_there =
+                                job->attempt(job->arg, job->item, WAITER_WAIT_MS) == 0;
+                else if (now_ms() >= p->deadline_ms)
+                        job->fail(job->arg, job->item, EIO);
+                else
+                        done = false;
+                if (done) {
+                        free(p);
+                } else {
+                        *end = p;
+                        end = &p->next;
+                }
+        }
+        return left;
+}
+
+static void *waiter_thread(void *arg)
+{
+        struct ffs_ownerwait *w = arg;
+        uint64_t away_since_ms = 0; /* 0: it is there, or nobody misses it */
+        for (;;) {
+                struct parked *list = take_parked(w);
+                struct cas_err err = CAS_ERR_INIT;
+                bool there = ffs_reader_ping(w->config.reader, WAITER_TICK_MS, &err) == 0;
+                list = sweep(list, there);
+                bool waiting = list != NULL;
+                return_parked(w, list);
+                if (there || !waiting)
+                        away_since_ms = 0;
+                else if (!away_since_ms)
+                        away_since_ms = now_ms();
+                else if (now_ms() - away_since_ms >= FFS_OWNER_AWAY_MS)
+                        w->config.owner_away(w->config.owner_away_arg);
+                if (waiting) {
+                        struct timespec tick = {.tv_nsec = WAITER_TICK_MS * 1000000};
+                        (void)nanosleep(&tick, NULL);
+                }
+        }
+        return NULL;
+}
+
+int ffs_ownerwait_start(const struct ffs_ownerwait_config *config, struct ffs_ownerwait **out,
+                        struct cas_err *err)
+{
+        struct ffs_ownerwait *w = cas_xcalloc(1, sizeof(*w));
+        pthread_t thread;
+        w->config = *config;
+        cas_mutex_init(&w->mutex, "ownerwait");
+        cas_cond_init(&w->changed);
+        int rc = pthread_create(&thread, NULL, waiter_thread, w);
+        if (rc) {
+                free(w);
+                return cas_fail_sys(err, rc, "thread");
+        }
+        (void)pthread_setname_np(thread, "ownerwait");
+        (void)pthread_detach(thread);
+        *out = w;
+        return 0;
+}
