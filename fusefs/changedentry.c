@@ -6,6 +6,7 @@
 
 #include "fusefs/changes_int.h"
 
+#define LOOK_TRIES 8
 #define XATTR_LIST_BYTES_MAX 65536
 
 /* ---- inodes of an upper ---- */
@@ -32,7 +33,9 @@ int ffs_upper_inode_of(struct ffs_upperlayer *u, int fd, const char *path,
 {
         ffs_cleanup_upper_inode struct ffs_upper_inode i = {.fd = fd};
         struct stat st;
-        int rc = fstat(fd, &st) < 0 ? -errno : ffs_upper_look_fd(u, fd, &i.look);
+        int rc = -ESTALE; /* its marks change while it is looked at */
+        for (int tries = 0; rc == -ESTALE && tries < LOOK_TRIES; tries++)
+                rc = fstat(fd, &st) < 0 ? -errno : ffs_upper_look_fd(u, fd, &i.look);
         if (rc < 0)
                 return upper_fail(rc, path, err);
         i.dev = st.st_dev;
@@ -51,7 +54,7 @@ int ffs_upper_inode_at(struct ffs_upperlayer *u, int dirfd, const char *name, co
         if (rc == 0 && out->look.kind != FFS_UPPER_PRESENT)
                 return 0;
         ffs_upper_entry_release(&out->look);
-        if (rc == 0)
+        if (rc == 0 || rc == -ESTALE)
                 rc = ffs_upper_open(u, dirfd, name, O_PATH, &fd);
         if (rc == -ENOENT) { /* removed while we looked */
                 *out = (struct ffs_upper_inode){.fd = -1, .look.kind = FFS_UPPER_ABSENT};

@@ -535,6 +535,7 @@ static int list_indexed(struct walk *w, enum ffs_change_kind kind, const char *p
                 return -(int)err->code;
         if (S_ISDIR(i.look.st.st_mode))
                 return cas_fail(err, CAS_E_CORRUPT, "%.200s: its index is a directory", path);
+        i.nlink++; /* this name, which the upper does not have */
         return list_upper_file(w, kind, path, &i, vid, err);
 }
 

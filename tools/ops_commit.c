@@ -129,18 +129,25 @@ static bool is_skipped(struct commit *c, const struct cas_entry *e)
         return skipped;
 }
 
-static int put_change(void *arg, const struct ffs_change *change, struct cas_err *err)
+static int put_entry(struct commit *c, const struct ffs_change *change, const struct cas_entry *e,
+                     struct cas_err *err)
 {
-        struct commit *c = arg;
-        const struct cas_entry *e = change->entry;
-        if (is_skipped(c, e))
-                return 0;
         if (!c->writer && cas_layer_writer_open(c->s, &c->writer, err) < 0)
                 return -(int)err->code;
         c->counts[change->kind]++;
         if (e->mtime_s > c->newest_s)
                 c->newest_s = e->mtime_s;
-        int rc = cas_layer_writer_entry(c->writer, e, err);
+        return cas_layer_writer_entry(c->writer, e, err);
+}
+
+static int put_change(void *arg, const struct ffs_change *change, struct cas_err *err)
+{
+        struct commit *c = arg;
+        const struct cas_entry *e = change->entry;
+        const struct cas_entry gone = {.type = CAS_ENTRY_WHITEOUT, .path = e->path};
+        if (is_skipped(c, e)) /* what it took the place of is gone all the same */
+                return change->kind == FFS_CHANGE_MODIFIED ? put_entry(c, change, &gone, err) : 0;
+        int rc = put_entry(c, change, e, err);
         if (rc < 0)
                 return rc;
         switch (change->data) {

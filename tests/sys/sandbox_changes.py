@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 """What a sandbox changed: commit makes an image whose mount, and whose unpacking by another program,
 is the sandbox's tree; diff tells the difference and nothing else; clone and reset; uppers of limited
-size. For a made-up image; for images of the corpus too, when LAMINA_CORPUS names its layout."""
+size. For a made-up image, by hand and by random operations (LAMINA_SEED repeats them); for images of the
+corpus too, when LAMINA_CORPUS names its layout."""
 import os
+import random
 import shutil
 import socket
 import stat
@@ -12,8 +14,11 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
 import lamina  # noqa: E402
+import overlaycases  # noqa: E402
+import overlayrandom  # noqa: E402
 import treedump  # noqa: E402
 
+SEQUENCES, STEPS = 25, 80
 BIG = bytes((i * i >> 7) & 255 for i in range(300000))
 
 
@@ -29,6 +34,7 @@ def make_base(dir):
     os.makedirs(dir + "/opaque/sub/deep")
     os.makedirs(dir + "/gone/below")
     os.makedirs(dir + "/quiet/inner")
+    os.mkdir(dir + "/tree/empty")
     for name in ("tree/a/one", "tree/a/b/two", "tree/a/b/c/three", "opaque/keep", "opaque/drop", "opaque/sub/x",
                  "opaque/sub/deep/y", "gone/f", "gone/below/g", "quiet/inner/f", "append", "chmod", "chown", "moved",
                  "xattr", "todir", "same", "truncate", "delete"):
@@ -100,8 +106,10 @@ def change(p):
     write(p + "/" + "n" * 255, b"long")
     os.makedirs(p + "/x" + "/y" * 60)
     os.utime(p + "/small", ns=(5, -1500000000))
-    with socket.socket(socket.AF_UNIX) as s:
-        s.bind(p + "/socket")
+    shutil.rmtree(p + "/tree/empty")
+    for name in ("/socket", "/tree/empty"):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(p + name)
 
 
 def without_sockets(tree):
@@ -197,7 +205,7 @@ def check_made_up(checks, host, driver):
     make_base(host.dir + "/base")
     host.run("pack", host.dir + "/base", "base:1", "--cmd", "/bin/x", "-e", "OLD=1")
     upper, after, told, done = check_commit(checks, host, driver, "base:1", change, driver)
-    checks.check("1 sockets" in done.stderr, "sockets are counted", done.stderr)
+    checks.check("2 sockets" in done.stderr, "sockets are counted", done.stderr)
     checks.check(b"passing" not in told["D"], "a file that came and went is no deletion")
     config = host.json("inspect", "made/still:1")["config"]
     checks.check(config["config"]["Cmd"] == ["/bin/x"] and "OLD=1" in config["config"]["Env"],
@@ -228,6 +236,39 @@ def change_again(p):
     os.rename(p + "/opaque", p + "/transparent")
     os.rename(p + "/tree/large-moved", p + "/large")
     os.rename(p + "/x/y/y", p + "/yy")
+
+
+def operate(seed):
+    """Random operations, in as many directories as there are sequences: in a process of its own, which
+    changes directory, umask and users."""
+    def run(point):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                for i in range(SEQUENCES):
+                    overlayrandom.sequence(seed + i, STEPS, f"{point}/r{i:03}")
+                status = 0
+            finally:
+                os._exit(status)
+        if os.waitpid(pid, 0)[1] != 0:
+            raise RuntimeError("random operations failed")
+    return run
+
+
+def check_random(checks, host, driver):
+    seed = int(os.environ.get("LAMINA_SEED") or random.SystemRandom().randrange(10**6))
+    layout = host.dir + "/random"
+    overlaycases.image(layout, [], SEQUENCES)
+    for tag in ("base", "app"):
+        host.run("import", f"oci:{layout}:{tag}", f"random/{tag}:1")
+    base = "random/app:1"
+    for turn in range(2):  # the second over the first one's commit
+        print(f"{driver}: LAMINA_SEED={seed}", flush=True)
+        upper = check_commit(checks, host, driver, base, operate(seed + turn * SEQUENCES), f"{driver}, random {turn}")[0]
+        shutil.rmtree(upper)
+        host.run("tag", "made/still:1", "random/next:1")
+        base = "random/next:1"
 
 
 def check_clone(checks, host, driver, *options):
@@ -355,6 +396,7 @@ def main():
     for driver in os.environ.get("LAMINA_DRIVERS", "overlay").split(","):
         with lamina.Host(parent="/var/tmp") as host:
             check_made_up(checks, host, driver)
+            check_random(checks, host, driver)
             check_clone(checks, host, driver)
             check_reset(checks, host, driver)
             if os.path.exists("/dev/loop-control") and shutil.which("mke2fs"):
