@@ -86,7 +86,9 @@ struct ffs_nodes {
         uint32_t *free_list; /* numbers of free slots */
         uint32_t free_count;
         uint64_t used_count;
+        _Atomic uint64_t intents_claimed; /* bits */
 };
+_Static_assert(FFS_NODES_INTENTS <= 64, "a bit each");
 
 static const size_t map_bytes =
         TABLE_HEAD_BYTES + TABLE_INTENTS_BYTES + (size_t)FFS_NODES_MAX * sizeof(struct slot);
@@ -360,6 +362,17 @@ void *ffs_nodes_intent(struct ffs_nodes *n, unsigned index)
 {
         cas_assert(index < FFS_NODES_INTENTS);
         return (uint8_t *)n->head + TABLE_HEAD_BYTES + (size_t)index * FFS_NODES_INTENT_BYTES;
+}
+
+bool ffs_nodes_intent_claim(struct ffs_nodes *n, unsigned index)
+{
+        uint64_t bit = UINT64_C(1) << index;
+        return !(atomic_fetch_or(&n->intents_claimed, bit) & bit);
+}
+
+void ffs_nodes_intent_release(struct ffs_nodes *n, unsigned index)
+{
+        atomic_fetch_and(&n->intents_claimed, ~(UINT64_C(1) << index));
 }
 
 /* ---- slots ---- */
@@ -665,31 +678,60 @@ int ffs_nodes_open(int state_fd, struct ffs_nodes **out, struct cas_err *err)
         return 0;
 }
 
+static void update_locked(struct ffs_nodes *n, uint32_t number, const struct ffs_node *node,
+                          const struct stat *attr)
+{
+        struct slot *s = &n->slots[number];
+        struct table_head *h = n->head;
+        struct slot_body old = s->body;
+        uint32_t old_pieces = more_pieces(s);
+        index_remove(n, number);
+        make_body_locked(n, node, attr, &h->redo_body);
+        h->redo_body.type = old.type;
+        h->redo_slot = number;
+        h->redo_flags = node->flags | FLAG_USED;
+        atomic_store(&h->redo, 1);
+        redo_finish(n);
+        free_more_locked(n, old.more, old_pieces);
+        refer(n, &s->body);
+        index_add(n, number);
+        if (old.parent != SLOT_NONE && --n->refs[old.parent] == 0)
+                sweep_locked(n, old.parent, NULL, NULL);
+        if (old.successor != SLOT_NONE && --n->refs[old.successor] == 0)
+                sweep_locked(n, old.successor, NULL, NULL);
+}
+
 int ffs_nodes_update(struct ffs_nodes *n, const struct ffs_node *node, const struct stat *attr)
 {
         cas_mutex_lock(&n->mutex);
         uint32_t number = slot_of(n, node->id);
         cas_assert(number != SLOT_NONE);
         int rc = reserve_locked(n);
+        if (rc == 0)
+                update_locked(n, number, node, attr);
+        cas_mutex_unlock(&n->mutex);
+        return rc;
+}
+
+int ffs_nodes_supersede(struct ffs_nodes *n, uint64_t id, const struct ffs_node *what,
+                        struct ffs_node *out)
+{
+        uint32_t made;
+        cas_mutex_lock(&n->mutex);
+        uint32_t number = slot_of(n, id);
+        cas_assert(number != SLOT_NONE);
+        int rc = add_locked(n, what, 0, &made);
+        if (rc == 0)
+                rc = reserve_locked(n);
         if (rc == 0) {
-                struct slot *s = &n->slots[number];
-                struct table_head *h = n->head;
-                struct slot_body old = s->body;
-                uint32_t old_pieces = more_pieces(s);
-                index_remove(n, number);
-                make_body_locked(n, node, attr, &h->redo_body);
-                h->redo_body.type = old.type;
-                h->redo_slot = number;
-                h->redo_flags = node->flags | FLAG_USED;
-                atomic_store(&h->redo, 1);
-                redo_finish(n);
-                free_more_locked(n, old.more, old_pieces);
-                refer(n, &s->body);
-                index_add(n, number);
-                if (old.parent != SLOT_NONE && --n->refs[old.parent] == 0)
-                        sweep_locked(n, old.parent, NULL, NULL);
-                if (old.successor != SLOT_NONE && --n->refs[old.successor] == 0)
-                        sweep_locked(n, old.successor, NULL, NULL);
+                struct ffs_node old;
+                read_locked(n, number, &old);
+                old.flags |= FFS_NODE_SUPERSEDED;
+                old.successor = id_of(n, made);
+                old.parent = 0;
+                old.name[0] = '\0';
+                update_locked(n, number, &old, NULL);
+                read_locked(n, made, out);
         }
         cas_mutex_unlock(&n->mutex);
         return rc;

@@ -59,6 +59,10 @@ bool ffs_nodes_find_vid(struct ffs_nodes *n, uint32_t volume, uint64_t vid, stru
 /* Writes what was changed of a record that is there: everything but id, volume and type. An orphan
  * keeps `attr`, else NULL. Errors: as intern. */
 int ffs_nodes_update(struct ffs_nodes *n, const struct ffs_node *node, const struct stat *attr);
+/* Adds a record like `what` for the same inode, and makes it the successor of `id`, which is in no
+ * directory any more. */
+int ffs_nodes_supersede(struct ffs_nodes *n, uint64_t id, const struct ffs_node *what,
+                        struct ffs_node *out);
 /* What an orphan kept. */
 bool ffs_nodes_attr(struct ffs_nodes *n, uint64_t id, struct stat *out);
 uint64_t ffs_nodes_lookups(struct ffs_nodes *n, uint64_t id);
@@ -79,5 +83,8 @@ void ffs_nodes_drop_volume(struct ffs_nodes *n, uint32_t volume);
 /* Memory beside the records, as old and as lasting: one piece for each thread that changes
  * something (treerwintent.c). */
 void *ffs_nodes_intent(struct ffs_nodes *n, unsigned index);
+/* A piece for one thread of this process. */
+bool ffs_nodes_intent_claim(struct ffs_nodes *n, unsigned index);
+void ffs_nodes_intent_release(struct ffs_nodes *n, unsigned index);
 
 #endif
