@@ -64,7 +64,7 @@ struct ffs_volume {
 struct ffs_opener;
 struct ffs_treefs;
 struct ffs_treefs_config {
-        int fuse_fd;  /* borrowed */
+        int fuse_fd;                         /* borrowed */
         int state_fds[FFS_TREEFS_STATE_FDS]; /* borrowed: made by ffs_treefs_state_create, kept by
                                               * hold */
         enum ffs_pages pages;
@@ -118,6 +118,12 @@ struct fuse_session *ffs_treefs_session(struct ffs_treefs *t);  /* for notificat
  * to req with [offset, offset + len) cut at the object's end, EIO with a line in the log. */
 void ffs_treefs_reply_object(struct ffs_treefs *t, fuse_req_t req, const struct cas_hash *object,
                              uint64_t size_bytes, uint64_t offset, size_t len);
+/* Passthrough: answers an OPEN for reading with the object's backing, on which one open file more
+ * counts then; EIO with a line in the log. And one less, at its RELEASE (which the caller answers).
+ */
+void ffs_treefs_reply_open(struct ffs_treefs *t, fuse_req_t req, const struct cas_hash *object,
+                           uint64_t size_bytes, struct fuse_file_info *fi);
+void ffs_treefs_release_object(struct ffs_treefs *t, const struct cas_hash *object);
 /* Whole pieces of an object into memory, for copy-up; blocks, at most the owner's waiting time.
  * 0 or a negative errno. */
 int ffs_treefs_read_object(struct ffs_treefs *t, const struct cas_hash *object, uint64_t size_bytes,

@@ -95,7 +95,9 @@ int ffs_rw_open(struct ffs_treefs *t, struct ffs_volume *v, int dir_fd, struct f
         rw->upper = upper;
         rw->dir_fd = cas_steal_fd(&fd);
         rw->trusted = v->spec.format == FFS_UPPER_TRUSTED;
-        rw->passthrough = ffs_treefs_pages(t) == FFS_PAGES_PASSTHROUGH;
+        /* What the kernel writes past us cannot be counted. */
+        rw->passthrough =
+                ffs_treefs_pages(t) == FFS_PAGES_PASSTHROUGH && v->spec.size_limit_bytes == 0;
         rw->dirs = ffs_rw_fdcache_new(DIR_FDS_MAX);
         rw->files = ffs_rw_fdcache_new(FILE_FDS_MAX);
         rw->listings = ffs_rw_listings_new();

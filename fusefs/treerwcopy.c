@@ -213,7 +213,7 @@ static int copy_data(struct ffs_rw *rw, uint64_t vid, const struct cas_inode *in
         if (rc == 0 && inode->size_bytes > 0 && fdatasync(fd) < 0)
                 rc = -errno;
         if (rc < 0)
-                ffs_upper_release(rw->upper, inode->size_bytes);
+                ffs_upper_unreserve(rw->upper, inode->size_bytes);
         return rc;
 }
 
@@ -277,23 +277,13 @@ static int place_hidden(struct file_copy *c)
 
 static int place_linked(struct file_copy *c)
 {
-        struct ffs_rw *rw = c->rw;
-        struct ffs_rw_intent what = {.kind = FFS_RW_INTENT_LINKS, .vid = c->node.vid};
-        struct ffs_rw_intent *in = ffs_rw_intent_begin(rw, &what);
-        int rc = ffs_rw_links_each(rw, c->node.vid, place_at, c);
-        ffs_rw_intent_end(rw, in);
-        if (rc == 0 && !c->has_place)
-                rc = -ESTALE;
-        return rc;
+        int rc = ffs_rw_links_each(c->rw, c->node.vid, place_at, c);
+        return rc == 0 && !c->has_place ? -ESTALE : rc;
 }
 
-static int place(struct file_copy *c)
+static int place_named(struct file_copy *c)
 {
         struct ffs_rw *rw = c->rw;
-        if (c->node.flags & FFS_NODE_UNLINKED)
-                return place_hidden(c);
-        if (c->lower.inode.nlink > 1)
-                return place_linked(c);
         struct ffs_node parent;
         cas_cleanup_fd int dir_fd = -1;
         if (!ffs_nodes_get(rw->nodes, c->node.parent, &parent))
@@ -302,21 +292,71 @@ static int place(struct file_copy *c)
         return rc < 0 ? rc : place_at(c, dir_fd, c->node.name);
 }
 
-/* Everything that needs the volume's lock after the data is there. */
-static int finish(struct file_copy *c)
+/* The record follows when the copy has its names. */
+static int place(struct file_copy *c)
 {
         struct ffs_rw *rw = c->rw;
         struct stat st;
-        if (c->fill)
-                return ffs_upper_clear_metacopy(rw->upper, c->fd);
-        int rc = place(c);
-        if (rc < 0)
+        struct ffs_rw_intent what = {.kind = FFS_RW_INTENT_COPY,
+                                     .node = c->node.id,
+                                     .parent = c->node.parent,
+                                     .vid = c->node.vid};
+        memcpy(what.name, c->node.name, sizeof(what.name));
+        struct ffs_rw_intent *in = ffs_rw_intent_begin(rw, &what);
+        int rc = c->node.flags & FFS_NODE_UNLINKED ? place_hidden(c)
+                 : c->lower.inode.nlink > 1        ? place_linked(c)
+                                                   : place_named(c);
+        if (rc == 0 && fstat(c->fd, &st) < 0)
+                rc = -errno;
+        if (rc == 0) {
+                c->node.flags |= FFS_NODE_HAS_UPPER;
+                c->node.upper_ino = st.st_ino;
+                rc = ffs_nodes_update(rw->nodes, &c->node, NULL);
+        }
+        ffs_rw_intent_end(rw, in);
+        return rc;
+}
+
+/* A hidden copy that no record tells of is replaced by the next. */
+static void drop_unknown_hidden(struct ffs_rw *rw, uint64_t node)
+{
+        char hidden[17];
+        ffs_rw_hidden_name(node, hidden);
+        (void)ffs_upper_drop_hidden(rw->upper, hidden, false);
+}
+
+int ffs_rw_copy_recover(struct ffs_rw *rw, const struct ffs_rw_intent *in)
+{
+        struct ffs_node node, dir;
+        struct cas_inode inode;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_fd int dir_fd = -1;
+        ffs_rw_cleanup_found struct ffs_rw_found f = {0};
+        if (ffs_view_inode(rw->view, in->vid, &inode, &err) < 0)
+                return ffs_rw_errno(&err);
+        int rc = inode.nlink > 1 ? ffs_rw_links_finish(rw, in->vid) : 0;
+        if (rc < 0 || !ffs_nodes_get(rw->nodes, in->node, &node) || node.flags & FFS_NODE_HAS_UPPER)
                 return rc;
-        if (fstat(c->fd, &st) < 0)
-                return -errno;
-        c->node.flags |= FFS_NODE_HAS_UPPER;
-        c->node.upper_ino = st.st_ino;
-        return ffs_nodes_update(rw->nodes, &c->node, NULL);
+        if (node.flags & FFS_NODE_UNLINKED) {
+                drop_unknown_hidden(rw, node.id);
+                return 0;
+        }
+        rc = ffs_rw_dir(rw, in->parent, &dir);
+        if (rc == 0)
+                rc = ffs_rw_dir_fd(rw, &dir, &dir_fd);
+        if (rc == 0)
+                rc = ffs_rw_find(rw, &dir, dir_fd, in->name, &f);
+        if (rc < 0 || f.upper.kind != FFS_UPPER_PRESENT)
+                return rc;
+        node.flags |= FFS_NODE_HAS_UPPER;
+        node.upper_ino = f.upper.st.st_ino;
+        return ffs_nodes_update(rw->nodes, &node, NULL);
+}
+
+/* Everything that needs the volume's lock after the data is there. */
+static int finish(struct file_copy *c)
+{
+        return c->fill ? ffs_upper_clear_metacopy(c->rw->upper, c->fd) : place(c);
 }
 
 /* The file that the data goes to, when any does. */
@@ -346,7 +386,6 @@ static int begin(struct file_copy *c, struct ffs_rw_need *need)
         if (rc < 0)
                 return rc;
         c->fill = c->node.flags & FFS_NODE_HAS_UPPER;
-        c->lower.what.set_mtime = c->level != FFS_RW_EMPTY;
         if (!c->fill && S_ISREG(c->node.type) && !wants_data(c)) {
                 c->lower.what.metacopy = c->level == FFS_RW_ATTR;
                 c->lower.what.size_bytes = c->lower.inode.size_bytes;

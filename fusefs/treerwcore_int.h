@@ -27,9 +27,9 @@ struct ffs_rw {
         struct ffs_nodes *nodes;
         struct ffs_upperlayer *upper; /* owned, as is dir_fd */
         int dir_fd;
-        bool trusted;     /* renames of lower directories and metacopy are there */
-        bool passthrough; /* open files of the upper may be backed by it */
-        uint64_t root;    /* node */
+        bool trusted;             /* renames of lower directories and metacopy are there */
+        _Atomic bool passthrough; /* open files of the upper are backed by it */
+        uint64_t root;            /* node */
         pthread_rwlock_t lock;
         struct cas_mutex settling; /* guards copying */
         pthread_cond_t settled;
@@ -71,6 +71,9 @@ int ffs_rw_find(struct ffs_rw *rw, const struct ffs_node *dir, int dir_fd, const
                 struct ffs_rw_found *out);
 /* The record of what was found, looked up `lookups` times more; out->node becomes it. */
 int ffs_rw_intern(struct ffs_rw *rw, struct ffs_rw_found *f, uint64_t lookups);
+/* The record of what was found, looked up once more the first time (*pin 0) and noted in *pin, for
+ * who gives that back when the change is made. */
+int ffs_rw_pin(struct ffs_rw *rw, struct ffs_rw_found *f, uint64_t *pin);
 /* Attributes as they are shown. */
 int ffs_rw_attr(struct ffs_rw *rw, const struct ffs_node *node, struct stat *out);
 /* The same from what the upper said of it. */
@@ -125,6 +128,26 @@ void ffs_rw_copying_end(struct ffs_rw *rw, uint64_t node);
 bool ffs_rw_is_copying(struct ffs_rw *rw, uint64_t node);
 void ffs_rw_copying_wait(struct ffs_rw *rw, uint64_t node);
 
+/* A metacopy, or a directory that stands on one below, says by an absolute redirect (set where it
+ * is missing) where that is. fd: of it. */
+int ffs_rw_fix_redirect(struct ffs_rw *rw, const struct ffs_node *node, int fd);
+/* Of what loses a name by unlink, rmdir or by being replaced: nothing of it is in the way. */
+int ffs_rw_require_removable(struct ffs_rw *rw, struct ffs_node *node, struct ffs_rw_need *need);
+/* The node's record for the time without that name; *node is changed. Before the disk is. */
+int ffs_rw_detach(struct ffs_rw *rw, uint64_t dir, const char *name, struct ffs_node *node);
+
+/* ---- attributes (treerwattr.c) ---- */
+
+/* Set-id bits and capabilities go, as they do when who may not keep them changes a file. */
+int ffs_rw_kill_privileges(struct ffs_rw *rw, int fd);
+int ffs_rw_truncate(struct ffs_rw *rw, const struct ffs_node *node, uint64_t size);
+
+/* ---- open files (treerwfile.c) ---- */
+
+/* Opens a file that was just made: fi is filled. Without lock. And takes that back. */
+int ffs_rw_open_new(struct ffs_rw *rw, const struct ffs_node *node, struct fuse_file_info *fi);
+void ffs_rw_close_new(struct ffs_rw *rw, const struct ffs_node *node, struct fuse_file_info *fi);
+
 /* ---- copy-up (treerwcopy.c) ---- */
 
 /* Held for changing; what has no data to copy. */
@@ -155,7 +178,7 @@ enum ffs_rw_intent_kind {
         FFS_RW_INTENT_REMOVE,
         FFS_RW_INTENT_RENAME,
         FFS_RW_INTENT_XATTR,
-        FFS_RW_INTENT_LINKS, /* copying up: all names of a lower file */
+        FFS_RW_INTENT_COPY, /* copying up: the names of a lower file */
 };
 struct ffs_rw_intent {
         _Atomic uint32_t state; /* treerwintent.c */
@@ -165,11 +188,13 @@ struct ffs_rw_intent {
         uint64_t node, target; /* what is moved; what it is exchanged with, or 0 */
         uint64_t parent, to_parent;
         uint64_t upper_ino; /* of what is moved */
-        uint64_t vid;       /* LINKS: of the lower file */
+        uint64_t vid;       /* COPY: of the lower file */
         char name[256], to_name[256];
 };
 _Static_assert(sizeof(struct ffs_rw_intent) <= FFS_NODES_INTENT_BYTES, "an intent has its piece");
 
+/* Of the request that this thread serves; FFS_UNIQUE_RESENT is in it where it came before. */
+uint64_t ffs_rw_request_unique(void);
 /* Of this thread's request, which a dead process had read: true where that one did it, with what is
  * to be answered. */
 bool ffs_rw_intent_resent(struct ffs_rw *rw, enum ffs_rw_intent_kind kind, int *result);
@@ -180,6 +205,8 @@ struct ffs_rw_intent *ffs_rw_intent_begin(struct ffs_rw *rw, const struct ffs_rw
 void ffs_rw_intent_done(struct ffs_rw_intent *in, int result);
 /* The request has been answered, or nothing had been done. May be NULL. */
 void ffs_rw_intent_end(struct ffs_rw *rw, struct ffs_rw_intent *in);
+/* What a copy-up had begun is completed or undone (treerwcopy.c). */
+int ffs_rw_copy_recover(struct ffs_rw *rw, const struct ffs_rw_intent *in);
 /* The table after a rename that happened (treerwrename.c). */
 int ffs_rw_rename_finish(struct ffs_rw *rw, const struct ffs_rw_intent *in);
 /* Before anything is served: completes what was begun. */

@@ -24,6 +24,11 @@ void ffs_rw_request_seen(uint64_t unique)
         current_unique = unique;
 }
 
+uint64_t ffs_rw_request_unique(void)
+{
+        return current_unique;
+}
+
 static struct ffs_rw_intent *piece(struct ffs_rw *rw, unsigned i)
 {
         return ffs_nodes_intent(rw->nodes, i);
@@ -132,8 +137,8 @@ static int happened(struct ffs_rw *rw, struct ffs_rw_intent *in)
                 return is_moved(in, &f) && (rc = ffs_rw_rename_finish(rw, in)) < 0
                                ? rc
                                : is_moved(in, &f);
-        case FFS_RW_INTENT_LINKS:
-                rc = ffs_rw_links_finish(rw, in->vid);
+        case FFS_RW_INTENT_COPY:
+                rc = ffs_rw_copy_recover(rw, in);
                 return rc < 0 ? rc : 0; /* what needed the copy is done from the beginning */
         case FFS_RW_INTENT_XATTR:
                 return 1; /* may be: who repeats it takes that into account */

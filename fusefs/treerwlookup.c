@@ -120,11 +120,21 @@ int ffs_rw_intern(struct ffs_rw *rw, struct ffs_rw_found *f, uint64_t lookups)
         return ffs_nodes_intern(rw->nodes, &f->node, lookups, &f->node);
 }
 
+int ffs_rw_pin(struct ffs_rw *rw, struct ffs_rw_found *f, uint64_t *pin)
+{
+        bool again = *pin != 0;
+        int rc = ffs_rw_intern(rw, f, again ? 0 : 1);
+        if (rc == 0 && !again)
+                *pin = f->node.id;
+        return rc;
+}
+
 double ffs_rw_timeout(const struct ffs_rw *rw, const struct ffs_node *node, const struct stat *st)
 {
         /* Passthrough gives a file another node when it is copied up. Where only one of several
          * names was opened for that, the others must be asked for again. */
-        if (rw->passthrough && st->st_nlink > 1 && node->flags & FFS_NODE_DATA_LOWER)
+        if (ffs_treefs_pages(rw->treefs) == FFS_PAGES_PASSTHROUGH && st->st_nlink > 1 &&
+            node->flags & FFS_NODE_DATA_LOWER)
                 return 0;
         return FFS_TREEFS_FOREVER_S;
 }
