@@ -143,6 +143,7 @@ struct cas_erofs_xattr_prefix {
 #define OVERLAY_REDIRECT "overlay.redirect"
 #define OVERLAY_METACOPY "overlay.metacopy"
 #define OVERLAY_OPAQUE "overlay.opaque"
+#define OVERLAY_WHITEOUT "overlay.whiteout"
 /* Ours, hidden by overlayfs like all of its own: a 0/0 device that is no whiteout. */
 #define OVERLAY_DEVICE "overlay.lamina.device"
 #define OVERLAY_REDIRECT_BYTES 66u /* "/xx/" and 62 digits */

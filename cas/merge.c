@@ -4,10 +4,16 @@
  * in two passes: whiteouts and opaque marks act on what lies below, then the
  * other entries follow in tar order. Symlinks in a path are followed inside
  * the root, as an extractor confined to it does. */
+#include "cas/erofs.h"
 #include "cas/merge_int.h"
 
 #include <sys/random.h>
 #include <xxhash.h>
+
+/* As the image's own they are escaped when they are written, so that an overlay over the tree gives
+ * them to the one that stands on it. */
+#define MARK_OPAQUE "trusted." OVERLAY_OPAQUE
+#define MARK_WHITEOUT "trusted." OVERLAY_WHITEOUT
 
 #define SLAB_ITEMS ((size_t)1 << CAS_MERGE_SLAB_BITS)
 
@@ -635,6 +641,128 @@ static int apply_entry(struct cas_merge *m, const struct cas_entry *e, uint32_t 
         return 0;
 }
 
+/* ---- one layer by itself ---- */
+
+/* Adds or replaces, in order of names. name and value are static. */
+static int set_xattr(struct cas_merge *m, uint32_t index, const char *name, const char *value,
+                     struct cas_err *err)
+{
+        struct cas_merge_inode *inode = cas_merge_inode(m, index);
+        const struct cas_merge_xattrs *old = inode->xattrs;
+        size_t old_count = old ? old->count : 0;
+        struct cas_merge_xattrs *set = cas_arena_alloc(
+                &m->arena, sizeof(*set) + (old_count + 1) * sizeof(set->items[0]), 8);
+        if (!set)
+                return cas_fail(err, CAS_E_NOMEM, "no memory for xattrs");
+        const struct cas_merge_xattr added = {.name = name,
+                                              .name_bytes = (uint16_t)strlen(name),
+                                              .value = (const uint8_t *)value,
+                                              .value_bytes = (uint32_t)strlen(value)};
+        size_t at = 0;
+        set->count = 0;
+        for (; at < old_count && strcmp(old->items[at].name, name) < 0; at++)
+                set->items[set->count++] = old->items[at];
+        set->items[set->count++] = added;
+        at += at < old_count && strcmp(old->items[at].name, name) == 0;
+        for (; at < old_count; at++)
+                set->items[set->count++] = old->items[at];
+        inode->xattrs = set;
+        return 0;
+}
+
+/* A directory that the layer has, or only its mark names: then it is made. */
+static int mark_opaque(struct cas_merge *m, const struct cas_entry *e, struct cas_err *err)
+{
+        uint32_t dir;
+        if (dir_walk(m, e->path, strlen(e->path), true, &dir, err) < 0)
+                return -(int)err->code;
+        cas_merge_inode(m, dir)->opaque = true;
+        return set_xattr(m, dir, MARK_OPAQUE, "y", err);
+}
+
+/* In an opaque directory, and all below it, there is nothing that a whiteout could hide. */
+static bool hides_all(const struct cas_merge *m, uint32_t dir)
+{
+        while (!cas_merge_inode(m, dir)->opaque) {
+                if (dir == CAS_MERGE_ROOT)
+                        return false;
+                dir = cas_merge_inode(m, dir)->dir.parent;
+        }
+        return true;
+}
+
+/* All whiteouts are one inode. */
+static int whiteout_inode(struct cas_merge *m, struct cas_err *err)
+{
+        if (m->whiteout != CAS_MERGE_NONE)
+                return 0;
+        if (slab_add(&m->inodes, sizeof(struct cas_merge_inode), &m->whiteout, err) < 0)
+                return -(int)err->code;
+        struct cas_merge_inode *inode = cas_merge_inode(m, m->whiteout);
+        inode->type = CAS_ENTRY_FILE;
+        inode->payload = (const uint8_t *)"";
+        return set_xattr(m, m->whiteout, MARK_WHITEOUT, "", err);
+}
+
+static int mark_has_whiteouts(struct cas_merge *m, uint32_t dir, struct cas_err *err)
+{
+        const struct cas_merge_xattrs *set = cas_merge_inode(m, dir)->xattrs;
+        for (size_t i = 0; set && i < set->count; i++)
+                if (strcmp(set->items[i].name, MARK_OPAQUE) == 0 &&
+                    set->items[i].value_bytes == 1 && set->items[i].value[0] == 'x')
+                        return 0;
+        return set_xattr(m, dir, MARK_OPAQUE, "x", err);
+}
+
+/* Where the layer has nothing itself. overlayfs looks for whiteouts of this kind only in
+ * directories that say so, in layers whose root says so. */
+static int mark_whiteout(struct cas_merge *m, const struct cas_entry *e, struct cas_err *err)
+{
+        size_t dir_len;
+        struct path_part name;
+        uint32_t dir;
+        struct cas_merge_node *n;
+        if (path_split(e->path, &dir_len, &name, err) < 0 ||
+            dir_walk(m, e->path, dir_len, true, &dir, err) < 0)
+                return -(int)err->code;
+        if (hides_all(m, dir))
+                return 0;
+        if (whiteout_inode(m, err) < 0 || node_get(m, dir, name.name, name.len, &n, err) < 0)
+                return -(int)err->code;
+        if (n->inode != CAS_MERGE_NONE)
+                return 0;
+        node_set(m, n, m->whiteout);
+        if (mark_has_whiteouts(m, dir, err) < 0)
+                return -(int)err->code;
+        return mark_has_whiteouts(m, CAS_MERGE_ROOT, err);
+}
+
+/* What hide_all makes of a layer over others, kept for who stacks them. */
+static int mark_all(struct cas_merge *m, const struct cas_listing *layer, struct cas_err *err)
+{
+        for (int pass = 0; pass < 2; pass++) {
+                for (size_t i = 0; i < layer->count; i++) {
+                        const struct cas_entry *e = &layer->entries[i];
+                        int rc = 0;
+                        if (pass == 0 && e->type == CAS_ENTRY_DIR && e->opaque)
+                                rc = mark_opaque(m, e, err);
+                        if (pass == 1 && e->type == CAS_ENTRY_WHITEOUT)
+                                rc = mark_whiteout(m, e, err);
+                        if (rc < 0)
+                                return cas_err_wrap(err, "%.200s", e->path);
+                }
+        }
+        return 0;
+}
+
+void cas_merge_keep_marks(struct cas_merge *m)
+{
+        cas_assert(m->nodes.count == 0);
+        m->keep_marks = true;
+}
+
+/* ---- layers ---- */
+
 static int hide_all(struct cas_merge *m, const struct cas_listing *layer, struct cas_err *err)
 {
         for (size_t i = 0; i < layer->count; i++) {
@@ -663,6 +791,9 @@ static int add_all(struct cas_merge *m, const struct cas_listing *layer, const u
 
 int cas_merge_apply(struct cas_merge *m, struct cas_listing *layer, struct cas_err *err)
 {
+        if (m->keep_marks && below_link_count(layer) > 0)
+                return cas_fail(err, CAS_E_UNSUPPORTED,
+                                "the layer has hard links to files of the layers below");
         m->layer_first_inode = m->inodes.count;
         m->link_steps_left = CAS_TREE_LINK_STEPS_MAX;
         m->last_dir_inode = CAS_MERGE_NONE;
@@ -675,6 +806,8 @@ int cas_merge_apply(struct cas_merge *m, struct cas_listing *layer, struct cas_e
                 rc = hide_all(m, layer, err);
         if (rc == 0)
                 rc = add_all(m, layer, targets, err);
+        if (rc == 0 && m->keep_marks)
+                rc = mark_all(m, layer, err);
         m->last_dir_inode = CAS_MERGE_NONE; /* its text is the listing's */
         return rc;
 }

@@ -30,6 +30,7 @@ struct cas_merge_xattrs {
 struct cas_merge_inode {
         uint8_t type;   /* enum cas_entry_type; never HARDLINK or WHITEOUT */
         bool touched;   /* a directory below the base mark whose attributes changed above it */
+        bool opaque;    /* a directory that hides what is below; with keep_marks only */
         uint16_t depth; /* of directories */
         uint16_t mode;
         uint32_t uid, gid;
@@ -73,6 +74,8 @@ struct cas_merge {
         uint32_t table_mask;
         uint64_t secret;
         uint32_t layer_first_inode; /* inodes from here on are of the layer being applied */
+        bool keep_marks;            /* one layer by itself */
+        uint32_t whiteout;          /* the inode of all its whiteouts, or none */
         uint64_t link_steps_left;   /* bounds the work that symlinks in paths may cause */
         /* the directory of the last entry's path: most entries follow a sibling */
         const char *last_dir;

@@ -17,6 +17,7 @@
 #include "cas/tree_int.h"
 
 #define CHECK_BYTES ((size_t)1 << 20)
+#define KEY_ALONE (UINT32_C(1) << 31)
 
 struct cas_trees {
         struct cas_mutex mutex; /* "store.trees", a leaf; guards all below */
@@ -107,7 +108,7 @@ void cas_tree_key(const struct cas_tree_chain *chain, struct cas_hash *out)
 {
         cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
         cas_buf_append_le32(&text, CAS_TREE_VERSION);
-        cas_buf_append_le32(&text, (uint32_t)chain->base_count);
+        cas_buf_append_le32(&text, (uint32_t)chain->base_count | (chain->alone ? KEY_ALONE : 0));
         for (size_t i = 0; i < chain->count; i++)
                 cas_digest_append(&text, &chain->layers[i].diff_id);
         cas_sha256(text.data, text.len_bytes, out);
@@ -232,6 +233,8 @@ static int make_tree(struct cas_store *s, const struct cas_hash *key,
         cas_cleanup_buf struct cas_buf image = CAS_BUF_INIT;
         const struct cas_tree_options options = {.stacked = chain->base_count > 0};
         struct cas_digest digest;
+        if (chain->alone)
+                cas_merge_keep_marks(m);
         if (merge_chain(chain, m, err) < 0 ||
             cas_merge_write_erofs(m, &options, &image, &digest, err) < 0 ||
             write_file(s, &image, &digest, err) < 0 ||

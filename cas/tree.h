@@ -20,6 +20,11 @@ CAS_DEFINE_CLEANUP(cas_cleanup_merge_, struct cas_merge *, cas_merge_free);
  * which is then only to be released. Errors: INVALID (a hard link without its target …), LIMIT. */
 int cas_merge_apply(struct cas_merge *m, struct cas_listing *layer,
                     struct cas_err *err) CAS_MUST_CHECK;
+/* To be called of an empty merge: the one layer that is applied then is kept by itself. Its
+ * whiteouts and opaque marks become xattrs of the image's own (spec/tree.md, "One layer"), for
+ * others to stack. Errors of cas_merge_apply are then also
+ * UNSUPPORTED (a hard link to a file of the layers below). */
+void cas_merge_keep_marks(struct cas_merge *m);
 /* What is merged so far is the lower part of a chain that is cut here; what is applied
  * from now on is the upper one. At most once. Errors: NOMEM. */
 int cas_merge_mark_base(struct cas_merge *m, struct cas_err *err) CAS_MUST_CHECK;
@@ -103,6 +108,10 @@ int cas_tree_ensure(struct cas_store *s, const struct cas_layer_record *layers, 
 int cas_tree_ensure_stacked(struct cas_store *s, const struct cas_layer_record *layers,
                             size_t count, size_t base_count, struct cas_tree_ref *out_top,
                             struct cas_tree_ref *out_base, struct cas_err *err) CAS_MUST_CHECK;
+/* The tree of one layer by itself, with whiteouts and opaque marks, as it was packed: for programs
+ * that stack layers themselves. Further error: UNSUPPORTED (a hard link to a file below). */
+int cas_tree_ensure_layer(struct cas_store *s, const struct cas_layer_record *layer,
+                          struct cas_tree_ref *out, struct cas_err *err) CAS_MUST_CHECK;
 /* Whether the chain has trees, and where they cut it (0: a flat tree). Errors: IO. */
 int cas_tree_find_cut(struct cas_store *s, const struct cas_layer_record *layers, size_t count,
                       size_t *out_base_count, bool *found, struct cas_err *err) CAS_MUST_CHECK;

@@ -14,16 +14,29 @@ static int layer_listing(void *arg, size_t index, struct cas_listing *out, struc
         return cas_layer_listing(source->s, &source->layers[index], out, err);
 }
 
+/* chain: without its listings. */
+static int ensure_chain(struct cas_store *s, struct cas_tree_chain chain, struct cas_tree_ref *out,
+                        struct cas_err *err)
+{
+        struct layer_source source = {s, chain.layers};
+        chain.listing = layer_listing;
+        chain.listing_arg = &source;
+        return cas_tree_ensure_chain(s, &chain, out, err);
+}
+
 static int ensure_layers(struct cas_store *s, const struct cas_layer_record *layers, size_t count,
                          size_t base_count, struct cas_tree_ref *out, struct cas_err *err)
 {
-        struct layer_source source = {s, layers};
-        const struct cas_tree_chain chain = {.layers = layers,
-                                             .count = count,
-                                             .base_count = base_count,
-                                             .listing = layer_listing,
-                                             .listing_arg = &source};
-        return cas_tree_ensure_chain(s, &chain, out, err);
+        const struct cas_tree_chain chain = {
+                .layers = layers, .count = count, .base_count = base_count};
+        return ensure_chain(s, chain, out, err);
+}
+
+int cas_tree_ensure_layer(struct cas_store *s, const struct cas_layer_record *layer,
+                          struct cas_tree_ref *out, struct cas_err *err)
+{
+        const struct cas_tree_chain chain = {.layers = layer, .count = 1, .alone = true};
+        return ensure_chain(s, chain, out, err);
 }
 
 int cas_tree_ensure(struct cas_store *s, const struct cas_layer_record *layers, size_t count,

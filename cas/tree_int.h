@@ -20,6 +20,7 @@ struct cas_tree_chain {
         const struct cas_layer_record *layers; /* lowest first */
         size_t count;
         size_t base_count; /* > 0: only what the layers above these change, stacked */
+        bool alone;        /* of one layer: by itself, with its marks */
         cas_tree_listing_fn listing;
         void *listing_arg;
 };

@@ -329,6 +329,68 @@ static void stacked_trees_equal_the_flat_one(void **state CAS_UNUSED)
         assert_string_equal(by_one, by_two);
 }
 
+/* The xattr of one name and value: as overlayfs's own, unescaped. */
+static bool xattr_is(void *arg, const char *name, const void *value, size_t len)
+{
+        char *out = arg;
+        if (strncmp(name, "trusted.overlay.", 16) == 0)
+                (void)snprintf(out, 64, "%s=%.*s", name + 16, (int)len, (const char *)value);
+        return true;
+}
+
+static void check_mark(const struct cas_tree *t, const char *dir, const char *name,
+                       const char *mark)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        uint64_t nid = cas_tree_root(t);
+        char found[64] = "";
+        if (dir[0])
+                assert_int_equal(cas_tree_lookup(t, nid, dir, strlen(dir), &nid, &err), 0);
+        if (name[0])
+                assert_int_equal(cas_tree_lookup(t, nid, name, strlen(name), &nid, &err), 0);
+        assert_int_equal(cas_tree_xattrs(t, nid, xattr_is, found, &err), 0);
+        assert_string_equal(found, mark);
+}
+
+static void a_layer_by_itself_keeps_its_marks(void **state CAS_UNUSED)
+{
+        cas_cleanup_merge struct cas_merge *m = cas_merge_new();
+        cas_cleanup_buf struct cas_buf image = CAS_BUF_INIT;
+        cas_cleanup_tree struct cas_tree *t = NULL;
+        struct cas_err err = CAS_ERR_INIT;
+        uint64_t nid;
+        cas_merge_keep_marks(m);
+        assert_int_equal(merge_text(m,
+                                    "d a 711 1 2 3.4\nx user.k v\nw a/b\nf a/new 700\nw a/z\n"
+                                    "d e 700 opaque\nf e/i =i\nw e/f\nd e/j\nw e/j/k\nw k\n"
+                                    "d p opaque implied\nd q\n",
+                                    NULL),
+                         0);
+        image_write(m, false, &image);
+        check_by_tools(&image);
+        assert_int_equal(cas_tree_open_mem(image.data, image.len_bytes, &t, &err), 0);
+        check_mark(t, "", "", "opaque=x");
+        check_mark(t, "a", "", "opaque=x");
+        check_mark(t, "a", "b", "whiteout=");
+        check_mark(t, "a", "z", "whiteout=");
+        check_mark(t, "a", "new", "");
+        check_mark(t, "", "k", "whiteout=");
+        check_mark(t, "e", "", "opaque=y");
+        check_mark(t, "e", "j", "");
+        check_mark(t, "", "p", "opaque=y");
+        check_mark(t, "", "q", "");
+        assert_int_equal(cas_tree_lookup(t, cas_tree_root(t), "e", 1, &nid, &err), 0);
+        assert_int_equal(cas_tree_lookup(t, nid, "f", 1, &nid, &err), -CAS_E_NOTFOUND);
+}
+
+static void links_below_are_refused_in_a_layer_by_itself(void **state CAS_UNUSED)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_merge struct cas_merge *m = cas_merge_new();
+        cas_merge_keep_marks(m);
+        assert_int_equal(merge_text(m, "h a b below\n", &err), -CAS_E_UNSUPPORTED);
+}
+
 /* ---- determinism ---- */
 
 static void equal_trees_are_equal_bytes(void **state CAS_UNUSED)
@@ -423,6 +485,8 @@ int main(void)
                 T(names_of_unknown_prefixes_are_left_out),
                 T(too_large_xattr_is_refused),
                 T(stacked_trees_equal_the_flat_one),
+                T(a_layer_by_itself_keeps_its_marks),
+                T(links_below_are_refused_in_a_layer_by_itself),
                 T(equal_trees_are_equal_bytes),
                 T(uuid_follows_from_the_rest),
                 T(bytes_are_those_of_the_golden_file),
