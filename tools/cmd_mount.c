@@ -6,6 +6,7 @@
 #include "tools/access.h"
 #include "tools/bundle.h"
 #include "tools/control.h"
+#include "tools/layerstore.h"
 #include "tools/mount_choice.h"
 #include "tools/mounting.h"
 #include "tools/ops_json.h"
@@ -116,7 +117,12 @@ static int umount_one(const struct mounting *m, const char *dir, struct cas_err 
         struct ffs_mount_info gone;
         cas_cleanup_free char *inner = cas_xasprintf("%s/rootfs", dir);
         struct cas_err why = CAS_ERR_INIT;
-        int rc = mounting_umount(m, dir, &gone, &why);
+        int rc = layerstore_end(m, dir, err);
+        if (rc == 0)
+                return 0;
+        if (rc != -CAS_E_NOTFOUND)
+                return rc;
+        rc = mounting_umount(m, dir, &gone, &why);
         if (rc == -CAS_E_NOTFOUND && bundle_is_ours(dir))
                 rc = mounting_umount(m, inner, &gone, err);
         else if (rc < 0)
@@ -133,6 +139,8 @@ static int umount_one(const struct mounting *m, const char *dir, struct cas_err 
 static int umount_all(const struct mounting *m, struct cas_err *err)
 {
         struct mount_list list = {0};
+        if (layerstore_end_any(m, err) < 0)
+                return -(int)err->code;
         int rc = ffs_mount_each(&m->host, mount_seen, &list, err);
         for (size_t i = 0; rc == 0 && i < list.count; i++) {
                 rc = umount_one(m, list.infos[i].dir, err);
@@ -170,7 +178,7 @@ const struct cli_command cmd_umount = {
         .summary = "unmount images",
         .description = "Unmounts what `lamina mount` mounted on each DIR, or takes away what "
                        "`lamina bundle` "
-                       "made in it.",
+                       "made in it, or ends the `lamina als` that serves it.",
         .options = umount_options,
         .args_bytes = sizeof(struct umount_args),
         .operands_max = UMOUNT_DIRS_MAX,

@@ -65,14 +65,13 @@ static int image_fill(const json_t *prepared, struct ffs_image *image, struct ca
         return 0;
 }
 
-static int prepare_call(const struct mounting *m, json_t *args, struct ffs_image *image,
-                        json_t **prepared, struct cas_err *err)
+int mounting_prepare_by(const struct mounting *m, const char *op, json_t *args,
+                        struct ffs_image *image, json_t **prepared, struct cas_err *err)
 {
         op_cleanup_json json_t *result = NULL;
         cli_cleanup_progress struct cli_progress *progress = cli_progress_new();
         if (access_arg(args, "owner", m->host.run_dir, err) < 0 ||
-            access_call(m->store, "mount-prepare", args, cli_progress_sink(progress), &result,
-                        err) < 0)
+            access_call(m->store, op, args, cli_progress_sink(progress), &result, err) < 0)
                 return -(int)err->code;
         if (image_fill(result, image, err) < 0) {
                 mounting_forget(m, result);
@@ -89,7 +88,7 @@ int mounting_prepare(const struct mounting *m, const char *name, const char *pla
         if (access_arg(args, "name", name, err) < 0 ||
             access_arg(args, "platform", platform, err) < 0)
                 return -(int)err->code;
-        return prepare_call(m, args, image, prepared, err);
+        return mounting_prepare_by(m, "mount-prepare", args, image, prepared, err);
 }
 
 int mounting_prepare_manifest(const struct mounting *m, const char *name,
@@ -101,7 +100,7 @@ int mounting_prepare_manifest(const struct mounting *m, const char *name,
         if (access_arg(args, "name", name, err) < 0 ||
             access_arg(args, "manifest", cas_digest_text(manifest, text), err) < 0)
                 return -(int)err->code;
-        return prepare_call(m, args, image, prepared, err);
+        return mounting_prepare_by(m, "mount-prepare", args, image, prepared, err);
 }
 
 void mounting_forget(const struct mounting *m, const json_t *prepared)

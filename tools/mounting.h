@@ -31,6 +31,10 @@ int mounting_prepare_manifest(const struct mounting *m, const char *name,
                               json_t **prepared, struct cas_err *err) CAS_MUST_CHECK;
 /* It is not mounted after all: the lease goes. */
 void mounting_forget(const struct mounting *m, const json_t *prepared);
+/* The same by any operation that answers so; args: without the owner. */
+int mounting_prepare_by(const struct mounting *m, const char *op, json_t *args,
+                        struct ffs_image *image, json_t **prepared,
+                        struct cas_err *err) CAS_MUST_CHECK;
 /* Mounts what was prepared; the lease is kept for as long as the mount, or dropped when
  * it fails. */
 int mounting_mount(const struct mounting *m, const struct ffs_image *image, const json_t *prepared,

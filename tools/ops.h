@@ -60,6 +60,17 @@ int op_lease_drop(struct cas_store *s, const json_t *args, const struct op_conte
 /* ops_commit.c */
 int op_commit(struct cas_store *s, const json_t *args, const struct op_context *ctx,
               json_t **result, struct cas_err *err);
+/* ops_als.c */
+int op_als_find(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                json_t **result, struct cas_err *err);
+int op_als_prepare(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                   json_t **result, struct cas_err *err);
+int op_als_use(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+               json_t **result, struct cas_err *err);
+int op_als_reset(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                 json_t **result, struct cas_err *err);
+int op_blob_write(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                  json_t **result, struct cas_err *err);
 /* ops_maintain.c */
 int op_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
           struct cas_err *err);

@@ -4,6 +4,7 @@
 #include "cas/condense.h"
 
 #include <stdio.h>
+#include <sys/random.h>
 
 #include "tools/ops.h"
 
@@ -84,6 +85,15 @@ char *op_ref_text(const struct cas_ref *ref)
                 return cas_xasprintf("%s:%s", ref->repo, ref->tag);
         char digest[CAS_DIGEST_TEXT_BYTES];
         return cas_xasprintf("%s@%s", ref->repo, cas_digest_text(&ref->digest, digest));
+}
+
+void op_lease_id_new(char *out, size_t out_bytes)
+{
+        uint8_t random[16];
+        cas_assert(getrandom(random, sizeof(random), 0) == (ssize_t)sizeof(random));
+        int at = snprintf(out, out_bytes, "mount:");
+        for (size_t i = 0; i < sizeof(random); i++)
+                at += snprintf(out + at, out_bytes - (size_t)at, "%02x", random[i]);
 }
 
 json_t *op_text_json(const char *text)

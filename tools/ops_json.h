@@ -36,6 +36,8 @@ struct cas_recipe_record;
 /* What is known of how a layer's blob is made: {"digest", "size", "condensed", "class"?, "reason"?,
  * "recipeBytes"?, "wrapBytes"?, "correctionsBytes"?}. A new reference. */
 json_t *op_recipe_json(struct cas_store *s, const struct cas_recipe_record *rec);
+/* The name of a new lease of a mount. */
+void op_lease_id_new(char *out, size_t out_bytes);
 /* A JSON string of text that need not be UTF-8: other bytes become "?". A new reference. */
 json_t *op_text_json(const char *text);
 /* "NAME:TAG", or "NAME@DIGEST" where the reference has no tag. Owned by the caller. */

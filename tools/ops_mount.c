@@ -3,7 +3,6 @@
  * made, and a lease keeps all of it from garbage collection. The lease is
  * short until the mount says that it stands (lease-keep). */
 #include <stdio.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "cas/lease.h"
@@ -11,15 +10,6 @@
 #include "tools/ops_json.h"
 
 #define LEASE_PREPARE_S 600
-
-static void lease_id_new(char *out, size_t out_bytes)
-{
-        uint8_t random[16];
-        cas_assert(getrandom(random, sizeof(random), 0) == (ssize_t)sizeof(random));
-        int at = snprintf(out, out_bytes, "mount:");
-        for (size_t i = 0; i < sizeof(random); i++)
-                at += snprintf(out + at, out_bytes - (size_t)at, "%02x", random[i]);
-}
 
 static json_t *strings_json(char *const *list)
 {
@@ -107,7 +97,7 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
             op_arg_string(args, "owner", &owner, err) < 0 ||
             wanted_root(s, &wanted, &lease.root, err) < 0)
                 return -(int)err->code;
-        lease_id_new(lease.id, sizeof(lease.id));
+        op_lease_id_new(lease.id, sizeof(lease.id));
         snprintf(lease.owner, sizeof(lease.owner), "%s", owner);
         /* The lease first: nothing of the image can go while it is made ready. */
         if (cas_lease_put(s, &lease, err) < 0)

@@ -33,15 +33,19 @@ class Layout:
 
     def image(self, tag, blob, diff_id):
         """Returns the layer's digest."""
-        config = self.blob(json.dumps({"architecture": "amd64", "os": "linux", "config": {},
-                                       "rootfs": {"type": "layers", "diff_ids": [diff_id]}}).encode())
-        layer = dict(self.blob(blob), mediaType=layer_type(blob))
+        return self.image_of(tag, [(blob, diff_id)])[0]
+
+    def image_of(self, tag, layers, config=None):
+        """Layers: bytes and diff_id of each, lowest first. Returns their digests."""
+        document = self.blob(json.dumps({"architecture": "amd64", "os": "linux", "config": config or {},
+                                         "rootfs": {"type": "layers", "diff_ids": [d for _, d in layers]}}).encode())
+        described = [dict(self.blob(blob), mediaType=layer_type(blob)) for blob, _ in layers]
         manifest = self.blob(json.dumps({"schemaVersion": 2, "mediaType": OCI + "manifest.v1+json",
-                                         "config": dict(config, mediaType=OCI + "config.v1+json"),
-                                         "layers": [layer]}).encode())
+                                         "config": dict(document, mediaType=OCI + "config.v1+json"),
+                                         "layers": described}).encode())
         manifest.update(mediaType=OCI + "manifest.v1+json", annotations={"org.opencontainers.image.ref.name": tag})
         self.manifests.append(manifest)
-        return layer["digest"]
+        return [layer["digest"] for layer in described]
 
     def close(self):
         with open(self.path + "/index.json", "w", encoding="utf-8") as f:

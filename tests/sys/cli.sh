@@ -67,7 +67,7 @@ check "a wrong choice" status 2 "$lamina" run --runtime frob x
 check "--version" status 0 "$lamina" --version
 check "--help" status 0 "$lamina" --help
 check "... fails when it cannot be written" status 1 bash -c "'$lamina' --help >/dev/full"
-for command in import export pack unpack images inspect tag rm mount umount mounts run bundle serve gc fsck condense stats upgrade dump; do
+for command in import export pack unpack images inspect tag rm mount umount mounts als run bundle serve gc fsck condense stats upgrade dump; do
 	check "$command --help" status 0 "$lamina" $command --help
 	check "... has its usage" contains "$dir/out" "usage: lamina $command"
 	"$lamina" man $command >"$dir/page.1"
