@@ -178,6 +178,15 @@ def check_memory(checks, host, runtime):
         checks.check(done.returncode != 0 and "--memory" in done.stderr, f"--memory {wrong}", done.stderr)
 
 
+def check_size(checks, host):
+    for options in ((), ("--uid-range", f"{FIRST}:65536")):
+        done = host.run("run", "--size", "16M", *options, "app:1", "--", "sh", "-c",
+                        "head -c 1000000 /dev/zero > /few && echo few; head -c 100000000 /dev/zero > /many || echo full",
+                        check=False)
+        checks.check(done.stdout == "few\nfull\n", f"--size {options}",
+                     done.stdout + done.stderr)
+
+
 def check_nested_overlay(checks, host):
     """What podman in a sandbox does: an overlay in a user namespace, over and under a volume."""
     script = ("mkdir /v/l /v/u /v/w /v/m && echo low > /v/l/f && "
@@ -205,6 +214,7 @@ def main():
             check_names(checks, host, runtime)
             check_volumes(checks, host, runtime)
             check_memory(checks, host, runtime)
+        check_size(checks, host)
         check_nested_overlay(checks, host)
         left = host.json("mounts")
         checks.check(left in ([], {"mounts": []}), "nothing is mounted at the end", str(left))
