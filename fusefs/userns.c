@@ -7,11 +7,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "cas/buf.h"
 #include "fusefs/connection_int.h"
 #include "fusefs/idmap_int.h"
+#include "fusefs/kmount_int.h"
 
 static int write_proc(pid_t pid, const char *name, const char *text, struct cas_err *err)
 {
@@ -113,5 +115,32 @@ int ffs_userns_mount_fuse(const char *dir, int *out_fd, struct cas_err *err)
                 return cas_fail_sys(err, errno, "mount FUSE at %s in a user namespace (Linux 4.18)",
                                     dir);
         *out_fd = cas_steal_fd(&fd);
+        return 0;
+}
+
+static int make_below(const char *base, const char *name, char **out, struct cas_err *err)
+{
+        *out = cas_xasprintf("%s/%s", base, name);
+        if (mkdir(*out, 0755) < 0 && errno != EEXIST)
+                return cas_fail_sys(err, errno, "make %s", *out);
+        return 0;
+}
+
+int ffs_userns_mount_overlay(const char *lower_dir, const char *upper_dir, const char *dir,
+                             struct cas_err *err)
+{
+        cas_cleanup_free char *upper = NULL;
+        cas_cleanup_free char *work = NULL;
+        ffs_cleanup_kmount struct ffs_kmount m = {0};
+        if (make_below(upper_dir, "upper", &upper, err) < 0 ||
+            make_below(upper_dir, "work", &work, err) < 0 ||
+            ffs_kmount_open("overlay", &m, err) < 0 ||
+            ffs_kmount_set(&m, "source", "lamina", err) < 0 ||
+            ffs_kmount_set_path(&m, "lowerdir+", lower_dir, err) < 0 ||
+            ffs_kmount_set_path(&m, "upperdir", upper, err) < 0 ||
+            ffs_kmount_set_path(&m, "workdir", work, err) < 0 ||
+            ffs_kmount_flag(&m, "userxattr", err) < 0 ||
+            ffs_kmount_finish(&m, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID, dir, err) < 0)
+                return -(int)err->code;
         return 0;
 }

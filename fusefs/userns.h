@@ -16,5 +16,10 @@ int ffs_userns_open(const char *id_map, int *out_fd, struct cas_err *err) CAS_MU
  * no effect. *out_fd: its /dev/fuse descriptor, close-on-exec; its INIT request waits to be read.
  * Errors: UNSUPPORTED (no /dev/fuse), DENIED (the device, or mounting). */
 int ffs_userns_mount_fuse(const char *dir, int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
+/* Mounts overlayfs at dir, as the root of the user namespace of this process: upper_dir/upper, both
+ * made when they are not there, over what is mounted at lower_dir. Its marks are user.overlay.*
+ * xattrs; device nodes and set-id bits have no effect. Errors: UNSUPPORTED (Linux 5.11), DENIED. */
+int ffs_userns_mount_overlay(const char *lower_dir, const char *upper_dir, const char *dir,
+                             struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 
 #include "cas/removetree.h"
+#include "fusefs/broker.h"
 #include "fusefs/userns.h"
 #include "tools/bundle.h"
 #include "tools/mount_choice.h"
@@ -24,6 +25,8 @@
 #include "tools/run_cgroup.h"
 #include "tools/run_spec.h"
 #include "tools/sandbox.h"
+
+#define BROKER_SOCKET_ENV "LAMINA_BROKER" /* another than the usual one */
 
 struct run_args {
         struct mount_choice mount;
@@ -43,6 +46,7 @@ struct run_args {
         struct cli_list hosts;
         bool read_only;
         bool keep;
+        bool broker;
 };
 
 #define FIELD(name) offsetof(struct run_args, name)
@@ -54,6 +58,8 @@ static const struct cli_option options[] = {
          "keep changes in DIR, and begin with those that are there"},
         {"keep", 0, CLI_FLAG, FIELD(keep), NULL,
          "keep changes in the store, and say on stderr where"},
+        {"broker", 0, CLI_FLAG, FIELD(broker), NULL,
+         "the image is the host's: ask its broker for it (lamina-broker(1))"},
         {"read-only", 0, CLI_FLAG, FIELD(read_only), NULL,
          "the root file system cannot be written; /tmp can"},
         {"bind", 'v', CLI_LIST, FIELD(binds), "SRC:DST[:ro]",
@@ -98,6 +104,7 @@ struct sandbox {
         bool upper_is_ours;
         bool keep;
         bool has_cgroup;
+        bool brokered;
 };
 
 /* Takes everything back; what was never made is no error. */
@@ -116,7 +123,10 @@ static int sandbox_undo(struct sandbox *s, struct cas_err *err)
                 return umounted; /* nothing below a live mount is removed */
         }
         if (s->upper_is_ours && !s->keep) {
-                if (s->rootless && s->ids.uid_count > 1)
+                /* What the kernel's overlay made is the namespace's. */
+                if (s->brokered)
+                        rc = rootless_remove_tree(&s->ids, s->upper, err);
+                else if (s->rootless && s->ids.uid_count > 1)
                         rc = rootless_remove_tree(&s->ids, s->volumes, err);
                 if (rc == 0)
                         rc = cas_remove_tree(s->upper, err);
@@ -220,6 +230,7 @@ static int sandbox_make(struct sandbox *s, const struct run_args *a, struct cas_
         s->keep = a->keep;
         s->upper_is_ours = a->upper == NULL;
         s->has_cgroup = a->memory != NULL;
+        s->brokered = a->broker;
         if (!a->upper)
                 s->upper = cas_xasprintf("%s/sandboxes/run-%s", s->m.host.store_path, s->id);
         else if (path_real(a->upper, &s->upper, err) < 0)
@@ -401,6 +412,61 @@ static int run_rootless(struct run *r, const struct ffs_image *image,
         return rc;
 }
 
+/* {"image", "platform"?} */
+static char *broker_request(const struct run *r)
+{
+        op_cleanup_json json_t *request = json_pack("{s:s}", "image", r->cli->operands[0]);
+        if (request && r->args->mount.platform)
+                json_object_set_new(request, "platform", json_string(r->args->mount.platform));
+        return request ? json_dumps(request, JSON_COMPACT) : NULL;
+}
+
+/* In the sandbox's namespaces, whose ids the broker shows the image's owners as: attaches what it
+ * grants, and stacks the user's changes upon it. The broker keeps it while this process lives. */
+static int mount_from_broker(struct run *r, struct cas_err *err)
+{
+        const char *path = getenv(BROKER_SOCKET_ENV);
+        cas_cleanup_free char *request = broker_request(r);
+        cas_cleanup_free char *reply = NULL;
+        cas_cleanup_free char *lower = cas_xasprintf("%s/lower", r->s->dir);
+        cas_cleanup_fd int mount_fd = -1;
+        int connection_fd; /* open until the end */
+        if (!request)
+                return cas_fail(err, CAS_E_INVALID, "the image's name is not UTF-8");
+        if (ffs_broker_ask(path ? path : FFS_BROKER_SOCKET, request, &reply, &mount_fd,
+                           &connection_fd, err) < 0 ||
+            path_make_dirs(lower, 0700, err) < 0 || ffs_broker_attach(mount_fd, lower, err) < 0 ||
+            ffs_userns_mount_overlay(lower, r->s->upper, r->s->root, err) < 0)
+                return -(int)err->code;
+        r->prepared = json_loads(reply, JSON_REJECT_DUPLICATES, NULL);
+        return r->prepared ? 0 : cas_fail(err, CAS_E_INVALID, "the broker's answer is no JSON");
+}
+
+static int run_from_broker(void *arg)
+{
+        struct run *r = arg;
+        struct cas_err err = CAS_ERR_INIT;
+        if (mount_from_broker(r, &err) < 0)
+                return cli_report(r->cli->command->name, &err);
+        return run_in_child(r);
+}
+
+static int run_brokered(struct run *r, int *status, struct cas_err *err)
+{
+        struct rootless_child child;
+        if (!r->s->rootless)
+                return cas_fail(err, CAS_E_INVALID,
+                                "--broker is for users who may not mount: root runs images as they "
+                                "are");
+        if (rootless_start(&r->s->ids, NULL, run_from_broker, r, &child, err) < 0)
+                return -(int)err->code;
+        rootless_go(&child);
+        *status = runtime_wait(child.pid, child.pid, r->signals);
+        child.pid = 0;
+        rootless_release(&child);
+        return 0;
+}
+
 static int limit_memory(struct sandbox *s, const struct run_args *a, struct cas_err *err)
 {
         uint64_t bytes;
@@ -416,9 +482,12 @@ static int sandbox_run(struct run *r, int *status, struct cas_err *err)
         struct ffs_mount_options mount;
         cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
         cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
-        if (limit_memory(r->s, r->args, err) < 0 ||
-            sandbox_prepare(r->s, r->args, r->cli->operands[0], image, &r->prepared, &mount, err) <
-                    0)
+        if (limit_memory(r->s, r->args, err) < 0)
+                return -(int)err->code;
+        if (r->args->broker)
+                return run_brokered(r, status, err);
+        if (sandbox_prepare(r->s, r->args, r->cli->operands[0], image, &r->prepared, &mount, err) <
+            0)
                 return -(int)err->code;
         if (r->s->rootless)
                 return run_rootless(r, image, &mount, status, err);

@@ -3,6 +3,7 @@ its namespace and the pages that root's mounts have; others get a clear refusal;
 users do, also over a restart of the broker."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -105,16 +106,55 @@ def check_lives(host, checks, socket, policy, broker, allowed):
     return broker
 
 
+def check_run(host, checks, socket):
+    """lamina run of the user: the image is the host's, changes are the user's."""
+    home = host.dir + "/home"
+    os.mkdir(home)
+    os.mkdir(home + "/run", 0o700)
+    for path in (home, home + "/run"):
+        os.chown(path, USER, USER)
+    env = dict(os.environ, HOME=home, LAMINA_BROKER=socket, LAMINA_STORE=home + "/store", LAMINA_RUN=home + "/run")
+
+    def run(image, script, *options):
+        return subprocess.run(["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", lamina.PROGRAM,
+                               "run", "--broker", *options, image, "--", "/bin/sh", "-c", script], env=env,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    done = run("public/base:1", "echo changed >/file; cat /file; mkdir /made; id -u; wc -c </unchanged")
+    checks.check(done.stdout.split() == ["changed", "0", "300000"], "lamina run over the broker's mount",
+                 done.stdout + done.stderr)
+    upper = home + "/kept"
+    run("public/base:1", "echo one >/made; rm /unchanged", "--upper", upper)
+    done = run("public/base:1", "cat /made; ls /unchanged /file", "--upper", upper)
+    checks.check(done.stdout.split() == ["one", "/file"], "changes are found again", done.stdout + done.stderr)
+    done = run("private/base:1", "true")
+    checks.check(done.returncode == 1 and "policy" in done.stderr, "the policy holds for it", done.stderr)
+    left = subprocess.run(["find", home + "/store/sandboxes", home + "/run/run"], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True)
+    checks.check("upper" not in left.stdout and "root" not in left.stdout, "nothing is left behind", left.stdout)
+    checks.check(wait_for(lambda: len(mounts(host)) == 0), "and no mount of the broker")
+
+
+def busybox_root(root):
+    """A root file system with a shell."""
+    for path in ("bin", "tmp", "proc", "dev", "etc"):
+        os.makedirs(f"{root}/{path}")
+    shutil.copy(shutil.which("busybox"), root + "/bin/busybox")
+    for name in ("sh", "cat", "mkdir", "id", "wc", "rm", "ls", "true"):
+        os.symlink("busybox", f"{root}/bin/{name}")
+
+
 def main():
     lamina.isolate(120)
-    lamina.need("setpriv", "unshare")
+    lamina.need("setpriv", "unshare", "busybox", "bwrap")
     checks = lamina.Checks()
     with lamina.Host() as host:
         os.chmod(host.dir, 0o755)
-        os.mkdir(host.dir + "/root")
+        busybox_root(host.dir + "/root")
         os.mkdir(host.dir + "/point")
-        with open(host.dir + "/root/file", "wb") as f:
-            f.write(os.urandom(300000))
+        for name in ("file", "unchanged"):
+            with open(f"{host.dir}/root/{name}", "wb") as f:
+                f.write(os.urandom(300000))
         with open(host.dir + "/root/other", "wb") as f:
             f.write(b"other")
         os.chown(host.dir + "/root/other", 1234, 1234)
@@ -130,6 +170,7 @@ def main():
         broker = start_broker(host, socket, policy)
         allowed = check_grants(host, checks, socket)
         broker = check_lives(host, checks, socket, policy, broker, allowed)
+        check_run(host, checks, socket)
         broker.terminate()
         checks.check(broker.wait(10) == 0, "it ends when it is told")
     checks.finish()
