@@ -36,14 +36,15 @@ def arguments():
 
 
 def pjdfstest_failures(suite, path, point):
-    """Numbers of the tests of one file that fail in a directory; None: it did not come to an end."""
+    """Numbers of the tests of one file that fail in a directory (None: it did not come to an end), what
+    it says of them, and how many there are."""
     work = point + "/" + os.path.relpath(path, suite).replace("/", "-")
     os.mkdir(work)
     os.chmod(work, 0o755)
     try:
         done = subprocess.run(["sh", path], cwd=work, capture_output=True, text=True, errors="replace", timeout=300, check=False)
     except subprocess.TimeoutExpired:
-        return None, "longer than 300 s"
+        return None, "longer than 300 s", 0
     failed, lines = set(), []
     for line in done.stdout.splitlines():
         match = re.match(r"not ok (\d+)(.*)", line)
@@ -51,30 +52,32 @@ def pjdfstest_failures(suite, path, point):
             failed.add(int(match[1]))
             lines.append(line)
     shutil.rmtree(work, ignore_errors=True)
-    return failed, "\n".join(lines)
+    count = len(re.findall(r"^(?:not )?ok ", done.stdout, re.M))
+    return (failed if count else None), "\n".join(lines) or done.stderr, count
 
 
 def run_pjdfstest(checks, suite, every, only):
     paths = sorted(os.path.join(at, name) for at, _, names in os.walk(suite + "/tests") for name in names
                    if name.endswith(".t") and only in os.path.join(at, name))
-    totals = dict.fromkeys((s.name for s in every), 0)
+    totals, tests = dict.fromkeys((s.name for s in every), 0), 0
     print("pjdfstest: tests that fail: " + ", ".join(totals), flush=True)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for path in paths:
             results = list(pool.map(lambda side, path=path: pjdfstest_failures(suite, path, side.point), every))
             name = os.path.relpath(path, suite + "/tests")
-            for side, (failed, _) in zip(every, results):
+            tests += results[0][2]
+            for side, (failed, _, _) in zip(every, results):
                 totals[side.name] += 1000 if failed is None else len(failed)
-            if any(failed != results[0][0] for failed, _ in results) or any(failed for failed, _ in results):
+            if any(failed is None or failed for failed, _, _ in results):
                 print(f"  {name:20}" + "  ".join(f"{s.name} {'hangs' if f is None else sorted(f) or '-'}"
-                                                for s, (f, _) in zip(every, results)), flush=True)
-            for side, (failed, text) in zip(every[1:], results[1:]):
+                                                for s, (f, _, _) in zip(every, results)), flush=True)
+            for side, (failed, text, _) in zip(every[1:], results[1:]):
                 worse = failed is None or failed - (results[0][0] or set())
                 if worse and side.name != "overlay":
                     checks.check(False, f"pjdfstest {name} on {side.name}", text)
                 else:
                     checks.check(True, name)
-    print("pjdfstest: failures in all: " + ", ".join(f"{k} {v}" for k, v in totals.items()), flush=True)
+    print(f"pjdfstest: {tests} tests; failures in all: " + ", ".join(f"{k} {v}" for k, v in totals.items()), flush=True)
 
 
 def python_failures(test, point):
