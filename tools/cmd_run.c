@@ -25,6 +25,7 @@
 #include "tools/run_cgroup.h"
 #include "tools/run_spec.h"
 #include "tools/sandbox.h"
+#include "tools/uid_pool.h"
 
 #define BROKER_SOCKET_ENV "LAMINA_BROKER" /* another than the usual one */
 
@@ -105,6 +106,7 @@ struct sandbox {
         bool keep;
         bool has_cgroup;
         bool brokered;
+        uint32_t pool_first; /* of the pool's range that is taken; 0: none */
 };
 
 /* Takes everything back; what was never made is no error. */
@@ -122,6 +124,8 @@ static int sandbox_undo(struct sandbox *s, struct cas_err *err)
                 *err = one;
                 return umounted; /* nothing below a live mount is removed */
         }
+        if (s->pool_first)
+                uid_pool_give_back(s->m.host.run_dir, s->pool_first);
         if (s->upper_is_ours && !s->keep) {
                 /* What the kernel's overlay made is the namespace's. */
                 if (s->brokered)
@@ -214,6 +218,18 @@ static void watcher_dismiss(struct watcher *w)
 }
 
 /* ---- the sandbox ---- */
+
+/* A range of the pool in place of "auto"; *text is owned by the caller. */
+static int range_choose(struct sandbox *s, struct run_args *a, char **text, struct cas_err *err)
+{
+        if (!a->mount.uid_range || strcmp(a->mount.uid_range, "auto") != 0 || s->rootless)
+                return 0;
+        if (uid_pool_take(s->m.host.run_dir, &s->pool_first, err) < 0)
+                return -(int)err->code;
+        *text = cas_xasprintf("%u:%d", s->pool_first, UID_POOL_COUNT);
+        a->mount.uid_range = *text;
+        return 0;
+}
 
 static int sandbox_make(struct sandbox *s, const struct run_args *a, struct cas_err *err)
 {
@@ -515,6 +531,7 @@ static int run(const struct cli *cli, void *args)
         signals_block(&signals);
         struct cas_err err = CAS_ERR_INIT;
         struct sandbox s = {.userns_fd = -1, .cgroup_fd = -1, .rootless = geteuid() != 0};
+        cas_cleanup_free char *range = NULL;
         struct run r = {.s = &s, .args = a, .cli = cli, .signals = &signals};
         struct watcher watcher = {0};
         int status = CLI_FAILED;
@@ -523,6 +540,8 @@ static int run(const struct cli *cli, void *args)
                 rc = sandbox_make(&s, a, &err);
         if (rc == 0 && s.rootless)
                 rc = rootless_ids_find(&s.ids, &err);
+        if (rc == 0)
+                rc = range_choose(&s, a, &range, &err);
         if (rc == 0)
                 rc = watcher_start(&watcher, &s, &err);
         if (rc == 0)
@@ -559,7 +578,9 @@ const struct cli_command cmd_run = {
                 "when it is not in the image.\n\n"
                 "With --uid-range the sandbox is a user namespace of its own: root in it is FIRST "
                 "on "
-                "the host, and nobody there. A --volume is a plain directory of the host, made for "
+                "the host, and nobody there; `--uid-range auto` takes a free range of those that "
+                "/etc/subuid and /etc/subgid give to the name lamina. A --volume is a plain "
+                "directory of the host, made for "
                 "this sandbox: podman in it wants one at /var/lib/containers.\n\n"
                 "A user other than root is root in the sandbox, and its subordinate ids "
                 "(/etc/subuid, "

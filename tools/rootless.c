@@ -46,7 +46,7 @@ void rootless_ranges_add(const char *text, size_t len, const char *name, uint32_
                 uint32_t first, length;
                 char *at = line;
                 const char *who = strsep(&at, ":");
-                if ((strcmp(who, name) != 0 && strcmp(who, number) != 0) ||
+                if ((strcmp(who, name) != 0 && (id == UINT32_MAX || strcmp(who, number) != 0)) ||
                     !number_take(&at, &first) || !number_take(&at, &length) || at)
                         continue;
                 const struct rootless_range *last = *count ? &ranges[*count - 1] : NULL;

@@ -23,7 +23,8 @@ struct rootless_ids {
  * Errors: IO. */
 int rootless_ids_find(struct rootless_ids *out, struct cas_err *err) CAS_MUST_CHECK;
 /* Appends the ranges of a user in the text of /etc/subuid or /etc/subgid, as far as there is room;
- * inside ids go on where the last one ends. Lines that make no sense are passed over. */
+ * inside ids go on where the last one ends. Lines that make no sense are passed over. id
+ * UINT32_MAX: the name only. */
 void rootless_ranges_add(const char *text, size_t len, const char *name, uint32_t id,
                          struct rootless_range *ranges, size_t *count);
 /* Id maps for ffs_mount; owned by the caller. Of a file system that is mounted inside, and of one

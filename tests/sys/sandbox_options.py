@@ -178,6 +178,29 @@ def check_memory(checks, host, runtime):
         checks.check(done.returncode != 0 and "--memory" in done.stderr, f"--memory {wrong}", done.stderr)
 
 
+def check_pool(checks, host):
+    none = host.run("run", "--uid-range", "auto", "app:1", "--", "true", check=False)
+    checks.check(none.returncode == 1 and "/etc/subuid" in none.stderr, "no pool: what to do", none.stderr)
+    pool = host.dir + "/pool"
+    with open(pool, "w", encoding="utf-8") as f:
+        f.write("lamina:900000:131072\n")
+    for path in ("/etc/subuid", "/etc/subgid"):
+        if not os.path.exists(path):
+            return
+        subprocess.run(["mount", "--bind", pool, path], check=True)
+    sleepers = [host.start("run", "--uid-range", "auto", "app:1", "--", "sleep", f"44{i}") for i in range(2)]
+    pids = [lamina.wait_for(lambda i=i: pids_of(b"sleep\00044%d" % i), what="sleeper")[0] for i in range(2)]
+    owners = sorted(os.stat(f"/proc/{pid}").st_uid for pid in pids)
+    checks.check(owners == [900000, 965536], "sandboxes of the pool have ranges of their own", str(owners))
+    third = host.run("run", "--uid-range", "auto", "app:1", "--", "true", check=False)
+    checks.check(third.returncode == 1 and "in use" in third.stderr, "the pool has an end", third.stderr)
+    for sleeper in sleepers:
+        sleeper.kill()
+        sleeper.wait()
+    lamina.wait_for(lambda: os.listdir(host.dir + "/run/ranges") == [], what="ranges are given back")
+    checks.check(host.run("run", "--uid-range", "auto", "app:1", "--", "id", "-u").stdout == "0\n", "... and taken again")
+
+
 def check_size(checks, host):
     for options in ((), ("--uid-range", f"{FIRST}:65536")):
         done = host.run("run", "--size", "16M", *options, "app:1", "--", "sh", "-c",
@@ -215,6 +238,7 @@ def main():
             check_volumes(checks, host, runtime)
             check_memory(checks, host, runtime)
         check_size(checks, host)
+        check_pool(checks, host)
         check_nested_overlay(checks, host)
         left = host.json("mounts")
         checks.check(left in ([], {"mounts": []}), "nothing is mounted at the end", str(left))
