@@ -813,12 +813,10 @@ static int check_trees(const struct ffs_binding *b, const struct ffs_image *imag
 static int open_upper(const struct ffs_binding *b, int dir_fd, struct ffs_upperlayer **out,
                       struct cas_err *err)
 {
-        struct ffs_upperlayer_config config = {.dir_fd = dir_fd,
-                                               .format = b->format,
-                                               .owners_in_xattrs = b->owners_in_xattrs,
-                                               .read_only = true};
-        if (ffs_idmap_parse(b->id_map, &config.map, err) < 0)
-                return -(int)err->code;
+        const struct ffs_upperlayer_config config = {.dir_fd = dir_fd,
+                                                     .format = b->format,
+                                                     .owners_in_xattrs = b->owners_in_xattrs,
+                                                     .read_only = true};
         int rc = ffs_upperlayer_open(&config, out);
         return rc < 0 ? cas_fail_sys(err, -rc, "open the upper directory") : 0;
 }

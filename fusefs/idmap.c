@@ -165,3 +165,43 @@ void ffs_idmap_format(const struct ffs_idmap *m, char *out, size_t out_bytes)
                 memcpy(out + used, ";squash", sizeof(";squash"));
         }
 }
+
+/* ---- ACLs ---- */
+
+/* u32 version, then u16 tag, u16 permissions and u32 id of each entry. */
+enum { ACL_VERSION = 2, ACL_HEAD_BYTES = 4, ACL_ENTRY_BYTES = 8, ACL_USER = 2, ACL_GROUP = 8 };
+
+static size_t acl_end(const uint8_t *acl, size_t len)
+{
+        return len >= ACL_HEAD_BYTES && cas_get_le32(acl) == ACL_VERSION
+                       ? len - (len - ACL_HEAD_BYTES) % ACL_ENTRY_BYTES
+                       : 0;
+}
+
+void ffs_idmap_acl_to_host(const struct ffs_idmap *m, void *acl, size_t len)
+{
+        uint8_t *bytes = acl;
+        for (size_t at = ACL_HEAD_BYTES, end = acl_end(acl, len); at < end; at += ACL_ENTRY_BYTES) {
+                uint32_t id = cas_get_le32(bytes + at + 4);
+                uint16_t tag = cas_get_le16(bytes + at);
+                if (tag == ACL_USER)
+                        cas_put_le32(bytes + at + 4, ffs_idmap_uid_to_host(m, id));
+                else if (tag == ACL_GROUP)
+                        cas_put_le32(bytes + at + 4, ffs_idmap_gid_to_host(m, id));
+        }
+}
+
+bool ffs_idmap_acl_to_image(const struct ffs_idmap *m, void *acl, size_t len)
+{
+        uint8_t *bytes = acl;
+        for (size_t at = ACL_HEAD_BYTES, end = acl_end(acl, len); at < end; at += ACL_ENTRY_BYTES) {
+                uint32_t id = cas_get_le32(bytes + at + 4);
+                uint16_t tag = cas_get_le16(bytes + at);
+                if ((tag == ACL_USER && !ffs_idmap_uid_to_image(m, id, &id)) ||
+                    (tag == ACL_GROUP && !ffs_idmap_gid_to_image(m, id, &id)))
+                        return false;
+                if (tag == ACL_USER || tag == ACL_GROUP)
+                        cas_put_le32(bytes + at + 4, id);
+        }
+        return true;
+}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Owners of an image's files as a mount shows them. "Image ids" are what trees
- * and layers say; "host ids" what the kernel sees at the mount and, unless
- * owners are kept in xattrs, on the upper's disk. Values; no state. */
+ * and layers say; "host ids" what the kernel sees at the mount. On the
+ * disk of an upper are image ids. Values; no state. */
 #ifndef FFS_IDMAP_INT_H
 #define FFS_IDMAP_INT_H
 
@@ -31,5 +31,10 @@ bool ffs_idmap_gid_to_image(const struct ffs_idmap *m, uint32_t host_gid, uint32
  * out of format: FFS_IDMAP_TEXT_BYTES hold any. */
 int ffs_idmap_parse(const char *text, struct ffs_idmap *out, struct cas_err *err) CAS_MUST_CHECK;
 void ffs_idmap_format(const struct ffs_idmap *m, char *out, size_t out_bytes);
+
+/* Ids in the value of a POSIX ACL's xattr, in place; what is no ACL stays as it is. False: an id
+ * has no counterpart (EINVAL, as for chown). */
+void ffs_idmap_acl_to_host(const struct ffs_idmap *m, void *acl, size_t len);
+bool ffs_idmap_acl_to_image(const struct ffs_idmap *m, void *acl, size_t len) CAS_MUST_CHECK;
 
 #endif

@@ -81,7 +81,6 @@ int ffs_rw_open(struct ffs_treefs *t, struct ffs_volume *v, int dir_fd, struct f
                                                .format = v->spec.format,
                                                .owners_in_xattrs = v->spec.owners_in_xattrs,
                                                .keep_hidden = has_nodes(nodes, v->number),
-                                               .map = v->spec.map,
                                                .size_limit_bytes = v->spec.size_limit_bytes};
         struct ffs_upperlayer *upper = NULL;
         int rc = ffs_upperlayer_open(&config, &upper);

@@ -60,28 +60,6 @@ bool ffs_acl_is_valid(const uint8_t *acl, size_t len)
         return (seen & needed) == needed;
 }
 
-void ffs_acl_to_host(uint8_t *acl, size_t len, const struct ffs_idmap *map)
-{
-        for (uint8_t *e = acl + ACL_HEAD_BYTES; e < acl + len; e += ACL_ENTRY_BYTES) {
-                if (tag_of(e) == TAG_USER)
-                        cas_put_le32(e + 4, ffs_idmap_uid_to_host(map, get32(e + 4)));
-                else if (tag_of(e) == TAG_GROUP)
-                        cas_put_le32(e + 4, ffs_idmap_gid_to_host(map, get32(e + 4)));
-        }
-}
-
-void ffs_acl_to_image(uint8_t *acl, size_t len, const struct ffs_idmap *map)
-{
-        for (uint8_t *e = acl + ACL_HEAD_BYTES; e < acl + len; e += ACL_ENTRY_BYTES) {
-                uint32_t id = get32(e + 4);
-                if (tag_of(e) == TAG_USER && !ffs_idmap_uid_to_image(map, id, &id))
-                        id = 65534;
-                else if (tag_of(e) == TAG_GROUP && !ffs_idmap_gid_to_image(map, id, &id))
-                        id = 65534;
-                cas_put_le32(e + 4, id);
-        }
-}
-
 /* The entries that stand for the three classes of a mode; group: the mask, where there is one. */
 struct classes {
         uint8_t *user, *group, *other;

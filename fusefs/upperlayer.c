@@ -222,6 +222,10 @@ static int open_all(struct ffs_upperlayer *u)
                 u->work_base_fd = -1; /* of no use to who reads, but for the index */
         if (rc == 0 && u->config.size_limit_bytes > 0)
                 rc = ffs_upper_count(u);
+        struct stat st;
+        if (rc == 0 && fstat(u->root_fd, &st) < 0)
+                rc = -errno;
+        u->owner = rc == 0 ? st.st_uid : u->euid;
         return rc;
 }
 

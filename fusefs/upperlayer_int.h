@@ -10,8 +10,9 @@
  * Functions return 0 or a negative errno, as their callers answer the kernel.
  * All are thread-safe; who changes one name or one inode from two threads orders
  * that. Every step is seen whole or not at all, also by who comes after a kill;
- * nothing is synced. The process's umask is 0. Ids in and out are image ids. `dirfd` is a directory
- * below upper/ (any of O_PATH or O_RDONLY), `name` one component. */
+ * nothing is synced. The process's umask is 0. Ids, those in ACLs too, are image ids, here and on
+ * the disk. `dirfd` is a directory below upper/ (any of O_PATH or O_RDONLY), `name` one component.
+ */
 #ifndef FFS_UPPERLAYER_INT_H
 #define FFS_UPPERLAYER_INT_H
 
@@ -29,7 +30,6 @@ struct ffs_upperlayer_config {
         bool read_only;   /* nothing is written, work/ need not be there */
         bool keep_hidden; /* names that ffs_upper_hide and _link_hidden gave are in use: who served
                            * this upper before was replaced */
-        struct ffs_idmap map;
         uint64_t size_limit_bytes; /* 0: none; else counted, ENOSPC beyond */
 };
 /* Opens upper/, which must be there, makes work/ where it is missing, and clears what a crash left

@@ -37,8 +37,7 @@ static bool is_plain(const struct ffs_upperlayer *u, const struct ffs_upper_new 
                 return false;
         if (u->config.owners_in_xattrs)
                 return !ffs_upper_needs_override(u, what->uid, what->gid, what->mode);
-        return ffs_idmap_uid_to_host(&u->config.map, what->uid) == u->euid &&
-               ffs_idmap_gid_to_host(&u->config.map, what->gid) == u->egid;
+        return what->uid == u->euid && what->gid == u->egid;
 }
 
 /* The inode as it lies on the disk: special files of who keeps owners in xattrs are regular there.

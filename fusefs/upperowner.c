@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Owners, modes and devices as they are shown and as they are on the disk. Who
- * may chown keeps them where they belong, with ids mapped. Who may not owns
- * everything itself and keeps them, with the ids of the image, in
- * user.containers.override_stat, as podman's storage does. */
+ * may chown keeps them where they belong. Who may not owns everything itself and
+ * keeps them in user.containers.override_stat, as podman's storage does. */
 #include <errno.h>
 #include <stdio.h>
 #include <sys/sysmacros.h>
 
 #include "fusefs/upperparts_int.h"
-
-#define OVERFLOW_ID UINT32_C(65534)
 
 /* ---- the text ---- */
 
@@ -136,15 +133,8 @@ int ffs_upper_show_stat(const struct ffs_upperlayer *u, struct ffs_place at, boo
 {
         if (has_override)
                 return show_override(at, st);
-        const struct ffs_idmap *map = &u->config.map;
-        bool mine = u->config.owners_in_xattrs; /* what its user has made is root's inside */
-        uint32_t id;
-        st->st_uid = mine && st->st_uid == u->euid                  ? 0
-                     : ffs_idmap_uid_to_image(map, st->st_uid, &id) ? id
-                                                                    : OVERFLOW_ID;
-        st->st_gid = mine && st->st_gid == u->egid                  ? 0
-                     : ffs_idmap_gid_to_image(map, st->st_gid, &id) ? id
-                                                                    : OVERFLOW_ID;
+        if (u->config.owners_in_xattrs && st->st_uid == u->owner)
+                st->st_uid = st->st_gid = 0; /* what its user has made is root's inside */
         return 0;
 }
 
@@ -183,8 +173,7 @@ int ffs_upper_put_owner(const struct ffs_upperlayer *u, struct ffs_place at, uin
                 if (ffs_upper_needs_override(u, uid, gid, mode))
                         rc = put_override(at, uid, gid, mode, rdev);
         } else {
-                rc = ffs_place_chown(at, ffs_idmap_uid_to_host(&u->config.map, uid),
-                                     ffs_idmap_gid_to_host(&u->config.map, gid));
+                rc = ffs_place_chown(at, uid, gid);
         }
         if (rc < 0 || S_ISLNK(mode))
                 return rc;
@@ -251,10 +240,8 @@ int ffs_upper_chown(struct ffs_upperlayer *u, int fd, uint32_t uid, uint32_t gid
 {
         struct ffs_place at = {fd, NULL};
         const uint32_t same = UINT32_MAX;
-        const struct ffs_idmap *map = &u->config.map;
         if (!u->config.owners_in_xattrs)
-                return ffs_place_chown(at, uid == same ? same : ffs_idmap_uid_to_host(map, uid),
-                                       gid == same ? same : ffs_idmap_gid_to_host(map, gid));
+                return ffs_place_chown(at, uid, gid);
         struct stat disk, st = {0};
         int rc = ffs_place_stat(at, &disk);
         if (rc == 0)

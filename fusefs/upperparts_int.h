@@ -22,7 +22,8 @@ struct ffs_upperlayer {
         int root_fd;      /* O_PATH of upper/ */
         int work_base_fd; /* O_PATH of work/; -1 where it is not there (read_only) */
         int work_fd;      /* O_PATH of work/work, on the same file system; -1: read_only */
-        uid_t euid;       /* who serves */
+        uid_t owner; /* of upper/: whose everything is that says nothing else (owners_in_xattrs) */
+        uid_t euid;  /* who serves */
         gid_t egid;
         const char *prefix; /* of overlayfs's own xattrs, with its last dot */
         size_t prefix_len;
@@ -118,8 +119,6 @@ bool ffs_upper_needs_override(const struct ffs_upperlayer *u, uint32_t uid, uint
 
 bool ffs_acl_is_valid(const uint8_t *acl, size_t len);
 /* The rest take valid ones. */
-void ffs_acl_to_host(uint8_t *acl, size_t len, const struct ffs_idmap *map);
-void ffs_acl_to_image(uint8_t *acl, size_t len, const struct ffs_idmap *map);
 /* Permissions that it means; true where it says nothing beyond them. */
 bool ffs_acl_to_mode(const uint8_t *acl, size_t len, mode_t *permissions);
 /* A default ACL becomes that of a new file of `mode`, which is cut; true where the mode says it

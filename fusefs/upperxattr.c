@@ -2,7 +2,8 @@
 /* Extended attributes as a sandbox sees them. overlayfs's own names are escaped
  * and unescaped as overlayfs does (PREFIXoverlay.X is shown as PREFIXX). Where
  * the process has no privileges, what it may not set is kept under
- * user.containers.override_NAME. ACLs hold ids, which are mapped. */
+ * user.containers.override_NAME; ACLs among it, which the disk would apply, are
+ * applied by us. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -69,11 +70,6 @@ static bool is_acl(const char *name)
         return strcmp(name, FFS_ACL_ACCESS) == 0 || strcmp(name, FFS_ACL_DEFAULT) == 0;
 }
 
-static bool has_map(const struct ffs_upperlayer *u)
-{
-        return !u->config.owners_in_xattrs && (u->config.map.uid_count || u->config.map.gid_count);
-}
-
 /* An access ACL that is kept aside: the disk does not make the mode follow it, so we do. */
 static int put_kept_access(const struct ffs_upperlayer *u, struct ffs_place at, const uint8_t *acl,
                            size_t len, int flags)
@@ -99,19 +95,11 @@ static int put_kept_access(const struct ffs_upperlayer *u, struct ffs_place at, 
                       : ffs_upper_put_mode(u, at, &st, (st.st_mode & ~(mode_t)0777) | permissions);
 }
 
-static int put_acl(const struct ffs_upperlayer *u, struct ffs_place at, const char *name,
-                   const void *value, size_t size, int flags)
+static int put_kept_acl(const struct ffs_upperlayer *u, struct ffs_place at, const char *name,
+                        const void *value, size_t size, int flags)
 {
         if (!ffs_acl_is_valid(value, size))
                 return -EINVAL;
-        if (!u->config.owners_in_xattrs) {
-                cas_cleanup_free uint8_t *acl = malloc(size);
-                if (!acl)
-                        return -ENOMEM;
-                memcpy(acl, value, size);
-                ffs_acl_to_host(acl, size, &u->config.map);
-                return ffs_place_setxattr(at, name, acl, size, flags);
-        }
         struct stat st;
         int rc = ffs_place_stat(at, &st);
         if (rc < 0)
@@ -155,8 +143,8 @@ int ffs_upper_put_xattr(const struct ffs_upperlayer *u, struct ffs_place at, con
         int rc = ffs_upper_xattr_to_disk(u, name, disk);
         if (rc < 0)
                 return rc;
-        if (is_acl(name) && (u->config.owners_in_xattrs || has_map(u)))
-                return put_acl(u, at, name, value, size, flags);
+        if (is_acl(name) && u->config.owners_in_xattrs)
+                return put_kept_acl(u, at, name, value, size, flags);
         return ffs_place_setxattr(at, disk, value, size, flags);
 }
 
@@ -166,19 +154,6 @@ int ffs_upper_setxattr(struct ffs_upperlayer *u, int fd, const char *name, const
         return ffs_upper_put_xattr(u, (struct ffs_place){fd, NULL}, name, value, size, flags);
 }
 
-/* Ids of an ACL turned into the image's; its length does not change. */
-static ssize_t get_mapped_acl(struct ffs_upperlayer *u, struct ffs_place at, const char *name,
-                              void *value, size_t size)
-{
-        ssize_t n = ffs_place_getxattr(at, name, value, size);
-        if (n <= 0 || size == 0)
-                return n;
-        if (!ffs_acl_is_valid(value, (size_t)n))
-                return -EUCLEAN;
-        ffs_acl_to_image(value, (size_t)n, &u->config.map);
-        return n;
-}
-
 ssize_t ffs_upper_getxattr(struct ffs_upperlayer *u, int fd, const char *name, void *value,
                            size_t size)
 {
@@ -186,8 +161,6 @@ ssize_t ffs_upper_getxattr(struct ffs_upperlayer *u, int fd, const char *name, v
         struct ffs_place at = {fd, NULL};
         if (ffs_upper_xattr_to_disk(u, name, disk) < 0)
                 return -ENODATA; /* none can have been set */
-        if (is_acl(name) && has_map(u))
-                return get_mapped_acl(u, at, name, value, size);
         ssize_t n = ffs_place_getxattr(at, disk, value, size);
         /* Links and special files have no user.* xattrs, where other names would be kept. */
         return n == -EPERM && strcmp(disk, name) != 0 ? -ENODATA : n;

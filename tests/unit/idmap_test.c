@@ -77,6 +77,30 @@ static void longest(void **state CAS_UNUSED)
         (void)parsed(text);
 }
 
+static void acls(void **state CAS_UNUSED)
+{
+        struct ffs_idmap m = parsed("0:1000:10;0:2000:10");
+        uint8_t acl[4 + 3 * 8 + 2] = {0}, before[sizeof(acl)];
+        cas_put_le32(acl, 2);
+        static const uint16_t tags[] = {2, 8, 4};
+        for (size_t i = 0; i < 3; i++) {
+                cas_put_le16(acl + 4 + 8 * i, tags[i]);
+                cas_put_le32(acl + 8 + 8 * i, 5);
+        }
+        memcpy(before, acl, sizeof(acl));
+        ffs_idmap_acl_to_host(&m, acl, sizeof(acl));
+        assert_int_equal(cas_get_le32(acl + 8), 1005);
+        assert_int_equal(cas_get_le32(acl + 16), 2005);
+        assert_int_equal(cas_get_le32(acl + 24), 5);
+        assert_true(ffs_idmap_acl_to_image(&m, acl, sizeof(acl)));
+        assert_memory_equal(acl, before, sizeof(acl));
+        assert_false(ffs_idmap_acl_to_image(&m, acl, sizeof(acl)));
+        cas_put_le32(acl, 3);
+        assert_true(ffs_idmap_acl_to_image(&m, acl, sizeof(acl)));
+        assert_true(ffs_idmap_acl_to_image(&m, acl, 3));
+        assert_memory_equal(acl + 4, before + 4, sizeof(acl) - 4);
+}
+
 static void refused(void **state CAS_UNUSED)
 {
         static const char *const bad[] = {
@@ -112,8 +136,8 @@ static void refused(void **state CAS_UNUSED)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(identity), cmocka_unit_test(ranges),  cmocka_unit_test(squash),
-                cmocka_unit_test(longest),  cmocka_unit_test(refused),
+                cmocka_unit_test(identity), cmocka_unit_test(ranges), cmocka_unit_test(squash),
+                cmocka_unit_test(longest),  cmocka_unit_test(acls),   cmocka_unit_test(refused),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
