@@ -36,7 +36,8 @@ static void park(struct ffs_ownerwait *w, const struct ffs_ownerwait_job *job)
 {
         struct parked *kept = cas_xcalloc(1, sizeof(*kept));
         cas_assert(job->item_bytes <= sizeof(kept->item));
-        memcpy(kept->item, job->item, job->item_bytes);
+        if (job->item_bytes > 0)
+                memcpy(kept->item, job->item, job->item_bytes);
         kept->job = *job;
         kept->job.item = kept->item;
         kept->deadline_ms = now_ms() + w->config.wait_ms;
@@ -53,6 +54,58 @@ void ffs_ownerwait_serve(struct ffs_ownerwait *w, const struct ffs_ownerwait_job
 {
         if (job->attempt(job->arg, job->item, WORKER_WAIT_MS) < 0)
                 park(w, job);
+}
+
+/* ---- who waits ---- */
+
+struct blocked {
+        int (*attempt)(void *arg, int timeout_ms);
+        void *arg;
+        struct cas_mutex mutex; /* guards the rest */
+        pthread_cond_t changed;
+        bool done;
+        int rc;
+};
+
+static void blocked_wake(struct blocked *b, int rc)
+{
+        cas_mutex_lock(&b->mutex);
+        b->rc = rc;
+        b->done = true;
+        (void)pthread_cond_signal(&b->changed);
+        cas_mutex_unlock(&b->mutex);
+}
+
+static int blocked_attempt(void *arg, const void *item CAS_UNUSED, int timeout_ms)
+{
+        struct blocked *b = arg;
+        int rc = b->attempt(b->arg, timeout_ms);
+        if (rc != -CAS_E_BUSY)
+                blocked_wake(b, rc);
+        return rc == -CAS_E_BUSY ? rc : 0;
+}
+
+static void blocked_fail(void *arg, const void *item CAS_UNUSED, int error CAS_UNUSED)
+{
+        blocked_wake(arg, -CAS_E_BUSY);
+}
+
+int ffs_ownerwait_block(struct ffs_ownerwait *w, int (*attempt)(void *arg, int timeout_ms),
+                        void *arg)
+{
+        struct blocked b = {.attempt = attempt, .arg = arg};
+        cas_mutex_init(&b.mutex, "blocked");
+        cas_cond_init(&b.changed);
+        const struct ffs_ownerwait_job job = {
+                .attempt = blocked_attempt, .fail = blocked_fail, .arg = &b};
+        ffs_ownerwait_serve(w, &job);
+        cas_mutex_lock(&b.mutex);
+        while (!b.done)
+                cas_mutex_wait(&b.mutex, &b.changed);
+        cas_mutex_unlock(&b.mutex);
+        (void)pthread_cond_destroy(&b.changed);
+        cas_mutex_release(&b.mutex);
+        return b.rc;
 }
 
 /* ---- the thread ---- */
@@ -93,7 +146,7 @@ static struct parked *sweep(struct parked *list, bool owner_is_there)
                 bool done = true;
                 list = p->next;
                 p->next = NULL;
-                if (fuse_req_interrupted(job->req))
+                if (job->req && fuse_req_interrupted(job->req))
                         job->fail(job->arg, job->item, EINTR);
                 else if (owner_is_there)
                         done = owner_is_there =

@@ -39,5 +39,9 @@ struct ffs_ownerwait_job {
         size_t item_bytes;
 };
 void ffs_ownerwait_serve(struct ffs_ownerwait *w, const struct ffs_ownerwait_job *job);
+/* The same for who can do nothing without the result: waits. attempt() fills what item points to
+ * and returns 0 or a negative code. 0, or what it returned; -CAS_E_BUSY: the owner stayed away. */
+int ffs_ownerwait_block(struct ffs_ownerwait *w, int (*attempt)(void *arg, int timeout_ms),
+                        void *arg);
 
 #endif

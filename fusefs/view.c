@@ -19,6 +19,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "cas/buf.h"
 #include "cas/map.h"
 #include "cas/mutex.h"
 
@@ -496,6 +497,72 @@ int ffs_view_path(const struct ffs_view *v, const char *path, uint64_t *out_vid,
                 path += len + (path[len] == '/');
         }
         *out_vid = vid;
+        return 0;
+}
+
+/* ---- upwards ---- */
+
+/* A directory's own tree has all directories above it. */
+int ffs_view_parent(const struct ffs_view *v, uint64_t dir, uint64_t *out_vid, struct cas_err *err)
+{
+        size_t tree = 0;
+        uint32_t nid = 0;
+        uint64_t parent;
+        if (vid_split(v, dir, &tree, &nid, err) < 0)
+                return -(int)err->code;
+        if (nid == cas_tree_root(v->trees[tree])) {
+                *out_vid = ffs_view_root(v);
+                return 0;
+        }
+        if (cas_tree_lookup(v->trees[tree], nid, "..", 2, &parent, err) < 0 ||
+            nid_check(parent, err) < 0)
+                return -(int)err->code;
+        *out_vid = vid_make(tree, (uint32_t)parent);
+        return 0;
+}
+
+struct name_search {
+        uint64_t nid;
+        const char *name; /* NULL: not found */
+        size_t name_len;
+        uint64_t names_left;
+};
+
+static bool name_matches(void *arg, const char *name, size_t name_len, uint64_t nid,
+                         uint8_t type CAS_UNUSED, uint64_t next CAS_UNUSED)
+{
+        struct name_search *s = arg;
+        if (nid == s->nid) {
+                s->name = name;
+                s->name_len = name_len;
+        }
+        return !s->name && s->names_left-- > 1;
+}
+
+int ffs_view_dir_key(const struct ffs_view *v, uint64_t dir, struct cas_hash *out,
+                     struct cas_err *err)
+{
+        size_t tree = 0;
+        uint32_t nid = 0;
+        if (vid_split(v, dir, &tree, &nid, err) < 0)
+                return -(int)err->code;
+        cas_cleanup_buf struct cas_buf names = CAS_BUF_INIT; /* from the last to the first */
+        struct name_search s = {.names_left = v->names_max + 1};
+        uint64_t at = nid, root = cas_tree_root(v->trees[tree]);
+        for (unsigned depth = 0; at != root; depth++) {
+                uint64_t parent, cookie = 0;
+                s.nid = at;
+                s.name = NULL;
+                if (cas_tree_lookup(v->trees[tree], at, "..", 2, &parent, err) < 0 ||
+                    cas_tree_readdir(v->trees[tree], parent, &cookie, name_matches, &s, err) < 0)
+                        return -(int)err->code;
+                if (!s.name || depth > CAS_TREE_DEPTH_MAX)
+                        return cas_fail(err, CAS_E_CORRUPT, "tree: a directory is not in its own");
+                cas_buf_append(&names, s.name, s.name_len);
+                cas_buf_append_byte(&names, '/');
+                at = parent;
+        }
+        cas_sha256(names.data, names.len_bytes, out);
         return 0;
 }
 

@@ -63,6 +63,13 @@ int ffs_view_inline(const struct ffs_view *v, uint64_t vid, const void **out, si
  * Errors: NOTFOUND, INVALID. */
 int ffs_view_path(const struct ffs_view *v, const char *path, uint64_t *out_vid,
                   struct cas_err *err) CAS_MUST_CHECK;
+/* The directory that a directory lies in; of the root, itself. */
+int ffs_view_parent(const struct ffs_view *v, uint64_t dir, uint64_t *out_vid,
+                    struct cas_err *err) CAS_MUST_CHECK;
+/* A name for the path of a directory from the root, the same in every view. Reads the directories
+ * above it. */
+int ffs_view_dir_key(const struct ffs_view *v, uint64_t dir, struct cas_hash *out,
+                     struct cas_err *err) CAS_MUST_CHECK;
 /* Every name of an inode of more than one (path from the root without a leading slash), until fn
  * returns false. The names of all such inodes are found by one walk, kept from then on. */
 int ffs_view_links(const struct ffs_view *v, uint64_t vid, bool (*fn)(void *arg, const char *path),
