@@ -401,7 +401,6 @@ static int opening_attempt(void *arg, const void *item, int timeout_ms)
         } else {
                 fi.backing_id = id;
                 fi.noflush = 1;
-                fi.fh = FH_BACKED;
                 if (fuse_reply_open(o->req, &fi) == -ENOENT) /* interrupted: no release follows */
                         ffs_backings_put(ffs_treefs_backings(t), &o->object, 0, true);
         }
@@ -414,19 +413,10 @@ static void opening_fail(void *arg CAS_UNUSED, const void *item, int error)
         (void)fuse_reply_err(o->req, error);
 }
 
-/* object NULL: the content is in the tree. */
-static void open_file(struct ffs_treefs *t, fuse_req_t req, const struct cas_hash *object,
-                      uint64_t size_bytes, struct fuse_file_info *fi)
+void ffs_treefs_reply_open(struct ffs_treefs *t, fuse_req_t req, const struct cas_hash *object,
+                           uint64_t size_bytes, struct fuse_file_info *fi)
 {
-        if (ffs_treefs_pages(t) == FFS_PAGES_INODE) {
-                (void)fuse_reply_err(req, ENOSYS); /* once: the kernel never asks again */
-                return;
-        }
-        if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & O_TRUNC)) {
-                (void)fuse_reply_err(req, EROFS);
-                return;
-        }
-        if (!object || !ffs_treefs_opener(t)) {
+        if (!ffs_treefs_opener(t)) {
                 reply_cached(req, fi);
                 return;
         }
@@ -444,11 +434,32 @@ static void open_file(struct ffs_treefs *t, fuse_req_t req, const struct cas_has
         ffs_ownerwait_serve(ffs_treefs_wait(t), &job);
 }
 
+void ffs_treefs_release_object(struct ffs_treefs *t, const struct cas_hash *object)
+{
+        ffs_backings_put(ffs_treefs_backings(t), object, ffs_treefs_unique(), true);
+}
+
+/* object NULL: the content is in the tree. */
+static void open_file(struct ffs_treefs *t, fuse_req_t req, const struct cas_hash *object,
+                      uint64_t size_bytes, struct fuse_file_info *fi)
+{
+        if (ffs_treefs_pages(t) == FFS_PAGES_INODE) {
+                (void)fuse_reply_err(req, ENOSYS); /* once: the kernel never asks again */
+        } else if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & O_TRUNC)) {
+                (void)fuse_reply_err(req, EROFS);
+        } else if (!object) {
+                reply_cached(req, fi);
+        } else {
+                fi->fh = FH_BACKED;
+                ffs_treefs_reply_open(t, req, object, size_bytes, fi);
+        }
+}
+
 static void release_file(struct ffs_treefs *t, fuse_req_t req, const struct cas_hash *object,
                          const struct fuse_file_info *fi)
 {
         if (object && fi->fh == FH_BACKED)
-                ffs_backings_put(ffs_treefs_backings(t), object, ffs_treefs_unique(), true);
+                ffs_treefs_release_object(t, object);
         (void)fuse_reply_err(req, 0);
 }
 
