@@ -519,6 +519,52 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
         (void)fuse_reply_err(req, rc);
 }
 
+/* ---- what nobody may ---- */
+
+static void op_mkdir(fuse_req_t req, fuse_ino_t parent CAS_UNUSED, const char *name CAS_UNUSED,
+                     mode_t mode CAS_UNUSED)
+{
+        (void)fuse_reply_err(req, EROFS);
+}
+
+static void op_mknod(fuse_req_t req, fuse_ino_t parent CAS_UNUSED, const char *name CAS_UNUSED,
+                     mode_t mode CAS_UNUSED, dev_t dev CAS_UNUSED)
+{
+        (void)fuse_reply_err(req, EROFS);
+}
+
+static void op_symlink(fuse_req_t req, const char *text CAS_UNUSED, fuse_ino_t parent CAS_UNUSED,
+                       const char *name CAS_UNUSED)
+{
+        (void)fuse_reply_err(req, EROFS);
+}
+
+static void op_link(fuse_req_t req, fuse_ino_t node CAS_UNUSED, fuse_ino_t parent CAS_UNUSED,
+                    const char *name CAS_UNUSED)
+{
+        (void)fuse_reply_err(req, EROFS);
+}
+
+static void op_unlink(fuse_req_t req, fuse_ino_t parent CAS_UNUSED, const char *name CAS_UNUSED)
+{
+        (void)fuse_reply_err(req, EROFS);
+}
+
+static void op_rename(fuse_req_t req, fuse_ino_t parent CAS_UNUSED, const char *name CAS_UNUSED,
+                      fuse_ino_t to CAS_UNUSED, const char *to_name CAS_UNUSED,
+                      unsigned flags CAS_UNUSED)
+{
+        (void)fuse_reply_err(req, EROFS);
+}
+
+static void op_setattr(fuse_req_t req, fuse_ino_t node CAS_UNUSED, struct stat *st CAS_UNUSED,
+                       int set CAS_UNUSED, struct fuse_file_info *fi CAS_UNUSED)
+{
+        (void)fuse_reply_err(req, EROFS);
+}
+
+/* ---- serving ---- */
+
 static void op_init(void *userdata CAS_UNUSED, struct fuse_conn_info *conn)
 {
         conn->max_write = FFS_REQUEST_BYTES_MAX;
@@ -542,9 +588,14 @@ static const struct fuse_lowlevel_ops operations = {
         .readdir = op_readdir,
         .create = op_create,
         .rmdir = op_rmdir,
+        .mkdir = op_mkdir,
+        .mknod = op_mknod,
+        .symlink = op_symlink,
+        .link = op_link,
+        .unlink = op_unlink,
+        .rename = op_rename,
+        .setattr = op_setattr,
 };
-
-/* ---- serving ---- */
 
 static const void *init_load(void *userdata, size_t *len)
 {

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """podman runs containers on layers of the store (`lamina als`): nothing of them is pulled, the tree is
 the image's, and it goes on when a process is killed or the image's name goes."""
+import errno
 import gzip
 import hashlib
 import http.client
@@ -155,8 +156,8 @@ def als_workers(host):
     return [pid for pid in pids if parents[pid] in pids]
 
 
-def check_tree(host, checks, podman, image, expected):
-    podman.run("create", "--name", "looked-at", image)
+def check_tree(checks, podman, image, expected):
+    podman.run("create", "--name", "looked-at", image, "x")
     point = podman.run("mount", "looked-at").stdout.strip()
     found, _ = treedump.dump(point)
     wrong = []
@@ -164,7 +165,7 @@ def check_tree(host, checks, podman, image, expected):
         if path == b"" or expected.get(path) == found.get(path):
             continue
         wrong.append(f"{path!r}: {expected.get(path)} != {found.get(path)}")
-    checks.check(not wrong, "podman's tree is the image's", "\n".join(wrong[:5]))
+    checks.check(not wrong, f"podman's tree is the image's: {image}", "\n".join(wrong[:5]))
     podman.run("umount", "looked-at")
     podman.run("rm", "looked-at")
 
@@ -236,11 +237,14 @@ def check_refusals(host, checks, als):
     checks.check(done.returncode == 1 and als in done.stderr, "one for each store", done.stderr)
     for path in ("x", "!!!!", "bm8vc3VjaDox/sha256:" + "0" * 64, "bm8vc3VjaDox/diff", "bm8vc3VjaDox/info/x"):
         checks.check(not os.path.exists(f"{als}/{path}"), f"{path} is not there")
-    try:
-        with open(als + "/made", "w", encoding="ascii"):
-            checks.check(False, "nothing can be made in it")
-    except OSError:
-        checks.check(True, "nothing can be made in it")
+    for what, call in (("file", lambda: os.close(os.open(als + "/x", os.O_CREAT | os.O_WRONLY))),
+                       ("directory", lambda: os.mkdir(als + "/x")), ("mode", lambda: os.chmod(als, 0o700)),
+                       ("link", lambda: os.symlink("y", als + "/x")), ("name", lambda: os.rmdir(als + "/bm8vc3VjaDox"))):
+        try:
+            call()
+            checks.check(False, f"{what}: nothing can be changed in it")
+        except OSError as e:
+            checks.check(e.errno == errno.EROFS, f"{what}: nothing can be changed in it", str(e))
 
 
 def check_reset(host, checks, podman, image, als):
@@ -252,6 +256,23 @@ def check_reset(host, checks, podman, image, als):
     host.run("als", "--reset", als)
     checks.check(before > 0 and leases(host) == 0, "--reset lets everything go", f"{before}, {leases(host)}")
     podman.run("rmi", image)
+
+
+# What these say of every directory, podman and unpack agree on.
+ODD_TAGS = ("attributes", "kinds", "replaced", "empty", "sparse-pax-1.0", "format-oldgnu")
+
+
+def check_odd(host, checks, podman, port):
+    layout = host.dir + "/odd"
+    subprocess.run(["/usr/bin/python3", lamina.SUPPORT + "/oddimages.py", layout], check=True,
+                   stdout=subprocess.DEVNULL)
+    for tag in ODD_TAGS:
+        host.run("import", f"oci:{layout}:{tag}", f"odd/{tag}:1")
+        host.run("unpack", f"odd/{tag}:1", f"{host.dir}/odd-{tag}")
+        image = f"127.0.0.1:{port}/odd/{tag}:1"
+        podman.run("pull", "-q", "--tls-verify=false", image)
+        check_tree(checks, podman, image, treedump.dump(f"{host.dir}/odd-{tag}")[0])
+    podman.run("rmi", "-a", "-f")
 
 
 def check_elsewhere(host, checks, als, digests):
@@ -291,7 +312,7 @@ def main():
         podman.run("pull", "-q", "--tls-verify=false", image)
         checks.check(any("/manifests/" in path for _, path in proxy.seen), "the manifest came from the registry",
                      str(proxy.seen))
-        check_tree(host, checks, podman, image, expected)
+        check_tree(checks, podman, image, expected)
         check_containers(checks, podman, image)
         check_save(host, checks, podman, image, digests)
         check_commit(checks, podman, image)
@@ -301,6 +322,7 @@ def main():
         podman.run("rmi", image)
         checks.check(leases(host) == before, "what podman removed is let go", f"{before} leases, now {leases(host)}")
         checks.check(host.json("mounts")["mounts"] == [], "... and unmounted", str(host.json("mounts")))
+        check_odd(host, checks, podman, proxy.port)
         check_reset(host, checks, podman, image, als)
         check_elsewhere(host, checks, als, digests)
         host.run("umount", als)
