@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """podman runs containers on layers of the store (`lamina als`): nothing of them is pulled, the tree is
 the image's, and it goes on when a process is killed or the image's name goes."""
+import base64
 import errno
 import gzip
 import hashlib
@@ -275,6 +276,24 @@ def check_odd(host, checks, podman, port):
     podman.run("rmi", "-a", "-f")
 
 
+def check_names(host, checks, als, layer):
+    """Which references lead to an image with the layer (spec/als.md)."""
+    host.run("tag", "team/app:1", "hub:2")
+    digest = next(i["digest"] for i in host.json("images")["images"] if i["name"] == "hub:2")
+    for ref, known in (("team/app:1", True), ("localhost/team/app:1", True), ("example.org/team/app:1", True),
+                       ("docker.io/library/hub:2", True), ("h:1/hub@" + digest, True), ("h:1/hub:2@" + digest, True),
+                       ("h:1/hub:gone", True), ("h:1/hub", True), ("elsewhere/team/app:1", False),
+                       ("example.org/other/app:1", False), ("", False), ("h:1/", False), ("h:1/UPPER:1", False)):
+        path = f"{als}/{base64.b64encode(ref.encode()).decode()}/{layer}"
+        checks.check(os.path.exists(path + "/info") == known, f"{ref}: " + ("known" if known else "not known"))
+    with open(f"{als}/{base64.b64encode(b'hub:2').decode()}/{layer}/info", encoding="utf-8") as f:
+        info = json.load(f)
+    checks.check(info["compressed-diff-digest"] == layer and info["compression"] == 2, "info", str(info))
+    with open(f"{als}/{base64.b64encode(b'hub:2').decode()}/{layer}/blob", "rb") as f:
+        checks.check(layouts.digest_of(f.read()) == layer, "blob")
+    host.run("rm", "hub:2")
+
+
 def check_elsewhere(host, checks, als, digests):
     """An image that the store does not know is pulled as ever."""
     with lamina.Host(host.dir) as other:
@@ -307,6 +326,7 @@ def main():
         image = f"127.0.0.1:{proxy.port}/team/app:1"
         host.run("als", als)
         check_refusals(host, checks, als)
+        check_names(host, checks, als, digests[0])
         podman = Podman(host.dir + "/podman", als)
         before = leases(host)
         podman.run("pull", "-q", "--tls-verify=false", image)
@@ -325,6 +345,8 @@ def main():
         check_odd(host, checks, podman, proxy.port)
         check_reset(host, checks, podman, image, als)
         check_elsewhere(host, checks, als, digests)
+        done = host.run("fsck", check=False)
+        checks.check(done.returncode == 0, "fsck", done.stdout + done.stderr)
         host.run("umount", als)
         checks.check(not os.path.ismount(als), "umount ends it")
         lamina.wait_for(lambda: host.pids("als") == [], what="the end of its processes")
