@@ -1,28 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lamina run: mounts an image, runs a program in it, and leaves nothing behind.
- *
- * What is to be undone is undone by `sandbox_undo`, in this process at the end,
- * or by a watcher when this process is killed: the watcher waits on a pipe that
- * only this process holds open, and is told when all is done already. */
+/* lamina run: mounts an image, runs a program in it, and leaves nothing behind. */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/prctl.h>
-#include <sys/random.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "cas/removetree.h"
 #include "fusefs/broker.h"
 #include "fusefs/userns.h"
 #include "tools/bundle.h"
 #include "tools/mount_choice.h"
-#include "tools/mounting.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
-#include "tools/rootless.h"
 #include "tools/run_cgroup.h"
+#include "tools/run_place.h"
 #include "tools/run_spec.h"
 #include "tools/sandbox.h"
 #include "tools/uid_pool.h"
@@ -88,139 +78,10 @@ static const struct cli_option options[] = {
         {0},
 };
 
-/* One sandbox: its directory RUN_DIR/run/ID, and what has been made so far. */
-struct sandbox {
-        struct mounting m;
-        char id[33];
-        char *dir;   /* owned, as the other paths */
-        char *root;  /* DIR/root: the mount point */
-        char *state; /* DIR/crun */
-        char *upper;
-        char *volumes; /* UPPER/volumes */
-        char *id_map;  /* NULL: owners as they are */
-        bool rootless; /* everything happens in a user namespace of this user, `ids` */
-        struct rootless_ids ids;
-        int userns_fd; /* of id_map; -1 */
-        int cgroup_fd; /* of the limit's group; -1 */
-        bool upper_is_ours;
-        bool keep;
-        bool has_cgroup;
-        bool brokered;
-        uint32_t pool_first; /* of the pool's range that is taken; 0: none */
-};
-
-/* Takes everything back; what was never made is no error. */
-static int sandbox_undo(struct sandbox *s, struct cas_err *err)
-{
-        int rc = 0;
-        if (access(s->state, F_OK) == 0)
-                bundle_delete(s->state, s->id);
-        if (s->has_cgroup)
-                run_cgroup_remove(s->id);
-        struct cas_err one = CAS_ERR_INIT;
-        struct ffs_mount_info gone;
-        int umounted = mounting_umount(&s->m, s->root, &gone, &one);
-        if (umounted < 0 && umounted != -CAS_E_NOTFOUND) {
-                *err = one;
-                return umounted; /* nothing below a live mount is removed */
-        }
-        if (s->pool_first)
-                uid_pool_give_back(s->m.host.run_dir, s->pool_first);
-        if (s->upper_is_ours && !s->keep) {
-                /* What the kernel's overlay made is the namespace's. */
-                if (s->brokered)
-                        rc = rootless_remove_tree(&s->ids, s->upper, err);
-                else if (s->rootless && s->ids.uid_count > 1)
-                        rc = rootless_remove_tree(&s->ids, s->volumes, err);
-                if (rc == 0)
-                        rc = cas_remove_tree(s->upper, err);
-        }
-        one = (struct cas_err)CAS_ERR_INIT;
-        if (cas_remove_tree(s->dir, &one) < 0 && rc == 0) {
-                *err = one;
-                rc = -(int)one.code;
-        }
-        return rc;
-}
-
-static void sandbox_release(struct sandbox *s)
-{
-        mounting_close(&s->m);
-        free(s->dir);
-        free(s->root);
-        free(s->state);
-        free(s->upper);
-        free(s->volumes);
-        free(s->id_map);
-        if (s->userns_fd >= 0)
-                (void)close(s->userns_fd);
-        if (s->cgroup_fd >= 0)
-                (void)close(s->cgroup_fd);
-}
-
-/* ---- the watcher ---- */
-
-struct watcher {
-        pid_t pid;
-        int fd; /* closed, or this process's end: undo; a byte: all is done */
-};
-
-static CAS_NORETURN void watcher_main(struct sandbox *s, int from)
-{
-        (void)setsid();
-        sigset_t all;
-        sigfillset(&all);
-        (void)sigprocmask(SIG_SETMASK, &all, NULL);
-        char done;
-        ssize_t n;
-        do
-                n = read(from, &done, 1);
-        while (n < 0 && errno == EINTR);
-        if (n == 0) {
-                struct cas_err err = CAS_ERR_INIT;
-                if (sandbox_undo(s, &err) < 0)
-                        _exit(CLI_FAILED);
-        }
-        _exit(CLI_OK);
-}
-
-static int watcher_start(struct watcher *w, struct sandbox *s, struct cas_err *err)
-{
-        int ends[2];
-        if (pipe2(ends, O_CLOEXEC) != 0)
-                return cas_fail_sys(err, errno, "pipe");
-        w->pid = fork();
-        if (w->pid < 0) {
-                (void)close(ends[0]);
-                (void)close(ends[1]);
-                return cas_fail_sys(err, errno, "fork");
-        }
-        if (w->pid == 0) {
-                (void)close(ends[1]);
-                /* Nobody waits for the output of a watcher. */
-                int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-                for (int fd = 0; fd <= 2; fd++)
-                        (void)dup2(null_fd, fd);
-                watcher_main(s, ends[0]);
-        }
-        (void)close(ends[0]);
-        w->fd = ends[1];
-        return 0;
-}
-
-static void watcher_dismiss(struct watcher *w)
-{
-        if (w->pid <= 0)
-                return;
-        (void)!write(w->fd, "", 1);
-        (void)close(w->fd);
-        (void)waitpid(w->pid, NULL, 0);
-}
-
 /* ---- the sandbox ---- */
 
 /* A range of the pool in place of "auto"; *text is owned by the caller. */
-static int range_choose(struct sandbox *s, struct run_args *a, char **text, struct cas_err *err)
+static int range_choose(struct run_place *s, struct run_args *a, char **text, struct cas_err *err)
 {
         if (!a->mount.uid_range || strcmp(a->mount.uid_range, "auto") != 0 || s->rootless)
                 return 0;
@@ -231,34 +92,8 @@ static int range_choose(struct sandbox *s, struct run_args *a, char **text, stru
         return 0;
 }
 
-static int sandbox_make(struct sandbox *s, const struct run_args *a, struct cas_err *err)
-{
-        uint8_t random[16];
-        cas_assert(getrandom(random, sizeof(random), 0) == (ssize_t)sizeof(random));
-        for (size_t i = 0; i < sizeof(random); i++)
-                snprintf(s->id + 2 * i, 3, "%02x", random[i]);
-        cas_cleanup_free char *run_dir = NULL;
-        if (path_real(s->m.host.run_dir, &run_dir, err) < 0)
-                return -(int)err->code;
-        s->dir = cas_xasprintf("%s/run/%s", run_dir, s->id);
-        s->root = cas_xasprintf("%s/root", s->dir);
-        s->state = cas_xasprintf("%s/crun", s->dir);
-        s->keep = a->keep;
-        s->upper_is_ours = a->upper == NULL;
-        s->has_cgroup = a->memory != NULL;
-        s->brokered = a->broker;
-        if (!a->upper)
-                s->upper = cas_xasprintf("%s/sandboxes/run-%s", s->m.host.store_path, s->id);
-        else if (path_real(a->upper, &s->upper, err) < 0)
-                return -(int)err->code;
-        s->volumes = cas_xasprintf("%s/volumes", s->upper);
-        if (path_make_dirs(s->root, 0700, err) < 0 || path_make_dirs(s->upper, 0700, err) < 0)
-                return -(int)err->code;
-        return 0;
-}
-
 /* Has the image made ready, and says how it is to be mounted. */
-static int sandbox_prepare(struct sandbox *s, const struct run_args *a, const char *name,
+static int sandbox_prepare(struct run_place *s, const struct run_args *a, const char *name,
                            struct ffs_image *image, json_t **prepared,
                            struct ffs_mount_options *mount, struct cas_err *err)
 {
@@ -280,7 +115,7 @@ static int sandbox_prepare(struct sandbox *s, const struct run_args *a, const ch
 }
 
 /* Nobody but the user and its subordinate ids is in its namespace. */
-static int refuse_unmapped(const struct sandbox *s, struct run_spec *spec, struct cas_err *err)
+static int refuse_unmapped(const struct run_place *s, struct run_spec *spec, struct cas_err *err)
 {
         if (!s->rootless)
                 return 0;
@@ -297,7 +132,7 @@ static int refuse_unmapped(const struct sandbox *s, struct run_spec *spec, struc
         return 0;
 }
 
-static int sandbox_spec(const struct sandbox *s, const struct run_args *a, const struct cli *cli,
+static int sandbox_spec(const struct run_place *s, const struct run_args *a, const struct cli *cli,
                         const json_t *prepared, struct run_spec *out, struct cas_err *err)
 {
         bool behind = cli->rest_count > 0;
@@ -336,7 +171,7 @@ static int sandbox_spec(const struct sandbox *s, const struct run_args *a, const
         return run_points_make(out, err);
 }
 
-static int runtime_start(const struct sandbox *s, const struct run_args *a,
+static int runtime_start(const struct run_place *s, const struct run_args *a,
                          const struct run_spec *spec, pid_t *pid, pid_t *signal_pid,
                          struct cas_err *err)
 {
@@ -379,7 +214,7 @@ static int runtime_wait(pid_t pid, pid_t signal_pid, const sigset_t *signals)
 
 /* What is to be run, and by whom it was asked for. */
 struct run {
-        struct sandbox *s;
+        struct run_place *s;
         const struct run_args *args;
         const struct cli *cli;
         const sigset_t *signals;
@@ -483,7 +318,7 @@ static int run_brokered(struct run *r, int *status, struct cas_err *err)
         return 0;
 }
 
-static int limit_memory(struct sandbox *s, const struct run_args *a, struct cas_err *err)
+static int limit_memory(struct run_place *s, const struct run_args *a, struct cas_err *err)
 {
         uint64_t bytes;
         if (!a->memory)
@@ -530,31 +365,33 @@ static int run(const struct cli *cli, void *args)
         sigset_t signals;
         signals_block(&signals);
         struct cas_err err = CAS_ERR_INIT;
-        struct sandbox s = {.userns_fd = -1, .cgroup_fd = -1, .rootless = geteuid() != 0};
+        struct run_place s = RUN_PLACE_INIT;
         cas_cleanup_free char *range = NULL;
         struct run r = {.s = &s, .args = a, .cli = cli, .signals = &signals};
-        struct watcher watcher = {0};
         int status = CLI_FAILED;
+        s.rootless = geteuid() != 0;
+        s.keep = a->keep;
+        s.has_cgroup = a->memory != NULL;
+        s.brokered = a->broker;
         int rc = mounting_open(cli, &s.m, &err);
-        if (rc == 0)
-                rc = sandbox_make(&s, a, &err);
         if (rc == 0 && s.rootless)
                 rc = rootless_ids_find(&s.ids, &err);
         if (rc == 0)
                 rc = range_choose(&s, a, &range, &err);
         if (rc == 0)
-                rc = watcher_start(&watcher, &s, &err);
+                rc = run_place_make(&s, a->upper, &err);
+        if (rc == 0)
+                rc = run_place_watch(&s, &err);
         if (rc == 0)
                 rc = sandbox_run(&r, &status, &err);
         if (rc < 0)
                 status = cli_report(cli->command->name, &err);
         struct cas_err undone = CAS_ERR_INIT;
-        if (watcher.pid > 0 && sandbox_undo(&s, &undone) < 0)
+        if (run_place_undo(&s, &undone) < 0)
                 status = cli_report(cli->command->name, &undone);
-        else if (watcher.pid > 0 && s.keep && s.upper_is_ours)
+        else if (s.dir && s.keep && s.upper_is_ours)
                 fprintf(stderr, "changes are kept in %s\n", s.upper);
-        watcher_dismiss(&watcher);
-        sandbox_release(&s);
+        run_place_release(&s);
         json_decref(r.prepared);
         struct cli_list *const lists[] = {&a->binds, &a->volumes,    &a->env,
                                           &a->dns,   &a->dns_search, &a->hosts};

@@ -181,6 +181,8 @@ def check_memory(checks, host, runtime):
 def check_pool(checks, host):
     none = host.run("run", "--uid-range", "auto", "app:1", "--", "true", check=False)
     checks.check(none.returncode == 1 and "/etc/subuid" in none.stderr, "no pool: what to do", none.stderr)
+    left = os.listdir(host.dir + "/run/run") + os.listdir(host.store + "/sandboxes")
+    checks.check(left == [], "... and nothing is left of it", str(left))
     pool = host.dir + "/pool"
     with open(pool, "w", encoding="utf-8") as f:
         f.write("lamina:900000:131072\n")
