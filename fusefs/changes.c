@@ -37,7 +37,7 @@ struct walk {
         const struct ffs_changes_options *options;
         int (*fn)(void *arg, const struct ffs_change *change, struct cas_err *err);
         void *arg;
-        uint64_t visits; /* names looked at, of both walks */
+        uint64_t visits; /* names looked at by this walk */
 
         struct cas_map *marks; /* vid of a directory -> 1 + place in mark_names */
         struct names *mark_names;
@@ -736,6 +736,7 @@ static int list_root(struct walk *w, struct cas_err *err)
                 rc = mark_indexed(w, err);
         if (rc == 0)
                 rc = mark_moved(w, &d, err);
+        w->visits = 0;
         if (rc == 0)
                 rc = ffs_changed_entry_from_upper(w->source->upper, &i, &e, err);
         if (rc == 0)
