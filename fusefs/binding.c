@@ -164,6 +164,5 @@ bool ffs_binding_fits(const struct ffs_binding *have, const struct ffs_binding *
         }
         return strcmp(have->options, want->options) == 0 && have->format == want->format &&
                have->owners_in_xattrs == want->owners_in_xattrs &&
-               strcmp(have->id_map, want->id_map) == 0 &&
                (!want->size_limit_bytes || have->size_limit_bytes == want->size_limit_bytes);
 }

@@ -15,13 +15,13 @@ struct ffs_binding {
         char options[256];                             /* of overlayfs */
         enum ffs_upper_format format;
         bool owners_in_xattrs;
-        char id_map[FFS_IDMAP_TEXT_BYTES]; /* ffs_idmap text; "": owners as in the image */
-        uint64_t size_limit_bytes;         /* 0: none */
-        bool has_image; /* upper/ and work/ are in the file system DIR/upper.ext4 */
-        bool frozen;    /* a snapshot: not to be mounted */
+        uint64_t size_limit_bytes; /* 0: none */
+        bool has_image;            /* upper/ and work/ are in the file system DIR/upper.ext4 */
+        bool frozen;               /* a snapshot: not to be mounted */
         /* Information, which binds to nothing. */
-        char name[512];             /* of the image; "" when unknown */
-        struct cas_digest manifest; /* alg NONE when unknown */
+        char id_map[FFS_IDMAP_TEXT_BYTES]; /* of its first mount: ffs_idmap text, "" for none */
+        char name[512];                    /* of the image; "" when unknown */
+        struct cas_digest manifest;        /* alg NONE when unknown */
 };
 
 /* Text of it (owned); what has its default value is left out. */

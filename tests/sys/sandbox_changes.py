@@ -326,6 +326,53 @@ def check_reset(checks, host, driver, *options):
     shutil.rmtree(upper)
 
 
+def as_user(uid, fn, *args):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            fn(*args)
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(pid, 0)[1] != 0:
+        raise RuntimeError("as user")
+
+
+def change_a_little(p):
+    write(p + "/added", b"new")
+    write(p + "/append", b"tail", "ab")
+    os.chmod(p + "/chmod", 0o4711)
+    os.rename(p + "/tree/a", p + "/elsewhere")
+    os.unlink(p + "/delete")
+    write(p + "/group1", b"more", "ab")
+
+
+def check_owners(checks, host, driver, *options):
+    """Other owners shown do not change what is committed."""
+    what = " ".join((driver, "--uid-range", *options))
+    upper = host.dir + "/owners"
+    os.chmod(host.dir, 0o711)
+    point = host.mount("base:1", "--upper", upper, "--driver", driver, "--uid-range", "200000", *options)
+    os.chown(point + "/chown", 200007, 200008)
+    as_user(200000, change_a_little, point)
+    after = treedump.dump(point)[0]
+    for entry in after.values():
+        for key in ("uid", "gid"):
+            entry[key] -= 200000
+    host.run("commit", point, "made/owners:1")
+    image = host.mount("made/owners:1")
+    found = treedump.dump(image)[0]
+    checks.check((found[b"chown"]["uid"], found[b"chown"]["gid"]) == (7, 8), what + ": owners that were set")
+    check_equal(checks, after, found, what + ": the image is the sandbox")
+    for path in (image, point):
+        host.umount(path)
+    shutil.rmtree(upper)
+
+
 def loops():
     return subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
 
@@ -399,10 +446,12 @@ def main():
             check_random(checks, host, driver)
             check_clone(checks, host, driver)
             check_reset(checks, host, driver)
+            check_owners(checks, host, driver)
             if os.path.exists("/dev/loop-control") and shutil.which("mke2fs"):
                 check_size(checks, host, driver)
                 check_clone(checks, host, driver, "--size", "64M")
                 check_reset(checks, host, driver, "--size", "64M")
+                check_owners(checks, host, driver, "--size", "64M")
             if layout:
                 check_corpus(checks, host, driver, layout)
             checks.check(host.json("mounts")["mounts"] == [], "nothing is mounted at the end")
