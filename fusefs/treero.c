@@ -141,7 +141,7 @@ static bool listing_name(void *arg, const char *name, size_t name_len, uint64_t 
         struct listing *l = arg;
         char text[CAS_NAME_BYTES_MAX + 1];
         struct fuse_entry_param e = {
-                .attr = {.st_ino = ffs_view_ino(l->v->view, vid), .st_mode = DTTOIF(type)}};
+                .attr = {.st_ino = ffs_view_ino(l->v->view, vid), .st_mode = (mode_t)DTTOIF(type)}};
         memcpy(text, name, name_len);
         text[name_len] = '\0';
         if (l->plus) {
