@@ -130,6 +130,31 @@ def check_refusals(host, checks, name):
         checks.check(f.read() == "old", "a file that is there stays when an export fails")
 
 
+def check_damage(host, checks, name):
+    """Content that is not what it was is refused, and leaves the file of before."""
+    with lamina.Host(host.dir) as other:
+        other.run("import", f"oci:{host.dir}/layout:{name}", "d:1")
+        disk = other.dir + "/disk"
+        other.run("export", "--format", "erofs", "d:1", disk)
+        with open(disk, "rb") as f:
+            before = f.read()
+        for pack in os.listdir(other.store + "/packs"):
+            path = f"{other.store}/packs/{pack}"
+            os.chmod(path, 0o600)
+            size = os.path.getsize(path)
+            with open(path, "r+b") as f:
+                for at in range(size // 8, size, max(size // 8, 1)):
+                    f.seek(at)
+                    f.write(bytes(64))
+        for kind in ("erofs", "ext4"):
+            done = other.run("export", "--format", kind, "d:1", disk, check=False)
+            with open(disk, "rb") as f:
+                checks.check(done.returncode == 1 and f.read() == before, f"{kind} of a damaged store is refused",
+                             done.stderr)
+            left = [n for n in os.listdir(other.dir) if n.startswith("disk.")]
+            checks.check(not left, f"{kind}: nothing is left of it", str(left))
+
+
 def main():
     lamina.need("unshare", "fsck.erofs", "mke2fs", "e2fsck", "debugfs")
     lamina.isolate(600)
@@ -149,6 +174,7 @@ def main():
         check_sharing_and_holes(host, checks)
         check_other_store(host, checks, layout, tags)
         check_refusals(host, checks, "odd/many:1")
+        check_damage(host, checks, "many")
         corpus = lamina.corpus()
         if corpus:
             for tag in lamina.layout_tags(corpus)[:3]:
