@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Parts of changes.c: entries as listings have them, made of what an upper and
- * what a view say. One thread. */
+/* Parts of changes.c: what is read, and entries as listings have them, made of what
+ * an upper and what a view say. One thread. */
 #ifndef FFS_CHANGES_INT_H
 #define FFS_CHANGES_INT_H
 
