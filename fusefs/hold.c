@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -414,17 +413,6 @@ static void loop(struct hold *h)
         }
 }
 
-/* Every item is descriptors. */
-static void raise_file_limit(void)
-{
-        struct rlimit files;
-        if (getrlimit(RLIMIT_NOFILE, &files) != 0)
-                return;
-        files.rlim_cur = files.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &files) != 0)
-                cas_log(CAS_LOG_WARN, "hold.files", "errno=%d", errno);
-}
-
 static void prepare(struct hold *h, const struct ffs_host *host)
 {
         *h = (struct hold){.host = *host,
@@ -437,7 +425,7 @@ static void prepare(struct hold *h, const struct ffs_host *host)
                            .starter_fd = -1};
         use_program(h, cas_xstrdup(host->program));
         ffs_process_protect();
-        raise_file_limit();
+        ffs_process_raise_file_limit();
         (void)signal(SIGPIPE, SIG_IGN);
         (void)signal(SIGTERM, SIG_IGN); /* mounts stand on this: `stop` ends it, or nothing */
         (void)signal(SIGINT, SIG_IGN);

@@ -97,8 +97,23 @@ int ffs_kmount_finish(struct ffs_kmount *m, unsigned attributes, const char *dir
         cas_cleanup_fd int fd = -1;
         if (ffs_kmount_detached(m, attributes, &fd, err) < 0)
                 return -(int)err->code;
+        return ffs_kmount_attach(fd, dir, err);
+}
+
+int ffs_kmount_attach(int fd, const char *dir, struct cas_err *err)
+{
         if (move_mount(fd, "", AT_FDCWD, dir, MOVE_MOUNT_F_EMPTY_PATH) < 0)
                 return cas_fail_sys(err, errno, "mount at %s", dir);
+        return 0;
+}
+
+int ffs_kmount_set_attributes(int fd, unsigned attributes, struct cas_err *err)
+{
+        struct mount_attr attr = {.attr_set = attributes};
+        if (attributes & MOUNT_ATTR__ATIME) /* one of several values, not a flag */
+                attr.attr_clr = MOUNT_ATTR__ATIME;
+        if (attributes && mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0)
+                return cas_fail_sys(err, errno, "mount attributes");
         return 0;
 }
 
@@ -107,12 +122,9 @@ int ffs_kmount_bind(const char *from, const char *to, unsigned attributes, struc
         cas_cleanup_fd int fd = open_tree(AT_FDCWD, from, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
         if (fd < 0)
                 return cas_fail_sys(err, errno, "clone the mount at %s", from);
-        struct mount_attr attr = {.attr_set = attributes};
-        if (attributes && mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0)
-                return cas_fail_sys(err, errno, "mount attributes of %s", to);
-        if (move_mount(fd, "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-                return cas_fail_sys(err, errno, "mount at %s", to);
-        return 0;
+        if (ffs_kmount_set_attributes(fd, attributes, err) < 0)
+                return cas_err_wrap(err, "%s", to);
+        return ffs_kmount_attach(fd, to, err);
 }
 
 int ffs_kmount_clone_mapped(const char *dir, int userns_fd, int *out_fd, struct cas_err *err)
@@ -141,11 +153,11 @@ int ffs_kmount_detach(const char *dir, bool lazy, struct cas_err *err)
         return cas_fail_sys(err, errno, "unmount %s", dir);
 }
 
-int ffs_kmount_identify(const char *dir, struct ffs_mount_id *out, struct cas_err *err)
+static int identify(int fd, const char *dir, int flags, struct ffs_mount_id *out,
+                    struct cas_err *err)
 {
         struct statx sx;
-        if (statx(AT_FDCWD, dir, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW,
-                  STATX_MNT_ID, &sx) < 0)
+        if (statx(fd, dir, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT | flags, STATX_MNT_ID, &sx) < 0)
                 return cas_fail_sys(err, errno, "look at %s", dir);
         *out = (struct ffs_mount_id){
                 .mount_id = sx.stx_mnt_id,
@@ -154,4 +166,14 @@ int ffs_kmount_identify(const char *dir, struct ffs_mount_id *out, struct cas_er
                 .is_mount_root = (sx.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0,
         };
         return 0;
+}
+
+int ffs_kmount_identify(const char *dir, struct ffs_mount_id *out, struct cas_err *err)
+{
+        return identify(AT_FDCWD, dir, AT_SYMLINK_NOFOLLOW, out, err);
+}
+
+int ffs_kmount_identify_fd(int fd, struct ffs_mount_id *out, struct cas_err *err)
+{
+        return identify(fd, "", AT_EMPTY_PATH, out, err);
 }

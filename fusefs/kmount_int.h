@@ -29,6 +29,8 @@ int ffs_kmount_detached(struct ffs_kmount *m, unsigned attributes, int *out_fd,
 /* A layer by its descriptor (overlayfs: Linux 6.13), which must stay open until the end. */
 int ffs_kmount_set_fd(struct ffs_kmount *m, const char *key, int fd,
                       struct cas_err *err) CAS_MUST_CHECK;
+int ffs_kmount_attach(int fd, const char *dir, struct cas_err *err) CAS_MUST_CHECK;
+int ffs_kmount_set_attributes(int fd, unsigned attributes, struct cas_err *err) CAS_MUST_CHECK;
 /* Makes the super block and attaches it; attributes are MOUNT_ATTR_*. */
 int ffs_kmount_finish(struct ffs_kmount *m, unsigned attributes, const char *dir,
                       struct cas_err *err) CAS_MUST_CHECK;
@@ -51,5 +53,6 @@ struct ffs_mount_id {
 /* Of what is mounted at dir; asks no file system, so that it cannot block. */
 int ffs_kmount_identify(const char *dir, struct ffs_mount_id *out,
                         struct cas_err *err) CAS_MUST_CHECK;
+int ffs_kmount_identify_fd(int fd, struct ffs_mount_id *out, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

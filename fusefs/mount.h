@@ -7,8 +7,9 @@
  *   objects/      the object file system, one super block per host
  *   trees/HEX/    EROFS trees, mounted once each
  *   images/KEY/   one read-only overlay per image
+ *   views/NAME/   one connection of the fuse driver per page mode, a directory per volume
  *   mounts/ID     one record (JSON) per mount that a person asked for
- *   hold.sock     the descriptor holder */
+ *   hold.sock, fs.sock   the processes */
 #ifndef FFS_MOUNT_H
 #define FFS_MOUNT_H
 
@@ -62,7 +63,8 @@ struct ffs_mount_info {
         char dir[4096];
         char name[512];
         struct cas_digest manifest;
-        char driver[16];
+        char driver[16]; /* "overlay" or "fuse" */
+        char pages[16];  /* of the fuse driver: "passthrough", "inode" or "private"; else "" */
         bool rw;
         char upper[4096]; /* "" when read-only */
         char lease[128];  /* the lease that the mount holds in the store */
@@ -84,6 +86,11 @@ int ffs_mount_each(const struct ffs_host *host,
 int ffs_host_start(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
 /* Unmounts everything of this host, ends `lamina hold` and `lamina fs`. */
 int ffs_host_shutdown(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
+
+/* The processes of this host's mounts are replaced by host->program; nobody who uses a mount
+ * notices more than a pause. Success where there are none. When the program does not come up, the
+ * one that was there goes on. Errors: IO (that), INVALID (it is not seen by `lamina hold`). */
+int ffs_host_upgrade(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
 
 /* Processes: `lamina hold` and `lamina fs` are these. They return the exit status. */
 int ffs_hold_main(const struct ffs_host *host);

@@ -7,9 +7,11 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "cas/log.h"
 #include "fusefs/opener_int.h"
 #include "fusefs/unixsock_int.h"
 
@@ -74,7 +76,7 @@ int ffs_process_spawn(const struct ffs_host *host, const char *role, const char 
                       int socket_fd, pid_t *out_pid, struct cas_err *err)
 {
         const char *const argv[] = {
-                host->program,    role,        "--run-dir",        host->run_dir, "--store-path",
+                "lamina",         role,        "--run-dir",        host->run_dir, "--store-path",
                 host->store_path, "--resolve", host->resolve_path, option,        NULL};
         return spawn(host, role, argv, socket_fd, out_pid, err);
 }
@@ -100,6 +102,16 @@ void ffs_process_protect(void)
         cas_cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
         if (fd >= 0)
                 (void)!write(fd, "-900", 4); /* only root may */
+}
+
+void ffs_process_raise_file_limit(void)
+{
+        struct rlimit files;
+        if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+                return;
+        files.rlim_cur = files.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+                cas_log(CAS_LOG_WARN, "process.files", "errno=%d", errno);
 }
 
 int ffs_serving_format(const char *verb, const struct ffs_serving *s, char *out, size_t out_bytes)

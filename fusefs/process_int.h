@@ -20,6 +20,8 @@ int ffs_process_spawn(const struct ffs_host *host, const char *role, const char 
 int ffs_process_start_owner(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
 /* Whatever happens to other processes, these are to be killed last. */
 void ffs_process_protect(void);
+/* Every connection and volume is descriptors. */
+void ffs_process_raise_file_limit(void);
 /* A connected pair of message sockets. */
 int ffs_process_socketpair(int out[2], struct cas_err *err) CAS_MUST_CHECK;
 

@@ -16,7 +16,7 @@
 
 int ffs_run_lock(const char *run_dir, int *out_fd, struct cas_err *err)
 {
-        static const char *const dirs[] = {"", "/trees", "/images", "/mounts"};
+        static const char *const dirs[] = {"", "/trees", "/images", "/views", "/mounts"};
         for (size_t i = 0; i < CAS_COUNT(dirs); i++) {
                 cas_cleanup_free char *path = cas_xasprintf("%s%s", run_dir, dirs[i]);
                 if (mkdir(path, 0700) < 0 && errno != EEXIST)
@@ -85,11 +85,13 @@ char *ffs_record_format(const struct ffs_record *r)
                 (void)json_array_append_new(trees,
                                             json_string(cas_digest_text(&r->trees[i], digest)));
         json_t *root = json_pack(
-                "{s:i, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:b, s:s, s:o}", "version",
-                RECORD_VERSION, "id", r->info.id, "dir", r->info.dir, "name", r->info.name,
-                "manifest", cas_digest_text(&r->info.manifest, digest), "driver", r->info.driver,
-                "rw", (int)r->info.rw, "upper", r->info.upper, "lease", r->info.lease, "image",
-                r->image, "upperIsOurs", (int)r->upper_is_ours, "boot", r->boot, "trees", trees);
+                "{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:b, s:s, s:o}",
+                "version", RECORD_VERSION, "id", r->info.id, "dir", r->info.dir, "name",
+                r->info.name, "manifest", cas_digest_text(&r->info.manifest, digest), "driver",
+                r->info.driver, "pages", r->info.pages, "connection", r->connection, "volume",
+                r->volume, "rw", (int)r->info.rw, "upper", r->info.upper, "lease", r->info.lease,
+                "image", r->image, "upperIsOurs", (int)r->upper_is_ours, "boot", r->boot, "trees",
+                trees);
         char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
         json_decref(root);
         return text;
@@ -102,6 +104,18 @@ static bool take_text(const json_t *root, const char *key, char *out, size_t out
                 return false;
         memcpy(out, text, strlen(text) + 1);
         return true;
+}
+
+/* Records of earlier versions do not have it. */
+static bool take_new_text(const json_t *root, const char *key, char *out, size_t out_bytes)
+{
+        out[0] = '\0';
+        return !json_object_get(root, key) || take_text(root, key, out, out_bytes);
+}
+
+static bool is_plain_name(const char *name)
+{
+        return !strchr(name, '/') && name[0] != '.';
 }
 
 static bool take_digest(const json_t *value, struct cas_digest *out)
@@ -132,8 +146,12 @@ static bool take_record(const json_t *root, struct ffs_record *r)
                take_text(root, "upper", r->info.upper, sizeof(r->info.upper)) &&
                take_text(root, "lease", r->info.lease, sizeof(r->info.lease)) &&
                take_text(root, "image", r->image, sizeof(r->image)) &&
-               take_text(root, "boot", r->boot, sizeof(r->boot)) && r->info.dir[0] == '/' &&
-               !strchr(r->image, '/') && r->image[0] != '.';
+               take_text(root, "boot", r->boot, sizeof(r->boot)) &&
+               take_new_text(root, "pages", r->info.pages, sizeof(r->info.pages)) &&
+               take_new_text(root, "connection", r->connection, sizeof(r->connection)) &&
+               take_new_text(root, "volume", r->volume, sizeof(r->volume)) &&
+               r->info.dir[0] == '/' && is_plain_name(r->image) && is_plain_name(r->connection) &&
+               is_plain_name(r->volume);
 }
 
 int ffs_record_parse(const char *text, size_t len, struct ffs_record *out, struct cas_err *err)

@@ -16,7 +16,9 @@ struct ffs_record {
         char image[FFS_IMAGE_KEY_BYTES]; /* directory below images/; "" when writable */
         size_t tree_count;
         struct cas_digest trees[FFS_TREES_MAX];
-        bool upper_is_ours; /* removed with the mount */
+        bool upper_is_ours;  /* removed with the mount */
+        char connection[40]; /* fuse driver: of fs, and the volume in it; else "" */
+        char volume[40];
         char boot[40];      /* boot id of the kernel that mounted it */
 };
 

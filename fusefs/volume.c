@@ -5,7 +5,6 @@
 
 #define VOLUME_VERSION 1
 #define ID_BYTES "0123456789abcdefghijklmnopqrstuvwxyz-"
-#define MAP_TEXT_BYTES 1024
 
 static const char *const format_names[] = {
         [FFS_UPPER_TRUSTED] = "trusted",
@@ -32,7 +31,7 @@ static json_t *trees_json(const struct ffs_volume_spec *spec)
 char *ffs_volume_format(const struct ffs_volume_spec *spec)
 {
         cas_assert(spec->tree_count >= 1 && spec->tree_count <= FFS_VOLUME_TREES_MAX);
-        char map[MAP_TEXT_BYTES];
+        char map[FFS_IDMAP_TEXT_BYTES];
         ffs_idmap_format(&spec->map, map, sizeof(map));
         json_t *trees = trees_json(spec);
         if (!trees)

@@ -210,10 +210,12 @@ static int mounts_run(const struct cli *cli, void *args)
         json_t *mount;
         json_array_foreach(list, i, mount)
         {
-                printf("%s\t%s\t%s\t%s\n", json_string_value(json_object_get(mount, "dir")),
+                const char *pages = json_string_value(json_object_get(mount, "pages"));
+                printf("%s\t%s\t%s\t%s\t%s\n", json_string_value(json_object_get(mount, "dir")),
                        json_string_value(json_object_get(mount, "name")),
                        json_string_value(json_object_get(mount, "driver")),
-                       json_is_true(json_object_get(mount, "rw")) ? "rw" : "ro");
+                       json_is_true(json_object_get(mount, "rw")) ? "rw" : "ro",
+                       pages[0] ? pages : "-");
         }
         return cli_finish();
 }
@@ -222,7 +224,8 @@ const struct cli_command cmd_mounts = {
         .name = "mounts",
         .synopsis = "",
         .summary = "list mounted images",
-        .description = "Lists what is mounted: directory, image, driver, and ro or rw, with tabs "
-                       "between.",
+        .description =
+                "Lists what is mounted: directory, image, driver, ro or rw, and where the fuse "
+                "driver keeps pages of files, with tabs between.",
         .run = mounts_run,
 };

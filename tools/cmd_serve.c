@@ -14,6 +14,7 @@ struct serve_args {
         const char *listen;
         const char *config;
         bool no_registry;
+        bool upgrade;
         uint64_t ready_fd;
 };
 
@@ -24,6 +25,8 @@ static const struct cli_option options[] = {
          "read settings from an INI file; options have precedence"},
         {"no-registry", 0, CLI_FLAG, offsetof(struct serve_args, no_registry), NULL,
          "only own the store, for mounts and other commands"},
+        {"upgrade", 0, CLI_FLAG, offsetof(struct serve_args, upgrade), NULL,
+         "take the place of the owner that runs, and let this program serve its mounts"},
         {"ready-fd", 0, CLI_NUMBER, offsetof(struct serve_args, ready_fd), "FD",
          "used by other commands to start an owner in the background, which ends by itself when it "
          "has been idle for a minute"},
@@ -59,6 +62,7 @@ static int run(const struct cli *cli, void *args)
                                                  : listen,
                         .registry_threads = config.registry_threads,
                         .lock_wait_ms = background ? 0 : config.lock_wait_s * 1000,
+                        .upgrade = a->upgrade,
                         .idle_s = background ? BACKGROUND_IDLE_S : 0,
                         .ready_fd = background ? (int)a->ready_fd : -1,
                 };
@@ -76,7 +80,10 @@ const struct cli_command cmd_serve = {
                 "Owns the store until it is ended by SIGTERM or SIGINT: other commands then work "
                 "through it, mounts ask it for content, and it serves the images over HTTP by the "
                 "OCI distribution specification. Mounts go on while it is away, and are served "
-                "again by its successor. It logs on stderr; LAMINA_LOG=error, warn, info or debug "
+                "again by its successor. With --upgrade it takes the place of the owner that runs, "
+                "and the processes of the mounts are replaced by this program, too, while what "
+                "uses them waits for a moment. It logs on stderr; LAMINA_LOG=error, warn, info or "
+                "debug "
                 "says how much.\n\n"
                 "The file of --config has sections and keys:\n\n"
                 "[store] path (absolute), threads (0: one per CPU), lock_wait_s (how long to wait "

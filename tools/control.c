@@ -160,17 +160,27 @@ int control_info(const char *store_path, json_t **out, struct cas_err *err)
         return rc;
 }
 
-int control_end(const char *store_path, struct cas_err *err)
+static int post(const char *store_path, const char *path, struct cas_err *err)
 {
         cas_cleanup_fd int dir_fd = -1;
         cas_cleanup_free char *socket = socket_path(store_path, &dir_fd);
         struct answer a = {0};
-        control_cleanup_curl CURL *c = request_new(socket, "/end", &a);
+        control_cleanup_curl CURL *c = request_new(socket, path, &a);
         curl_easy_setopt(c, CURLOPT_POSTFIELDS, "");
         bool no_owner;
         int rc = request_perform(c, store_path, &a, &no_owner, err);
         answer_release(&a);
         return rc;
+}
+
+int control_end(const char *store_path, struct cas_err *err)
+{
+        return post(store_path, "/end", err);
+}
+
+int control_make_way(const char *store_path, struct cas_err *err)
+{
+        return post(store_path, "/make-way", err);
 }
 
 int control_call(const char *store_path, const char *op, const json_t *args,

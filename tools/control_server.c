@@ -133,10 +133,10 @@ static void op_end(struct reg_http_req *req, void *state, const struct cas_buf *
         atomic_fetch_sub(&server->under_way, 1);
 }
 
-/* Only an owner that a command started is ended by a command. */
-static void end_request(struct control_server *server, struct reg_http_req *req)
+/* Only an owner that a command started is ended by a command; any makes way for another. */
+static void end_request(struct control_server *server, struct reg_http_req *req, bool make_way)
 {
-        if (!json_is_true(json_object_get(server->info, "background"))) {
+        if (!make_way && !json_is_true(json_object_get(server->info, "background"))) {
                 reply_error(req, 409, CAS_E_BUSY, "the owner was started by a person");
                 return;
         }
@@ -159,9 +159,10 @@ static void request_begin(void *arg, struct reg_http_req *req)
                 reply_json(req, 200, json_incref(server->info));
                 return;
         }
-        if (uri->segment_count == 1 && strcmp(uri->segments[0], "end") == 0 &&
+        bool make_way = strcmp(uri->segment_count ? uri->segments[0] : "", "make-way") == 0;
+        if (uri->segment_count == 1 && (make_way || strcmp(uri->segments[0], "end") == 0) &&
             reg_http_method(req) == REG_HTTP_POST) {
-                end_request(server, req);
+                end_request(server, req, make_way);
                 return;
         }
         if (uri->segment_count != 2 || strcmp(uri->segments[0], "op") != 0 ||

@@ -152,8 +152,8 @@ int mounting_driver(const char *text, enum ffs_driver *out, struct cas_err *err)
 json_t *mounting_info_json(const struct ffs_mount_info *info)
 {
         char manifest[CAS_DIGEST_TEXT_BYTES];
-        return json_pack("{s:o, s:o, s:s, s:s, s:b, s:o}", "dir", op_text_json(info->dir), "name",
-                         op_text_json(info->name), "manifest",
-                         cas_digest_text(&info->manifest, manifest), "driver", info->driver, "rw",
-                         info->rw, "upper", op_text_json(info->upper));
+        return json_pack("{s:o, s:o, s:s, s:s, s:s, s:b, s:o}", "dir", op_text_json(info->dir),
+                         "name", op_text_json(info->name), "manifest",
+                         cas_digest_text(&info->manifest, manifest), "driver", info->driver,
+                         "pages", info->pages, "rw", info->rw, "upper", op_text_json(info->upper));
 }

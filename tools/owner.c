@@ -27,6 +27,7 @@
 #define UPLOAD_CHECK_S 3600
 #define REGISTRY_STOP_MS 10000
 #define CONDENSE_IDLE_S 30
+#define LOCK_SLICE_MS 2000
 
 struct owner {
         const struct owner_config *config;
@@ -123,16 +124,36 @@ static json_t *info_json(const struct owner *o)
         return info;
 }
 
+/* An owner in the background makes way for this one, and any other when it was asked for. One may
+ * be started meanwhile by who has missed an owner: it is asked again. */
+static int store_open(struct owner *o, struct cas_store_config *store, struct cas_err *err)
+{
+        const struct owner_config *c = o->config;
+        uint64_t deadline_s = monotonic_s() + c->lock_wait_ms / 1000;
+        for (;;) {
+                struct cas_err why = CAS_ERR_INIT, ignored = CAS_ERR_INIT;
+                if (c->lock_wait_ms > 0)
+                        (void)!(c->upgrade ? control_make_way(c->store_path, &ignored)
+                                           : control_end(c->store_path, &ignored));
+                store->lock_wait_ms = (unsigned)cas_min_u64(c->lock_wait_ms, LOCK_SLICE_MS);
+                if (cas_store_open(store, &o->store, &why) == 0)
+                        return 0;
+                if (why.code != CAS_E_BUSY || monotonic_s() >= deadline_s) {
+                        *err = why;
+                        return -(int)err->code;
+                }
+        }
+}
+
 static int owner_start(struct owner *o, struct cas_err *err)
 {
         const struct owner_config *c = o->config;
         struct cas_store_config store = {.path = c->store_path,
-                                         .lock_wait_ms = c->lock_wait_ms,
                                          .threads = c->store_threads,
                                          .flat_trees = c->flat_trees,
                                          .regenerations = c->regenerations,
                                          .blob_cache_bytes = c->blob_cache_bytes};
-        if (cas_store_open(&store, &o->store, err) < 0 ||
+        if (store_open(o, &store, err) < 0 ||
             path_run_dir(cas_store_id(o->store), &o->run_dir, err) < 0 ||
             path_program(&o->program, err) < 0)
                 return -(int)err->code;
@@ -162,6 +183,16 @@ static int owner_start(struct owner *o, struct cas_err *err)
                 return cas_fail(err, CAS_E_INVALID, "the paths of the store are not UTF-8");
         /* Last: whoever gets an answer here finds all of it running. */
         return control_server_start(o->store, info, &o->control, err);
+}
+
+/* Mounts go on by the former program where this one cannot serve them. */
+static void mounts_upgrade(const struct owner *o)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        if (ffs_host_upgrade(&o->host, &err) < 0)
+                cas_log(CAS_LOG_ERROR, "owner", "upgrade=failed message=\"%s\"", err.msg);
+        else
+                cas_log(CAS_LOG_INFO, "owner", "upgrade=ok");
 }
 
 static bool mount_any(void *arg, const struct ffs_mount_info *info)
@@ -289,6 +320,8 @@ int owner_run(const struct owner_config *config, struct cas_err *err)
         ready_tell(config, "ok");
         cas_log(CAS_LOG_INFO, "owner", "start=ok store=%s run=%s pid=%d", cas_store_path(o.store),
                 o.run_dir, (int)getpid());
+        if (config->upgrade)
+                mounts_upgrade(&o);
         if (o.registry)
                 cas_log(CAS_LOG_INFO, "registry", "port=%u", reg_port(o.registry));
         owner_loop(&o, &signals);

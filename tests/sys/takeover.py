@@ -1,6 +1,7 @@
 #!/usr/bin/python3
-"""Mounts that go on: `lamina fs`, the owner, and both at once are killed again and again while
-twenty sandboxes read uncached files and start programs. Nobody gets an error or wrong contents."""
+"""Mounts that go on: `lamina fs`, the owner, both at once, and `lamina hold` are killed again and
+again while twenty sandboxes of either driver read uncached files and start programs. Nobody gets an
+error or wrong contents."""
 import hashlib
 import os
 import shutil
@@ -14,6 +15,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 import lamina  # noqa: E402
 
 READERS = 20
+KINDS = [["--driver", "overlay"], ["--driver", "overlay", "--rw"], ["--driver", "fuse"], ["--driver", "fuse", "--rw"],
+         ["--driver", "fuse", "--pages", "inode"], ["--driver", "fuse", "--pages", "inode", "--rw"],
+         ["--pages", "private"]]
 SECONDS = float(os.environ.get("LAMINA_TAKEOVER_SECONDS", "20"))
 
 
@@ -80,18 +84,18 @@ def main():
         host.run("pack", host.dir + "/root", "takeover:1")
         server = host.start("serve", "--listen", "127.0.0.1:0", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         lamina.wait_for(lambda: os.path.exists(host.store + "/control.sock"), what="the owner")
-        points = [host.mount("takeover:1", *(["--rw"] if i % 2 else [])) for i in range(READERS)]
+        points = [host.mount("takeover:1", *KINDS[i % len(KINDS)]) for i in range(READERS)]
         stop, errors, counts = threading.Event(), [], [0] * READERS
         threads = [threading.Thread(target=reader, args=(p, sums, stop, errors, counts, i))
                    for i, p in enumerate(points)]
         for t in threads:
             t.start()
-        kills = {"fs": 0, "serve": 0}
+        kills = {"fs": 0, "serve": 0, "hold": 0}
         end = time.monotonic() + SECONDS
         turn = 0
         while time.monotonic() < end:
             time.sleep(0.7)
-            what = (("fs",), ("serve",), ("fs", "serve"))[turn % 3]
+            what = (("fs",), ("serve",), ("fs", "serve"), ("hold",))[turn % 4]
             turn += 1
             for command in what:
                 kills[command] += kill(host, command)
@@ -105,7 +109,7 @@ def main():
         checks.check(not any(t.is_alive() for t in threads), "no reader hangs")
         checks.check(not errors, "no reader saw an error", "; ".join(errors[:5]))
         checks.check(all(counts), "every sandbox went on", str(counts))
-        checks.check(kills["fs"] >= 3 and kills["serve"] >= 3, "processes were killed", str(kills))
+        checks.check(kills["fs"] >= 3 and kills["serve"] >= 3 and kills["hold"] >= 2, "processes were killed", str(kills))
         for i, p in enumerate(points):
             with open(p + "/files/large", "rb") as f:
                 good = hashlib.sha256(f.read()).hexdigest() == sums["large"]
