@@ -149,10 +149,10 @@ static int fail_userns(int sys_errno, const char *what, struct cas_err *err)
                 return cas_fail(err, CAS_E_DENIED,
                                 "users other than root may not make user namespaces here: root "
                                 "lets them by `sysctl kernel.unprivileged_userns_clone=1`");
-        if (setting_is("/proc/sys/user/max_user_namespaces", '0'))
+        if (setting_is("/proc/sys/user/max_user_namespaces", '0') || sys_errno == ENOSPC)
                 return cas_fail(err, CAS_E_DENIED,
-                                "user namespaces are switched off: root lets them be made by "
-                                "`sysctl user.max_user_namespaces=10000`");
+                                "no user namespaces may be made, or no more of them: root lets "
+                                "them by `sysctl user.max_user_namespaces=10000`");
         if (setting_is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", '1'))
                 return cas_fail(err, CAS_E_DENIED,
                                 "AppArmor keeps users from user namespaces: root lets them by an "
