@@ -61,7 +61,7 @@ int run_place_undo(struct run_place *p, struct cas_err *err)
                 /* What the kernel's overlay made is the namespace's. */
                 if (p->brokered)
                         rc = rootless_remove_tree(&p->ids, p->upper, err);
-                else if (p->rootless && p->ids.uid_count > 1)
+                else if (p->rootless) /* where anything may be its subordinates', or closed */
                         rc = rootless_remove_tree(&p->ids, p->volumes, err);
                 if (rc == 0)
                         rc = cas_remove_tree(p->upper, err);

@@ -144,6 +144,8 @@ def check_nested(checks, user):
     done = run(user, "sh", "-c", script, options=("--volume", "/v"), check=False)
     checks.check(done.stdout.split() == ["/srv:", "of-app", "/v/m:", "new"], "an overlay within a sandbox",
                  done.stdout + done.stderr)
+    left = os.listdir(user.home + "/.local/share/lamina/sandboxes")
+    checks.check(left == [], "what the kernel's overlay left in the volume goes too", str(left))
 
 
 def check_users(checks, user, ranges):
