@@ -26,52 +26,59 @@ def refused(path, what):
         return True
 
 
-def check_mount_ranges(checks, host):
-    upper = host.dir + "/upper"
+def check_mount_ranges(checks, host, driver):
+    def mount(*options):
+        return host.mount("app:1", "--driver", driver, *options)
+    name = driver + ": "
+    upper = host.dir + "/upper-" + driver
     os.mkdir(upper)
-    plain = host.mount("app:1")
-    one = host.mount("app:1", "--uid-range", f"{FIRST}:65536")
-    again = host.mount("app:1", "--uid-range", f"{FIRST}:65536")
-    other = host.mount("app:1", "--uid-range", f"{FIRST + 65536}:65536")
-    checks.check(owner(plain + "/srv/of-app") == (1000, 1000), "owners of an image as they are")
-    checks.check(owner(one + "/srv/of-app") == (FIRST + 1000, FIRST + 1000), "owners of a range")
-    checks.check(owner(one) == (FIRST, FIRST), "the root's owner")
-    checks.check(owner(other + "/srv/of-app") == (FIRST + 66536, FIRST + 66536), "owners of another range")
-    checks.check(os.stat(one).st_dev == os.stat(again).st_dev, "read-only mounts of one range share an overlay")
-    checks.check(os.stat(one).st_dev != os.stat(other).st_dev, "those of two do not")
-    point = host.mount("app:1", "--uid-range", f"{FIRST}:65536", "--upper", upper)
+    plain = mount()
+    one = mount("--uid-range", f"{FIRST}:65536")
+    again = mount("--uid-range", f"{FIRST}:65536")
+    other = mount("--uid-range", f"{FIRST + 65536}:65536")
+    checks.check(owner(plain + "/srv/of-app") == (1000, 1000), name + "owners of an image as they are")
+    checks.check(owner(one + "/srv/of-app") == (FIRST + 1000, FIRST + 1000), name + "owners of a range")
+    checks.check(owner(one) == (FIRST, FIRST), name + "the root's owner")
+    checks.check(owner(other + "/srv/of-app") == (FIRST + 66536, FIRST + 66536), name + "owners of another range")
+    if driver == "overlay":
+        checks.check(os.stat(one).st_dev == os.stat(again).st_dev, "read-only mounts of one range share an overlay")
+        checks.check(os.stat(one).st_dev != os.stat(other).st_dev, "those of two do not")
+    point = mount("--uid-range", f"{FIRST}:65536", "--upper", upper)
     with open(point + "/srv/of-app", "a", encoding="utf-8") as f:
         f.write("more\n")
-    checks.check(refused(point + "/made", "w"), "who has no id in the range makes nothing")
+    checks.check(refused(point + "/made", "w"), name + "who has no id in the range makes nothing")
     subprocess.run(["/bin/sh", "-c", f"echo x > {point}/made && mkdir {point}/dir && ln {point}/made {point}/dir/link"],
                    user=FIRST, group=FIRST, extra_groups=[], check=True)
-    checks.check(owner(point + "/made") == (FIRST, FIRST), "files of the range's root")
+    checks.check(owner(point + "/made") == (FIRST, FIRST), name + "files of the range's root")
     os.chown(point + "/made", FIRST + 7, FIRST + 8)
     os.rename(point + "/srv", point + "/renamed")
-    checks.check(owner(point + "/renamed/of-app") == (FIRST + 1000, FIRST + 1000), "copy-up keeps the owner")
-    checks.check(owner(point + "/made") == (FIRST + 7, FIRST + 8), "chown within the range")
+    checks.check(owner(point + "/renamed/of-app") == (FIRST + 1000, FIRST + 1000), name + "copy-up keeps the owner")
+    checks.check(owner(point + "/made") == (FIRST + 7, FIRST + 8), name + "chown within the range")
     try:
         os.chown(point + "/made", 5, 5)
-        checks.check(False, "chown out of the range is refused")
+        checks.check(False, name + "chown out of the range is refused")
     except OSError:
-        checks.check(True, "chown out of the range is refused")
+        checks.check(True, name + "chown out of the range is refused")
     host.umount(point)
-    checks.check(owner(upper + "/upper/made") == (7, 8), "the upper keeps the image's ids")
-    checks.check(owner(upper + "/upper/renamed/of-app") == (1000, 1000), "... of copied files too")
-    point = host.mount("app:1", "--uid-range", f"{FIRST + 65536}:65536", "--upper", upper)
-    checks.check(owner(point + "/made") == (FIRST + 65543, FIRST + 65544), "an upper serves any range")
+    checks.check(owner(upper + "/upper/made") == (7, 8), name + "the upper keeps the image's ids")
+    checks.check(owner(upper + "/upper/renamed/of-app") == (1000, 1000), name + "... of copied files too")
+    point = mount("--uid-range", f"{FIRST + 65536}:65536", "--upper", upper)
+    checks.check(owner(point + "/made") == (FIRST + 65543, FIRST + 65544), name + "an upper serves any range")
     for mounted in (point, plain, one, again, other):
         host.umount(mounted)
+
+
+def check_wrong_ranges(checks, host):
     for wrong in ("0", "x", "5:", "5:0", "4294967295", "4294967290:10", "-1", "5:6:7"):
-        done = host.run("mount", "--uid-range", wrong, "app:1", upper, check=False)
+        done = host.run("mount", "--uid-range", wrong, "app:1", host.dir, check=False)
         checks.check(done.returncode == 2 and "--uid-range" in done.stderr, f"--uid-range {wrong}", done.stderr)
 
 
-def check_run_ranges(checks, host, runtime):
+def check_run_ranges(checks, host, runtime, driver="overlay"):
     def run(*words, check=True, options=()):
-        return host.run("run", "--runtime", runtime, "--uid-range", f"{FIRST}:65536", *options, "app:1", "--", *words,
-                        check=check)
-    name = runtime + ": "
+        return host.run("run", "--runtime", runtime, "--driver", driver, "--uid-range", f"{FIRST}:65536", *options,
+                        "app:1", "--", *words, check=check)
+    name = f"{runtime}, {driver}: "
     checks.check(run("id", "-u").stdout == "0\n", name + "root inside")
     ids = run("cat", "/proc/self/uid_map").stdout.split()
     checks.check(ids == ["0", str(FIRST), "65536"], name + "the map", str(ids))
@@ -233,9 +240,12 @@ def main():
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", host.dir + "/shm"], check=True)
         smallroot.make(host.dir + "/root")
         host.run("pack", host.dir + "/root", "app:1")
-        check_mount_ranges(checks, host)
+        for driver in ("overlay", "fuse"):
+            check_mount_ranges(checks, host, driver)
+            check_run_ranges(checks, host, "bwrap", driver)
+        check_wrong_ranges(checks, host)
+        check_run_ranges(checks, host, "crun")
         for runtime in ("bwrap", "crun"):
-            check_run_ranges(checks, host, runtime)
             check_names(checks, host, runtime)
             check_volumes(checks, host, runtime)
             check_memory(checks, host, runtime)
