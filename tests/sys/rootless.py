@@ -148,6 +148,25 @@ def check_nested(checks, user):
     checks.check(left == [], "what the kernel's overlay left in the volume goes too", str(left))
 
 
+def check_runtimes(checks, user):
+    done = run(user, "sh", "-c", "id -u; echo x > /srv/of-app && cat /srv/of-app", options=("--runtime", "crun"), check=False)
+    checks.check(done.stdout == "0\nx\n", "a sandbox by crun", done.stdout + done.stderr)
+    bundle = user.home + "/bundle"
+    user.lamina("bundle", "--rw", "app:1", bundle, "--", "sh", "-c", "id -u; echo x > /new && stat -c %u /new")
+    for runtime, more in (("crun", ("--cgroup-manager=disabled",)), ("runc", ())):
+        done = user.do(runtime, *more, "--root", user.mkdir(runtime), "run", "--bundle", bundle, "of-user", check=False)
+        checks.check(done.stdout == "0\n0\n", "a bundle by " + runtime, done.stdout + done.stderr)
+    user.lamina("umount", bundle)
+    checks.check(os.listdir(bundle) == [], "umount takes the bundle away")
+
+
+def check_size(checks, user):
+    done = run(user, "sh", "-c", "head -c 1000000 /dev/zero > /few && echo few; head -c 100000000 /dev/zero > /many || "
+               "echo full; rm /few /many; head -c 1000000 /dev/zero > /again && echo again", options=("--size", "16M"),
+               check=False)
+    checks.check(done.stdout == "few\nfull\nagain\n", "--size", done.stdout + done.stderr)
+
+
 def check_users(checks, user, ranges):
     done = run(user, "sh", "-c", "id -u; id -g; echo x > /home/mine && stat -c %u:%g /home/mine; cat /srv/of-app",
                options=("--user", "app"), check=False)
@@ -265,6 +284,8 @@ def check_all(checks, directory, program, layout, host, ranges):
         check_mounts(checks, user, ranges)
         check_sandbox(checks, user, ranges)
         check_nested(checks, user)
+        check_runtimes(checks, user)
+        check_size(checks, user)
         check_users(checks, user, ranges)
         check_fs_killed(checks, user)
         check_leaves_nothing(checks, user)
@@ -276,8 +297,10 @@ def check_all(checks, directory, program, layout, host, ranges):
 
 
 def main():
-    lamina.need("unshare", "busybox", "bwrap", "fusermount3", "newuidmap", "skopeo")
+    lamina.need("unshare", "busybox", "bwrap", "crun", "runc", "fusermount3", "newuidmap", "skopeo")
     lamina.isolate(400)
+    # Where both hierarchies of cgroups are mounted, runtimes take neither.
+    subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=False, stderr=subprocess.DEVNULL)
     checks = lamina.Checks()
     with lamina.Host() as host:
         os.chmod(host.dir, 0o755)
