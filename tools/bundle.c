@@ -119,7 +119,7 @@ static int config_write(const struct run_spec *spec, const char *root, json_t *p
                         json_t *linux_part, json_t *annotations, const char *dir,
                         struct cas_err *err)
 {
-        bool mapped = json_object_get(linux_part, "uidMappings") != NULL;
+        bool mapped = spec->nested || json_object_get(linux_part, "uidMappings") != NULL;
         json_t *config =
                 json_pack("{s:s, s:s*, s:o, s:{s:s, s:b}, s:o, s:o, s:o*}", "ociVersion", "1.0.2",
                           "hostname", spec->hostname, "process", process, "root", "path", root,

@@ -117,6 +117,8 @@ static int config_make(const struct target *t, const struct bundle_args *a, cons
         };
         if (ids_choose(a, &ids, err) < 0 || run_spec_make(&request, &spec, err) < 0)
                 return -(int)err->code;
+        if (ids.count == 1 && run_spec_alone(&spec, err) < 0)
+                return -(int)err->code;
         spec.terminal = a->terminal;
         return bundle_write_plain(&spec, cli->operands[0], &ids, t->dir, err);
 }

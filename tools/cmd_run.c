@@ -114,24 +114,6 @@ static int sandbox_prepare(struct run_place *s, const struct run_args *a, const 
         return mounting_prepare(&s->m, name, a->mount.platform, image, prepared, err);
 }
 
-/* Nobody but the user and its subordinate ids is in its namespace. */
-static int refuse_unmapped(const struct run_place *s, struct run_spec *spec, struct cas_err *err)
-{
-        if (!s->rootless)
-                return 0;
-        if (s->ids.uid_count == 1) {
-                if (spec->uid != 0 || spec->gid != 0)
-                        return cas_fail(err, CAS_E_DENIED,
-                                        "it is to run as user %u, group %u, but this user has no "
-                                        "subordinate ids: root gives them by `usermod "
-                                        "--add-subuids 100000-165535 --add-subgids 100000-165535 "
-                                        "USER` (package uidmap); or run it with --user 0",
-                                        spec->uid, spec->gid);
-                spec->group_count = 0;
-        }
-        return 0;
-}
-
 static int sandbox_spec(const struct run_place *s, const struct run_args *a, const struct cli *cli,
                         const json_t *prepared, struct run_spec *out, struct cas_err *err)
 {
@@ -164,9 +146,10 @@ static int sandbox_spec(const struct run_place *s, const struct run_args *a, con
         };
         if (run_spec_make(&request, out, err) < 0)
                 return -(int)err->code;
+        out->nested = s->rootless;
         out->userns_fd = s->userns_fd;
         out->cgroup_fd = s->cgroup_fd;
-        if (refuse_unmapped(s, out, err) < 0)
+        if (s->rootless && s->ids.uid_count == 1 && run_spec_alone(out, err) < 0)
                 return -(int)err->code;
         return run_points_make(out, err);
 }

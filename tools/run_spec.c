@@ -282,3 +282,15 @@ int run_spec_make(const struct run_request *request, struct run_spec *out, struc
         s = (struct run_spec)RUN_SPEC_INIT;
         return 0;
 }
+
+int run_spec_alone(struct run_spec *s, struct cas_err *err)
+{
+        s->group_count = 0;
+        if (s->uid == 0 && s->gid == 0)
+                return 0;
+        return cas_fail(err, CAS_E_DENIED,
+                        "it is to run as user %u, group %u, but this user has no subordinate ids: "
+                        "root gives them by `usermod --add-subuids 100000-165535 --add-subgids "
+                        "100000-165535 USER` (package uidmap); or run it with --user 0",
+                        s->uid, s->gid);
+}

@@ -20,6 +20,8 @@ struct run_spec {
         bool read_only;
         bool network; /* the host's; else none */
         bool terminal;
+        bool nested; /* the runtime is in a user namespace already: the kernel lets it bind nothing
+                      * without what is mounted below */
         char **argv; /* NULL-terminated, as env */
         char **env;
         char *workdir;
@@ -81,6 +83,8 @@ int run_spec_bind(struct run_spec *s, const char *from, const char *to, bool rea
 int run_files_make(const struct run_request *request, struct run_spec *s,
                    struct cas_err *err) CAS_MUST_CHECK;
 
+/* Nobody but root is in the namespace that it will run in. Errors: DENIED (it is to be another). */
+int run_spec_alone(struct run_spec *s, struct cas_err *err) CAS_MUST_CHECK;
 /* With a user namespace: makes the mount points that the image lacks (run_points.c). */
 int run_points_make(const struct run_spec *s, struct cas_err *err) CAS_MUST_CHECK;
 
