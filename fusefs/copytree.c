@@ -121,11 +121,13 @@ int ffs_copytree_data(struct ffs_copytree *c, int from, int to, struct cas_err *
         struct stat st;
         if (fstat(from, &st) < 0)
                 return cas_fail_sys(err, errno, "copy");
-        if (!c->no_reflink && st.st_size > 0 && ioctl(to, FICLONE, from) == 0) {
-                c->counts.shared_bytes += (uint64_t)st.st_size;
-                return 0;
+        if (!c->no_reflink && st.st_size > 0) {
+                if (ioctl(to, FICLONE, from) == 0) {
+                        c->counts.shared_bytes += (uint64_t)st.st_size;
+                        return 0;
+                }
+                c->no_reflink = cannot(errno);
         }
-        c->no_reflink = true;
         if (ftruncate(to, st.st_size) < 0)
                 return cas_fail_sys(err, errno, "copy");
         for (off_t at = 0; at < st.st_size;) {
