@@ -250,7 +250,7 @@ static void binding_of(const struct ffs_image *image, const struct ffs_mount_opt
                                     .manifest = image->manifest,
                                     .options = FFS_OVERLAY_OPTIONS_RW,
                                     .size_limit_bytes = options->size_limit_bytes,
-                                    .has_image = options->size_limit_bytes > 0};
+                                    .has_image = options->size_limit_bytes > 0 && geteuid() == 0};
         memcpy(out->trees, image->trees, image->tree_count * sizeof(image->trees[0]));
         if (options->id_map)
                 (void)snprintf(out->id_map, sizeof(out->id_map), "%s", options->id_map);

@@ -13,7 +13,8 @@ struct clone_args {
 
 #define FIELD(name) offsetof(struct clone_args, name)
 static const struct cli_option options[] = {
-        {"upper", 0, CLI_FLAG, FIELD(upper), NULL, "DIR is an upper directory, mounted or not"},
+        {"upper", 0, CLI_FLAG, FIELD(upper), NULL,
+         "DIR is an upper directory, though it be a mount point too"},
         {"frozen", 0, CLI_FLAG, FIELD(frozen), NULL,
          "NEW-DIR is a snapshot: never mounted, but cloned, committed and compared"},
         {0},
@@ -47,14 +48,13 @@ const struct cli_command cmd_clone = {
         .synopsis = "DIR NEW-DIR",
         .summary = "give a sandbox's changes to a second one",
         .description =
-                "Makes NEW-DIR an upper directory with the changes of the writable mount at DIR, "
-                "or "
-                "with --upper of the directory that keeps them. It is mounted over the same image: "
+                "Makes NEW-DIR an upper directory with the changes of the writable mount at "
+                "DIR, or of the directory that keeps them. It is mounted over the same image: "
                 "`lamina mount --upper NEW-DIR`. Data is shared where NEW-DIR's file system can "
                 "share it (xfs, btrfs), else copied. DIR may be in use: then the clone is of no "
                 "single instant, as any copy of a live directory.\n\n"
-                "Files of a sandbox are written in place, so they are never shared by hard links, "
-                "but for those of two snapshots (--frozen), which nobody writes.",
+                "Files of a sandbox are written in place, so they are never shared by hard "
+                "links, but for those of two snapshots (--frozen), which nobody writes.",
         .examples = "lamina clone /mnt /srv/second\n"
                     "lamina mount --upper /srv/second web:1.0 /mnt2",
         .options = options,

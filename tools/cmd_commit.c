@@ -18,7 +18,8 @@ struct commit_args {
 
 #define FIELD(name) offsetof(struct commit_args, name)
 static const struct cli_option options[] = {
-        {"upper", 0, CLI_FLAG, FIELD(upper), NULL, "DIR is an upper directory, mounted or not"},
+        {"upper", 0, CLI_FLAG, FIELD(upper), NULL,
+         "DIR is an upper directory, though it be a mount point too"},
         {"message", 'm', CLI_STRING, FIELD(message), "TEXT", "a comment in the image's history"},
         {"author", 'a', CLI_STRING, FIELD(author), "TEXT", "who made it"},
         {"base", 0, CLI_STRING, FIELD(base), "DIGEST",
@@ -83,17 +84,18 @@ const struct cli_command cmd_commit = {
         .synopsis = "DIR NAME:TAG",
         .summary = "make an image of what a sandbox changed",
         .description =
-                "Makes an image out of the one that DIR stands on and a layer of what was changed "
-                "in it. DIR is where a writable mount is, or with --upper the directory that keeps "
-                "its changes. A mount may be in use meanwhile: then the layer is of no single "
-                "instant, and a file that becomes shorter while it is read ends the commit.\n\n"
+                "Makes an image out of the one that DIR stands on and a layer of what was "
+                "changed in it. DIR is where a writable mount is, or the directory that keeps "
+                "its changes, mounted or not. A mount may be in use meanwhile: then the layer "
+                "is of no single instant, and a file that becomes shorter while it is read ends "
+                "the commit.\n\n"
                 "The layer is in the form that `lamina pack` writes: the same changes give the "
-                "same bytes. The image is dated by what was changed last. The base's configuration "
-                "is kept but for what the options say; a new entrypoint without --cmd takes the "
-                "base's command away. Where nothing was changed, the image has the base's layers, "
-                "and an entry in its history.",
+                "same bytes. The image is dated by what was changed last. The base's "
+                "configuration is kept but for what the options say; a new entrypoint without "
+                "--cmd takes the base's command away. Where nothing was changed, the image has "
+                "the base's layers, and an entry in its history.",
         .examples = "lamina commit /mnt web:2.0 --message 'certificates'\n"
-                    "lamina commit --upper /srv/changes web:2.0 --env MODE=test",
+                    "lamina commit /srv/changes web:2.0 --env MODE=test",
         .options = options,
         .args_bytes = sizeof(struct commit_args),
         .operands_min = 2,

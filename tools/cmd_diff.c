@@ -13,7 +13,8 @@ struct diff_args {
 
 #define FIELD(name) offsetof(struct diff_args, name)
 static const struct cli_option options[] = {
-        {"upper", 0, CLI_FLAG, FIELD(upper), NULL, "DIR is an upper directory, mounted or not"},
+        {"upper", 0, CLI_FLAG, FIELD(upper), NULL,
+         "DIR is an upper directory, though it be a mount point too"},
         {"all", 'a', CLI_FLAG, FIELD(all), NULL,
          "directories too that are in the upper directory, but as they are in the image"},
         {0},
@@ -112,19 +113,16 @@ const struct cli_command cmd_diff = {
         .synopsis = "DIR",
         .summary = "show what a sandbox changed",
         .description =
-                "Lists what differs from the image in the writable mount at DIR, or with --upper "
-                "in "
-                "the directory that keeps a mount's changes: A (added), M (modified) or D "
+                "Lists what differs from the image in the writable mount at DIR, or in the "
+                "directory that keeps a mount's changes: A (added), M (modified) or D "
                 "(deleted), and the path; a directory that was deleted is one line. Lines are "
                 "sorted by path, a directory before what is in it. A renamed directory is "
                 "deleted under its old name, and all that is in it added under the new one. "
-                "Control "
-                "characters and backslashes in names are written as \\ and three octal digits. "
-                "With "
-                "--json, types and sizes too.\n\n"
+                "Control characters and backslashes in names are written as \\ and three octal "
+                "digits. With --json, types and sizes too.\n\n"
                 "Files that were opened for writing count as modified, whatever was written.",
         .examples = "lamina diff /mnt\n"
-                    "lamina diff --json --upper /srv/changes",
+                    "lamina diff --json /srv/changes",
         .options = options,
         .args_bytes = sizeof(struct diff_args),
         .operands_min = 1,

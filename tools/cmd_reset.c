@@ -11,7 +11,7 @@ struct reset_args {
 
 static const struct cli_option options[] = {
         {"upper", 0, CLI_FLAG, offsetof(struct reset_args, upper), NULL,
-         "DIR is an upper directory that is not mounted"},
+         "DIR is an upper directory, though it be a mount point too"},
         {0},
 };
 
@@ -59,7 +59,7 @@ static int reset(const struct cli *cli, const struct reset_args *a, struct cas_e
         if (mounting_open(cli, &m, err) < 0 ||
             sandbox_arg_find(&m, cli->operands[0], a->upper, &s, err) < 0)
                 return -(int)err->code;
-        if (!a->upper)
+        if (!s.by_upper)
                 return reset_mounted(&m, &s, err);
         if (s.mounted)
                 return cas_fail(err, CAS_E_BUSY, "%s is mounted at %s: lamina reset %s", s.upper,
@@ -81,12 +81,11 @@ const struct cli_command cmd_reset = {
         .summary = "throw away what a sandbox changed",
         .description =
                 "Makes the writable mount at DIR show its image again: it is unmounted, its "
-                "changes "
-                "are removed, and it is mounted again with the same options. Fails with nothing "
-                "changed while anything is open in it or stands on it. With --upper, DIR is the "
-                "directory that keeps a mount's changes, which may not be mounted.",
+                "changes are removed, and it is mounted again with the same options. Fails with "
+                "nothing changed while anything is open in it or stands on it. DIR may also be "
+                "the directory that keeps a mount's changes, which may not be mounted.",
         .examples = "lamina reset /mnt\n"
-                    "lamina reset --upper /srv/changes",
+                    "lamina reset /srv/changes",
         .options = options,
         .args_bytes = sizeof(struct reset_args),
         .operands_min = 1,

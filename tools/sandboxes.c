@@ -28,6 +28,23 @@ static bool mount_seen(void *arg, const struct ffs_mount_info *info)
         return false;
 }
 
+static int find_mount(const struct mounting *m, const char *path, bool is_upper,
+                      struct sandbox_arg *out, struct cas_err *err)
+{
+        struct find f = {.dir = path, .is_upper = is_upper, .found = out->mount};
+        if (ffs_mount_each(&m->host, mount_seen, &f, err) < 0)
+                return -(int)err->code;
+        out->mounted = f.seen;
+        return 0;
+}
+
+static bool has_binding(const char *path)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        cas_cleanup_free struct ffs_upper_info *info = cas_xcalloc(1, sizeof(*info));
+        return ffs_upper_describe(path, info, &ignored) == 0;
+}
+
 int sandbox_arg_find(const struct mounting *m, const char *dir, bool is_upper,
                      struct sandbox_arg *out, struct cas_err *err)
 {
@@ -36,18 +53,21 @@ int sandbox_arg_find(const struct mounting *m, const char *dir, bool is_upper,
                                                     .info = cas_xcalloc(1, sizeof(*s.info))};
         if (path_real(dir, &path, err) < 0)
                 return -(int)err->code;
-        struct find f = {.dir = path, .is_upper = is_upper, .found = s.mount};
-        if (ffs_mount_each(&m->host, mount_seen, &f, err) < 0)
+        if (find_mount(m, path, is_upper, &s, err) < 0)
                 return -(int)err->code;
-        s.mounted = f.seen;
-        if (!is_upper && !f.seen)
+        if (!is_upper && !s.mounted && has_binding(path)) {
+                is_upper = true;
+                if (find_mount(m, path, is_upper, &s, err) < 0)
+                        return -(int)err->code;
+        }
+        if (!is_upper && !s.mounted)
                 return cas_fail(err, CAS_E_NOTFOUND,
-                                "nothing of lamina is mounted at %s (an upper directory is named "
-                                "with --upper)",
+                                "nothing of lamina is mounted at %s, and it is no upper directory",
                                 path);
         if (!is_upper && !s.mount->upper[0])
                 return cas_fail(err, CAS_E_INVALID, "%s is mounted read-only: nothing can change",
                                 path);
+        s.by_upper = is_upper;
         s.upper = is_upper ? cas_steal(&path) : cas_xstrdup(s.mount->upper);
         if (ffs_upper_describe(s.upper, s.info, err) < 0)
                 return -(int)err->code;
