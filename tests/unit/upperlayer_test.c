@@ -14,6 +14,7 @@
 #include <grp.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -791,6 +792,60 @@ static void space(void **state)
         assert_int_equal(ffs_upper_reserve(f->u, 2 << 20), 0);
 }
 
+/* ---- threads ---- */
+
+#define THREADS 4
+
+struct worker {
+        struct fixture *f;
+        unsigned number;
+        int rc;
+};
+
+static int work_once(struct fixture *f, const char *name, const char *other)
+{
+        const struct ffs_upper_new file = {.mode = S_IFREG | 0644, .uid = 1},
+                                   dir = {.mode = S_IFDIR | 0755, .opaque = true};
+        int rc = ffs_upper_make(f->u, f->root, name, &file, NULL);
+        rc = rc ? rc : ffs_upper_whiteout(f->u, f->root, name);
+        rc = rc ? rc : ffs_upper_make(f->u, f->root, name, &dir, NULL);
+        rc = rc ? rc : ffs_upper_rename(f->u, f->root, name, f->root, other, 0, true);
+        rc = rc ? rc : ffs_upper_unlink(f->u, f->root, other, true);
+        return rc ? rc : ffs_upper_unlink(f->u, f->root, name, false);
+}
+
+static void *work(void *arg)
+{
+        struct worker *w = arg;
+        char name[16], other[16];
+        (void)snprintf(name, sizeof(name), "name-%u", w->number);
+        (void)snprintf(other, sizeof(other), "other-%u", w->number);
+        for (int i = 0; i < 100 && w->rc == 0; i++)
+                w->rc = work_once(w->f, name, other);
+        return NULL;
+}
+
+static void threads(void **state)
+{
+        struct fixture *f = *state;
+        f->config.size_limit_bytes = 1 << 20;
+        reopen(f);
+        pthread_t ids[THREADS];
+        struct worker workers[THREADS];
+        for (unsigned i = 0; i < THREADS; i++) {
+                workers[i] = (struct worker){.f = f, .number = i};
+                assert_int_equal(pthread_create(&ids[i], NULL, work, &workers[i]), 0);
+        }
+        for (unsigned i = 0; i < THREADS; i++) {
+                assert_int_equal(pthread_join(ids[i], NULL), 0);
+                assert_int_equal(workers[i].rc, 0);
+        }
+        struct names n = {""};
+        assert_int_equal(ffs_upper_list(f->u, f->root, add_name, &n), 0);
+        assert_string_equal(n.text, "");
+        assert_int_equal(litter(f), 0);
+}
+
 /* ---- kills ---- */
 
 #define KILLS 60
@@ -991,17 +1046,29 @@ static int run_group(const char *name)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
         const struct CMUnitTest tests[] = {
-                TEST(types),          TEST(disk_ids),
-                TEST(refused),        TEST(over_whiteouts),
-                TEST(copied_up),      TEST(marks),
-                TEST(unnamed),        TEST(gone),
-                TEST(hidden_names),   TEST(renames),
-                TEST(attributes),     TEST(xattr_whiteouts),
-                TEST(xattrs),         TEST(access_acls),
-                TEST(inherited_acls), TEST(paths),
-                TEST(litter_goes),    TEST(strange_work),
-                TEST(space),          TEST(killed),
-                TEST(hostile_marks),  TEST(hostile_overrides),
+                TEST(types),
+                TEST(disk_ids),
+                TEST(refused),
+                TEST(over_whiteouts),
+                TEST(copied_up),
+                TEST(marks),
+                TEST(unnamed),
+                TEST(gone),
+                TEST(hidden_names),
+                TEST(renames),
+                TEST(attributes),
+                TEST(xattr_whiteouts),
+                TEST(xattrs),
+                TEST(access_acls),
+                TEST(inherited_acls),
+                TEST(paths),
+                TEST(litter_goes),
+                TEST(strange_work),
+                TEST(space),
+                TEST(killed),
+                TEST(threads),
+                TEST(hostile_marks),
+                TEST(hostile_overrides),
                 TEST(index_names),
         };
         print_message("%s\n", name);
