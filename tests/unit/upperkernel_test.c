@@ -12,8 +12,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -510,12 +512,118 @@ static void user_format(void **state)
         unmount_overlay(f);
 }
 
+/* ---- a user's own overlayfs, in a user namespace ---- */
+
+#define USER_ID 65533
+
+static bool write_text(const char *path, const char *text)
+{
+        cas_cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+        return fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+}
+
+static void become_user(struct fixture *f, bool in_namespace)
+{
+        assert_int_equal(setgroups(0, NULL), 0);
+        assert_int_equal(setgid(USER_ID), 0);
+        assert_int_equal(setuid(USER_ID), 0);
+        (void)prctl(PR_SET_DUMPABLE, 1); /* /proc/self is its own again */
+        if (!in_namespace)
+                return;
+        assert_int_equal(unshare(CLONE_NEWUSER | CLONE_NEWNS), 0);
+        assert_true(write_text("/proc/self/setgroups", "deny"));
+        assert_true(write_text("/proc/self/uid_map", "0 65533 1"));
+        assert_true(write_text("/proc/self/gid_map", "0 65533 1"));
+        cas_cleanup_free char *options =
+                cas_xasprintf("userxattr,lowerdir=%s/low,upperdir=%s/o/upper,workdir=%s/o/work",
+                              f->dir, f->dir, f->dir);
+        cas_cleanup_free char *root = path_of(f, "root");
+        assert_int_equal(mount("overlay", root, "overlay", 0, options), 0);
+}
+
+/* fn's failure is its process's. */
+static void as_user(struct fixture *f, bool in_namespace, void (*fn)(struct fixture *f))
+{
+        pid_t pid = fork();
+        if (pid == 0) {
+                become_user(f, in_namespace);
+                if (!in_namespace) {
+                        const struct ffs_upperlayer_config config = {.dir_fd = f->o_fd,
+                                                                     .format = FFS_UPPER_USER,
+                                                                     .owners_in_xattrs = true};
+                        assert_int_equal(ffs_upperlayer_open(&config, &f->u), 0);
+                        f->root = ffs_upperlayer_root_fd(f->u);
+                }
+                fn(f);
+                _exit(0);
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+}
+
+static void users_kernel_writes(struct fixture *f)
+{
+        cas_cleanup_free char *root = in_root(f, "");
+        cas_cleanup_fd int at = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        assert_int_equal(unlinkat(at, "gone", 0), 0);
+        assert_int_equal(unlinkat(at, "d/x", 0), 0);
+        assert_int_equal(unlinkat(at, "d", AT_REMOVEDIR), 0);
+        assert_int_equal(mkdirat(at, "d", 0750), 0);
+        assert_int_equal(mknodat(at, "d/fifo", S_IFIFO | 0640, 0), 0);
+}
+
+static void user_reads_and_writes(struct fixture *f)
+{
+        struct ffs_upper_entry e;
+        assert_int_equal(kind_of(f, f->root, "gone"), FFS_UPPER_WHITEOUT);
+        assert_int_equal(ffs_upper_look(f->u, f->root, "d", &e), 0);
+        assert_true(e.opaque && e.st.st_uid == 0 && e.st.st_gid == 0);
+        int d;
+        assert_int_equal(ffs_upper_open(f->u, f->root, "d", O_PATH, &d), 0);
+        assert_int_equal(ffs_upper_look(f->u, d, "fifo", &e), 0);
+        assert_int_equal(e.st.st_mode, S_IFIFO | 0640);
+        make(f, d, "mine", (struct ffs_upper_new){.mode = S_IFREG | 0640, .uid = 33});
+        assert_int_equal(ffs_upper_whiteout(f->u, f->root, "kept"), 0);
+        make(f, f->root, "gone", (struct ffs_upper_new){.mode = S_IFDIR | 0700, .opaque = true});
+}
+
+static void users_kernel_reads(struct fixture *f)
+{
+        lists(f, "", "d gone");
+        lists(f, "d", "fifo mine");
+        assert_int_equal(stat_of(f, "d/mine").st_mode, S_IFREG | 0640);
+}
+
+static void users_own_overlayfs(void **state)
+{
+        struct fixture *f = *state;
+        static const char *const made[] = {"", "low", "low/d", "o", "o/upper", "o/work", "root"};
+        static const char *const files[] = {"low/gone", "low/kept", "low/d/x"};
+        for (size_t i = 0; i < CAS_COUNT(made); i++) {
+                cas_cleanup_free char *path = path_of(f, made[i]);
+                assert_true(mkdir(path, 0755) == 0 || errno == EEXIST);
+                assert_int_equal(chown(path, USER_ID, USER_ID), 0);
+        }
+        for (size_t i = 0; i < CAS_COUNT(files); i++) {
+                cas_cleanup_free char *path = path_of(f, files[i]);
+                write_bytes(path, "x", 1);
+                assert_int_equal(chown(path, USER_ID, USER_ID), 0);
+        }
+        if (access("/proc/self/ns/user", F_OK) < 0)
+                skip();
+        as_user(f, true, users_kernel_writes);
+        as_user(f, false, user_reads_and_writes);
+        as_user(f, true, users_kernel_reads);
+}
+
 static int run_in_namespace(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(ours_by_the_kernel, setup, teardown),
                 cmocka_unit_test_setup_teardown(kernels_by_us, setup, teardown),
                 cmocka_unit_test_setup_teardown(user_format, setup, teardown),
+                cmocka_unit_test_setup_teardown(users_own_overlayfs, setup, teardown),
         };
         (void)umask(0);
         (void)alarm(CHILD_SECONDS); /* mounts go with the namespace */
