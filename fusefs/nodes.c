@@ -726,7 +726,7 @@ int ffs_nodes_supersede(struct ffs_nodes *n, uint64_t id, const struct ffs_node 
         if (rc == 0) {
                 struct ffs_node old;
                 read_locked(n, number, &old);
-                old.flags |= FFS_NODE_SUPERSEDED;
+                old.flags = (old.flags | FFS_NODE_SUPERSEDED) & ~(uint32_t)FFS_NODE_HIDDEN;
                 old.successor = id_of(n, made);
                 old.parent = 0;
                 old.name[0] = '\0';

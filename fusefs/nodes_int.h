@@ -22,7 +22,7 @@
 enum ffs_node_flag {
         FFS_NODE_HAS_UPPER = 1 << 0,  /* upper/ has it (a directory: or what is merged into it) */
         FFS_NODE_DATA_LOWER = 1 << 1, /* file: its content is that of vid */
-        FFS_NODE_HIDDEN = 1 << 2,     /* `name` is in work/; there is no parent */
+        FFS_NODE_HIDDEN = 1 << 2,     /* has a name in work/ and no parent here */
         FFS_NODE_ORPHAN = 1 << 3,     /* nothing on the disk is left: only kept attributes */
         FFS_NODE_UNLINKED = 1 << 4,   /* lower file without upper that has lost its name */
         FFS_NODE_SUPERSEDED = 1 << 5, /* lower data that open files still see; `successor` is the

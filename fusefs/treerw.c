@@ -119,7 +119,7 @@ static bool drop_hidden(void *arg, const struct ffs_node *node, uint64_t lookups
         struct ffs_rw *rw = arg;
         char hidden[17];
         if (node->flags & FFS_NODE_HIDDEN) {
-                ffs_rw_hidden_name(node->id, hidden);
+                ffs_rw_hidden_name(node->upper_ino, hidden);
                 (void)ffs_upper_drop_hidden(rw->upper, hidden, false);
         }
         return true;
@@ -219,9 +219,9 @@ int ffs_rw_dir(struct ffs_rw *rw, uint64_t id, struct ffs_node *out)
         return out->flags & FFS_NODE_ORPHAN ? -ENOENT : 0;
 }
 
-void ffs_rw_hidden_name(uint64_t node, char *out)
+void ffs_rw_hidden_name(uint64_t upper_ino, char *out)
 {
-        (void)snprintf(out, 17, "%016llx", (unsigned long long)node);
+        (void)snprintf(out, 17, "%016llx", (unsigned long long)upper_ino);
 }
 
 /* Names from the directory up to the root or to the first that stop() wants, put in front of each
@@ -290,9 +290,25 @@ static int stop_at_redirect(struct ffs_rw *rw, const struct ffs_node *node, stru
         return rc;
 }
 
+static bool first_path(void *arg, const char *path)
+{
+        cas_buf_append_byte(arg, '/');
+        cas_buf_append_str(arg, path);
+        return false;
+}
+
 int ffs_rw_lower_path(struct ffs_rw *rw, const struct ffs_node *node, struct cas_buf *out)
 {
-        return climb(rw, node, out, stop_at_redirect);
+        struct cas_inode inode;
+        struct cas_err err = CAS_ERR_INIT;
+        if (S_ISDIR(node->type))
+                return climb(rw, node, out, stop_at_redirect);
+        /* A file of several names may be known by one that is made, or none; any lower name will
+         * do. */
+        if (ffs_view_inode(rw->view, node->vid, &inode, &err) < 0 ||
+            (inode.nlink > 1 && ffs_view_links(rw->view, node->vid, first_path, out, &err) < 0))
+                return ffs_rw_errno(&err);
+        return out->len_bytes > 0 ? 0 : climb(rw, node, out, stop_at_redirect);
 }
 
 int ffs_rw_dir_fd(struct ffs_rw *rw, const struct ffs_node *dir, int *out_fd)
@@ -320,7 +336,7 @@ int ffs_rw_open_upper(struct ffs_rw *rw, const struct ffs_node *node, int flags,
         if (node->flags & FFS_NODE_ORPHAN || !(node->flags & FFS_NODE_HAS_UPPER))
                 return -ESTALE;
         if (node->flags & FFS_NODE_HIDDEN) {
-                ffs_rw_hidden_name(node->id, hidden);
+                ffs_rw_hidden_name(node->upper_ino, hidden);
                 return ffs_upper_open_hidden(rw->upper, hidden, flags, out_fd);
         }
         if (S_ISDIR(node->type) && flags == O_PATH)

@@ -265,7 +265,10 @@ static int place_hidden(struct file_copy *c)
 {
         struct ffs_rw *rw = c->rw;
         char hidden[17];
-        ffs_rw_hidden_name(c->node.id, hidden);
+        struct stat st;
+        if (fstat(c->fd, &st) < 0)
+                return -errno;
+        ffs_rw_hidden_name(st.st_ino, hidden);
         int rc = ffs_upper_link_hidden(rw->upper, c->fd, hidden);
         if (rc < 0)
                 return rc;
@@ -317,14 +320,6 @@ static int place(struct file_copy *c)
         return rc;
 }
 
-/* A hidden copy that no record tells of is replaced by the next. */
-static void drop_unknown_hidden(struct ffs_rw *rw, uint64_t node)
-{
-        char hidden[17];
-        ffs_rw_hidden_name(node, hidden);
-        (void)ffs_upper_drop_hidden(rw->upper, hidden, false);
-}
-
 int ffs_rw_copy_recover(struct ffs_rw *rw, const struct ffs_rw_intent *in)
 {
         struct ffs_node node, dir;
@@ -337,10 +332,8 @@ int ffs_rw_copy_recover(struct ffs_rw *rw, const struct ffs_rw_intent *in)
         int rc = inode.nlink > 1 ? ffs_rw_links_finish(rw, in->vid) : 0;
         if (rc < 0 || !ffs_nodes_get(rw->nodes, in->node, &node) || node.flags & FFS_NODE_HAS_UPPER)
                 return rc;
-        if (node.flags & FFS_NODE_UNLINKED) {
-                drop_unknown_hidden(rw, node.id);
+        if (node.flags & FFS_NODE_UNLINKED)
                 return 0;
-        }
         rc = ffs_rw_dir(rw, in->parent, &dir);
         if (rc == 0)
                 rc = ffs_rw_dir_fd(rw, &dir, &dir_fd);
@@ -451,9 +444,6 @@ int ffs_rw_supersede(struct ffs_rw *rw, struct ffs_node *node)
                 *node = made;
                 return ffs_nodes_update(rw->nodes, node, NULL);
         }
-        /* Its hidden name is that of its record. */
-        if (node->flags & FFS_NODE_HIDDEN)
-                return -ESTALE;
         int rc = ffs_nodes_supersede(rw->nodes, node->id, &made, &made);
         if (rc < 0)
                 return rc;

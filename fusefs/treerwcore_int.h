@@ -79,8 +79,8 @@ int ffs_rw_attr(struct ffs_rw *rw, const struct ffs_node *node, struct stat *out
 /* The same from what the upper said of it. */
 int ffs_rw_attr_of_entry(struct ffs_rw *rw, const struct ffs_node *node,
                          const struct ffs_upper_entry *e, struct stat *out);
-/* Name in work/ of a hidden node; out: 17 bytes. */
-void ffs_rw_hidden_name(uint64_t node, char *out);
+/* Name in work/ of a hidden file, by its inode there; out: 17 bytes. */
+void ffs_rw_hidden_name(uint64_t upper_ino, char *out);
 /* Path of a directory in the upper, from its root. */
 int ffs_rw_dir_path(struct ffs_rw *rw, const struct ffs_node *dir, struct cas_buf *out);
 /* Path of an inode in the lower trees, "/a/b", for a redirect. */

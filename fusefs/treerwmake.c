@@ -128,7 +128,7 @@ static int make_tmpfile(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need C
         rc = ffs_nodes_intern(rw->nodes, &m->node, 1, &m->node);
         if (rc < 0)
                 return rc;
-        ffs_rw_hidden_name(m->node.id, hidden);
+        ffs_rw_hidden_name(st.st_ino, hidden);
         rc = ffs_upper_link_hidden(rw->upper, fd, hidden);
         if (rc == 0)
                 rc = ffs_rw_attr(rw, &m->node, &m->e.attr);

@@ -35,7 +35,7 @@ static int to_hidden(struct ffs_rw *rw, struct ffs_node *node)
         int rc = ffs_rw_open_upper(rw, node, O_PATH, &fd);
         if (rc < 0)
                 return rc;
-        ffs_rw_hidden_name(node->id, hidden);
+        ffs_rw_hidden_name(node->upper_ino, hidden);
         rc = ffs_upper_link_hidden(rw->upper, fd, hidden);
         /* There already: a dead process came as far as this. */
         if (rc < 0 && rc != -EEXIST)

@@ -2,8 +2,7 @@
 /* A writable volume on a real mount without the rest of lamina: what treerw*.c asks
  * of the tree file system is here, objects are files of a pattern, and libfuse's
  * requests go straight to it. To be included by one test each: it defines what
- * treefs.c defines. The process can be mounted by itself, too:
- * `TEST mount passthrough|inode DIR UPPER LAYER_FILE…`. */
+ * treefs.c defines. */
 #ifndef TESTS_RWBOX_H
 #define TESTS_RWBOX_H
 
@@ -30,7 +29,8 @@ struct ffs_treefs {
         struct fuse_session *session;
         struct ffs_volume volume;
         int fuse_fd, nodes_fd, backings_fd;
-        char dir[512], objects[512];
+        char dir[512], objects[512]; /* files of objects are made there … */
+        char store[512];             /* … or are there, as XX/YYYY… */
         struct ffs_connection *connection;
         uint8_t init[FFS_INIT_BYTES_MAX];
         size_t init_len;
@@ -46,7 +46,9 @@ struct ffs_volume *ffs_treefs_volume_get(struct ffs_treefs *t, uint32_t number)
 {
         return number == t->volume.number ? &t->volume : NULL;
 }
-void ffs_treefs_volume_put(struct ffs_treefs *t CAS_UNUSED, struct ffs_volume *v CAS_UNUSED) {}
+void ffs_treefs_volume_put(struct ffs_treefs *t CAS_UNUSED, struct ffs_volume *v CAS_UNUSED)
+{
+}
 struct ffs_backings *ffs_treefs_backings(struct ffs_treefs *t)
 {
         return t->backings;
@@ -59,26 +61,39 @@ struct fuse_session *ffs_treefs_session(struct ffs_treefs *t)
 {
         return t->session;
 }
-static void rwbox_content(const struct cas_hash *object, uint64_t offset, uint8_t *out, size_t len)
+static int rwbox_stored(const struct ffs_treefs *t, const struct cas_hash *object)
 {
+        char path[700], hex[CAS_HASH_HEX_BYTES];
+        (void)cas_hash_hex(object, hex);
+        (void)snprintf(path, sizeof(path), "%s/%.2s/%s", t->store, hex, hex + 2);
+        return open(path, O_RDONLY | O_CLOEXEC);
+}
+static void rwbox_content(const struct ffs_treefs *t, const struct cas_hash *object,
+                          uint64_t offset, uint8_t *out, size_t len)
+{
+        if (t->store[0]) {
+                cas_cleanup_fd int fd = rwbox_stored(t, object);
+                if (pread(fd, out, len, (off_t)offset) != (ssize_t)len)
+                        abort();
+                return;
+        }
         for (size_t i = 0; i < len; i++) {
                 uint64_t at = offset + i;
                 /* Every fourth page is a hole. */
                 out[i] = at / 4096 % 4 == 3 ? 0 : (uint8_t)(object->bytes[at % 31] + at / 4096);
         }
 }
-void ffs_treefs_reply_object(struct ffs_treefs *t CAS_UNUSED, fuse_req_t req,
-                             const struct cas_hash *object, uint64_t size_bytes CAS_UNUSED,
-                             uint64_t offset, size_t len)
+void ffs_treefs_reply_object(struct ffs_treefs *t, fuse_req_t req, const struct cas_hash *object,
+                             uint64_t size_bytes CAS_UNUSED, uint64_t offset, size_t len)
 {
         cas_cleanup_free uint8_t *out = cas_xmalloc(len + 1);
-        rwbox_content(object, offset, out, len);
+        rwbox_content(t, object, offset, out, len);
         (void)fuse_reply_buf(req, (const char *)out, len);
 }
-int ffs_treefs_read_object(struct ffs_treefs *t CAS_UNUSED, const struct cas_hash *object,
+int ffs_treefs_read_object(struct ffs_treefs *t, const struct cas_hash *object,
                            uint64_t size_bytes CAS_UNUSED, uint64_t offset, void *out, size_t len)
 {
-        rwbox_content(object, offset, out, len);
+        rwbox_content(t, object, offset, out, len);
         return 0;
 }
 struct rwbox_object {
@@ -90,10 +105,14 @@ static int rwbox_open_object(void *arg, int *out_fd)
 {
         struct rwbox_object *o = arg;
         char path[600], hex[CAS_HASH_HEX_BYTES];
+        if (o->t->store[0]) {
+                *out_fd = rwbox_stored(o->t, o->object);
+                return *out_fd < 0 ? -EIO : 0;
+        }
         cas_cleanup_free uint8_t *data = cas_xmalloc(o->size_bytes + 1);
         (void)cas_hash_hex(o->object, hex);
         (void)snprintf(path, sizeof(path), "%s/%s", o->t->objects, hex);
-        rwbox_content(o->object, 0, data, o->size_bytes);
+        rwbox_content(o->t, o->object, 0, data, o->size_bytes);
         int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         if (fd < 0 || write(fd, data, o->size_bytes) != (ssize_t)o->size_bytes)
                 return -EIO;
@@ -153,8 +172,8 @@ static void rwbox_init(void *userdata, struct fuse_conn_info *conn)
 {
         struct ffs_treefs *t = userdata;
         static const uint64_t both[] = {
-                FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_POSIX_ACL,      FUSE_CAP_DONT_MASK,
-                FUSE_CAP_READDIRPLUS,     FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_EXPLICIT_INVAL_DATA,
+                FUSE_CAP_PARALLEL_DIROPS,    FUSE_CAP_POSIX_ACL,      FUSE_CAP_DONT_MASK,
+                FUSE_CAP_READDIRPLUS,        FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_EXPLICIT_INVAL_DATA,
                 FUSE_CAP_HANDLE_KILLPRIV_V2,
         };
         for (size_t i = 0; i < CAS_COUNT(both); i++)

@@ -9,25 +9,20 @@
 
 #include "tests/support/rwbox.h"
 
+/* `TEST mount passthrough|inode trusted|user DIR OBJECTS TREE…` serves until it is unmounted. */
 static int mount_by_hand(int argc, char **argv)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct ffs_view *view;
-        const char *layers[8] = {NULL};
-        if (argc < 6)
+        struct cas_digest digests[FFS_VIEW_TREES_MAX] = {0};
+        if (argc < 7 || argc > 6 + FFS_VIEW_TREES_MAX)
                 return 2;
-        for (int i = 5; i < argc && i < 12; i++) {
-                static char text[8][65536];
-                int fd = open(argv[i], O_RDONLY | O_CLOEXEC);
-                ssize_t n = read(fd, text[i - 5], sizeof(text[0]) - 1);
-                rwbox_must(n >= 0);
-                layers[i - 5] = text[i - 5];
-                (void)close(fd);
-        }
-        rwbox_must(view_of_text(layers, 0, &view, &err) == 0);
+        const char *const *paths = (const char *const *)argv + 6;
+        rwbox_must(ffs_view_open(digests, paths, (size_t)argc - 6, &view, &err) == 0);
         struct ffs_treefs *t = rwbox_new(
                 argv[4], strcmp(argv[2], "inode") == 0 ? FFS_PAGES_INODE : FFS_PAGES_PASSTHROUGH,
                 strcmp(argv[3], "user") == 0 ? FFS_UPPER_USER : FFS_UPPER_TRUSTED, view);
+        (void)snprintf(t->store, sizeof(t->store), "%s", argv[5]);
         rwbox_open_volume(t);
         rwbox_mount(t);
         rwbox_serve(t);
