@@ -143,6 +143,16 @@ static int set_kept(struct ffs_rw *rw, struct ffs_node *node, struct setting *s)
         return ffs_nodes_update(rw->nodes, node, &st);
 }
 
+/* Nothing but what a change of owner always does: chown(2) to nobody, and what the kernel asks for
+ * before it writes past us. */
+static bool kills_privileges(const struct setting *s)
+{
+        static const int changes = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID |
+                                   FUSE_SET_ATTR_SIZE | FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME |
+                                   FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW;
+        return s->to_set & FUSE_SET_ATTR_KILL_SUID || !(s->to_set & changes);
+}
+
 static int set_in_upper(struct ffs_rw *rw, const struct ffs_node *node, const struct setting *s)
 {
         cas_cleanup_fd int fd = -1;
@@ -155,7 +165,7 @@ static int set_in_upper(struct ffs_rw *rw, const struct ffs_node *node, const st
                 rc = ffs_upper_chown(rw->upper, fd, uid, gid);
         if (rc == 0 && s->to_set & FUSE_SET_ATTR_SIZE)
                 rc = ffs_rw_truncate(rw, node, (uint64_t)s->attr->st_size);
-        if (rc == 0 && s->to_set & FUSE_SET_ATTR_KILL_SUID)
+        if (rc == 0 && kills_privileges(s))
                 rc = ffs_rw_kill_privileges(rw, fd);
         if (rc == 0 && s->to_set & FUSE_SET_ATTR_MODE)
                 rc = ffs_upper_chmod(rw->upper, fd, s->attr->st_mode & 07777);
@@ -256,6 +266,22 @@ void ffs_rw_readlink(struct ffs_volume *v, fuse_req_t req, uint64_t node)
 
 /* ---- extended attributes: reading ---- */
 
+/* Names that are only a prefix are no names. */
+static bool is_prefix(const char *name)
+{
+        static const char *const prefixes[] = {"user.", "trusted.", "security.", "system."};
+        for (size_t i = 0; i < CAS_COUNT(prefixes); i++)
+                if (strcmp(name, prefixes[i]) == 0)
+                        return true;
+        return false;
+}
+
+static bool is_acl(const char *name)
+{
+        return strcmp(name, "system.posix_acl_access") == 0 ||
+               strcmp(name, "system.posix_acl_default") == 0;
+}
+
 struct xattr_search {
         const char *name; /* NULL: all names are listed */
         struct cas_buf *out;
@@ -312,13 +338,32 @@ static int read_xattr(struct ffs_rw *rw, uint64_t id, const char *name, struct c
                                                : xattr_of_lower(rw, node.vid, name, out);
 }
 
+/* Only root sees trusted xattrs, which the kernel leaves to us. */
+static void hide_trusted(struct cas_buf *list)
+{
+        static const char prefix[] = "trusted.";
+        char *to = (char *)list->data;
+        const char *end = to + list->len_bytes;
+        for (const char *at = to; at < end;) {
+                size_t len = strlen(at) + 1;
+                if (strncmp(at, prefix, sizeof(prefix) - 1) != 0) {
+                        memmove(to, at, len);
+                        to += len;
+                }
+                at += len;
+        }
+        list->len_bytes = (size_t)(to - (char *)list->data);
+}
+
 static void answer_xattr(struct ffs_rw *rw, fuse_req_t req, uint64_t node, const char *name,
                          size_t size)
 {
         cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
         (void)pthread_rwlock_rdlock(&rw->lock);
-        int rc = read_xattr(rw, node, name, &out);
+        int rc = name && is_prefix(name) ? -EINVAL : read_xattr(rw, node, name, &out);
         (void)pthread_rwlock_unlock(&rw->lock);
+        if (rc == 0 && !name && out.len_bytes > 0 && fuse_req_ctx(req)->uid != 0)
+                hide_trusted(&out);
         if (rc == 0 && size > 0 && out.len_bytes > size)
                 rc = -ERANGE;
         if (rc < 0)
@@ -372,10 +417,14 @@ static int xattr_locked(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need)
         bool repeated = ffs_rw_intent_resent(rw, FFS_RW_INTENT_XATTR, &before);
         if (repeated && before <= 0)
                 return before;
+        if (is_prefix(x->name))
+                return -EINVAL;
         int rc = ffs_rw_node(rw, x->id, &node);
-        /* What would fail must not copy the file up first. */
+        /* What would fail, or do nothing, must not copy the file up first. */
         if (rc == 0 && !repeated)
                 rc = check_absent(rw, x);
+        if (rc == -ENODATA && !x->value && is_acl(x->name))
+                return 0;
         if (rc == 0)
                 rc = ffs_rw_require(rw, &node, FFS_RW_ATTR, need);
         if (rc == 0)
