@@ -154,18 +154,27 @@ static int refuse_mounted(const struct ffs_host *host, const struct ffs_record *
 
 struct upper_use {
         const struct ffs_record *record;
+        char *status;                                        /* of fs, owned; NULL: there is none */
         char dir[sizeof(((struct ffs_mount_info *)0)->dir)]; /* where it is mounted, or "" */
 };
+
+/* What a record names may be mounted elsewhere (in a sandbox's namespace): then fs knows it. */
+static bool is_gone(const struct upper_use *use, const struct ffs_record *other)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        struct ffs_mount_id id;
+        bool served = use->status && other->connection[0] &&
+                      strstr(use->status, other->connection) != NULL;
+        return !served && ffs_kmount_identify(other->info.dir, &id, &ignored) == 0 &&
+               !id.is_mount_root;
+}
 
 static bool note_upper(void *arg, const struct ffs_record *other)
 {
         struct upper_use *use = arg;
-        struct cas_err ignored = CAS_ERR_INIT;
-        struct ffs_mount_id id;
         if (strcmp(other->boot, use->record->boot) != 0 ||
             strcmp(other->info.upper, use->record->info.upper) != 0 ||
-            strcmp(other->info.id, use->record->info.id) == 0 ||
-            (ffs_kmount_identify(other->info.dir, &id, &ignored) == 0 && !id.is_mount_root))
+            strcmp(other->info.id, use->record->info.id) == 0 || is_gone(use, other))
                 return true;
         (void)snprintf(use->dir, sizeof(use->dir), "%s", other->info.dir);
         return false;
@@ -176,9 +185,14 @@ static int refuse_used_upper(const struct ffs_host *host, const struct ffs_recor
                              struct cas_err *err)
 {
         cas_cleanup_free struct upper_use *use = cas_xcalloc(1, sizeof(*use));
+        struct cas_err ignored = CAS_ERR_INIT;
         use->record = record;
-        if (ffs_record_each(host->run_dir, note_upper, use, err) < 0)
-                return -(int)err->code;
+        if (ffs_fs_status(host->run_dir, &use->status, &ignored) < 0)
+                use->status = NULL;
+        int rc = ffs_record_each(host->run_dir, note_upper, use, err);
+        free(use->status);
+        if (rc < 0)
+                return rc;
         return use->dir[0] ? cas_fail(err, CAS_E_BUSY, "%s is in use by the mount at %s",
                                       record->info.upper, use->dir)
                            : 0;

@@ -129,6 +129,14 @@ def check_sandbox(checks, user, ranges):
     user.lamina("umount", point)
     done = run(user, "sh", "-c", "cat /outside; stat -c %u /outside", options=("--upper", upper))
     checks.check(done.stdout == "outside\n0\n", "and the other way round", done.stdout + done.stderr)
+    holder = user.popen(user.program, "run", "--upper", upper, "app:1", "--", "sleep", "366", stdin=subprocess.DEVNULL)
+    lamina.wait_for(lambda: pids_of(b"sleep\x00366"), what="holder")
+    for words in (("run", "--upper", upper, "app:1", "--", "true"), ("mount", "--upper", upper, "app:1", point)):
+        done = user.lamina(*words, check=False)
+        checks.check(done.returncode == 1 and "in use" in done.stderr, words[0] + " over an upper in use", done.stderr)
+    holder.terminate()
+    holder.wait()
+    checks.check(run(user, "cat", "/kept", options=("--upper", upper)).stdout == "kept\n", "it is free afterwards")
     caps = run(user, "grep", "CapBnd", "/proc/self/status").stdout.split()[1]
     checks.check(int(caps, 16) & (1 << 21) == 0, "no CAP_SYS_ADMIN within bounds", caps)
     done = run(user, "sh", "-c", "hostname; cat /etc/resolv.conf; ip link show lo | head -1; stat -c %u /v; echo y > /v/y",
