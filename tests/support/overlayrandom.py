@@ -33,8 +33,9 @@ class Chooser:
         return self.r.choice(filled) if filled and self.r.random() < 0.9 else self.r.randrange(5)
 
 
-def random_op(r, ops):
-    choose = Chooser(r, ops)
+def random_op(r, ops, choose=None):
+    """One operation. A Chooser that is given again knows what there was a moment ago."""
+    choose = choose or Chooser(r, ops)
     p, new, slot, other, directory = choose.path(), choose.new(), choose.slot(), choose.slot(), choose.directory()
     q = r.choice((new, new, choose.path()))
     seed, n = r.randrange(1000), r.choice((1, 10, 64, 65, 3000, 5000, 70_000))
