@@ -292,7 +292,10 @@ class Ops:
 
     def op_holes(self, slot):
         fd = self.fd(slot)
-        return holes(fd, os.fstat(fd).st_size)
+        st = os.fstat(fd)
+        if not stat.S_ISREG(st.st_mode):
+            raise OSError(errno.EINVAL, "no file")
+        return holes(fd, st.st_size)
 
     def op_fsync(self, slot):
         os.fsync(self.fd(slot))
@@ -477,9 +480,12 @@ class Ops:
         self.slots[-1] = fd
 
     def op_kept(self, path):
-        """Whether it still is that one: st_ino does not change by copying up."""
+        """Whether it still is that one: st_ino does not change by copying up. What was removed meanwhile
+        may have left its number to another."""
         st = os.lstat(self.proc(path))
-        return self.marked is not None and os.path.samestat(st, self.marked)
+        if self.marked is None or os.fstat(self.slots[-1]).st_nlink == 0:
+            return None
+        return os.path.samestat(st, self.marked)
 
     def op_access(self, path, mode):
         p, d = self.path(path)
