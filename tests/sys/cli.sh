@@ -118,7 +118,7 @@ mkdir "$dir/mnt"
 check "mounts without any" same "$("$lamina" mounts)" ""
 check "mount" same "$("$lamina" mount app:1 "$dir/mnt")" "$dir/mnt"
 check "... shows the image" diff -r --no-dereference "$dir/root" "$dir/mnt"
-check "... is listed" same "$("$lamina" mounts)" "$(printf '%s\tapp:1\toverlay\tro' "$dir/mnt")"
+check "... is listed" same "$("$lamina" mounts)" "$(printf '%s\tapp:1\toverlay\tro\t-' "$dir/mnt")"
 check "an owner runs" same "$(owners)" 1
 check "commands go through it" same "$("$lamina" images | cut -f1)" app:1
 check "what needs the store closed says who has it" status 1 "$lamina" fsck --rebuild
