@@ -157,21 +157,34 @@ static bool is_skipped(const struct ffs_copytree *c, const char *name)
         return false;
 }
 
-/* By names that lead through the directories' descriptors: they work for every type of file, and
- * the last component is not followed. */
-static int copy_xattrs(struct ffs_copytree *c, const struct place *p, struct cas_err *err)
+/* Of what is open, or else of a name, whose last component is not followed. */
+static ssize_t list_xattrs(int fd, const char *path, char *names)
 {
-        cas_cleanup_free char *from = cas_xasprintf("/proc/self/fd/%d/%s", p->from_dir, p->name);
+        return fd >= 0 ? flistxattr(fd, names, XATTR_LIST_BYTES)
+                       : llistxattr(path, names, XATTR_LIST_BYTES);
+}
+
+static ssize_t get_xattr(int fd, const char *path, const char *name, void *value)
+{
+        return fd >= 0 ? fgetxattr(fd, name, value, BUFFER_BYTES)
+                       : lgetxattr(path, name, value, BUFFER_BYTES);
+}
+
+/* from: open, or -1. The copy is named through its directory's descriptor: that works for every
+ * type of file. */
+static int copy_xattrs(struct ffs_copytree *c, const struct place *p, int from, struct cas_err *err)
+{
+        cas_cleanup_free char *at = cas_xasprintf("/proc/self/fd/%d/%s", p->from_dir, p->name);
         cas_cleanup_free char *to = cas_xasprintf("/proc/self/fd/%d/%s", p->to_dir, p->name);
-        ssize_t size = llistxattr(from, c->names, XATTR_LIST_BYTES);
-        if (size < 0 && errno != EOPNOTSUPP)
+        ssize_t size = list_xattrs(from, at, c->names);
+        if (size < 0 && errno != EOPNOTSUPP && errno != ENOENT)
                 return cas_fail_sys(err, errno, "xattrs of %.200s", p->path);
         for (ssize_t i = 0; i < size; i += (ssize_t)strlen(c->names + i) + 1) {
                 const char *name = c->names + i;
                 if (is_skipped(c, name))
                         continue;
-                ssize_t len = lgetxattr(from, name, c->buffer, BUFFER_BYTES);
-                if (len < 0 && errno == ENODATA)
+                ssize_t len = get_xattr(from, at, name, c->buffer);
+                if (len < 0 && (errno == ENODATA || errno == ENOENT))
                         continue; /* removed meanwhile */
                 if (len < 0 || lsetxattr(to, name, c->buffer, (size_t)len, 0) < 0)
                         return cas_fail_sys(err, errno, "xattr %.100s of %.200s", name, p->path);
@@ -180,24 +193,24 @@ static int copy_xattrs(struct ffs_copytree *c, const struct place *p, struct cas
 }
 
 /* Owner before mode and xattrs, which it would take rights from; times last. */
-static int copy_attributes(struct ffs_copytree *c, const struct place *p, const struct stat *st,
-                           struct cas_err *err)
+static int copy_attributes(struct ffs_copytree *c, const struct place *p, int from,
+                           const struct stat *st, struct cas_err *err)
 {
         const struct timespec times[2] = {st->st_atim, st->st_mtim};
         if (fchownat(p->to_dir, p->name, st->st_uid, st->st_gid, AT_SYMLINK_NOFOLLOW) < 0 ||
             (!S_ISLNK(st->st_mode) && fchmodat(p->to_dir, p->name, st->st_mode & 07777, 0) < 0))
                 return cas_fail_sys(err, errno, "attributes of %.200s", p->path);
-        if (copy_xattrs(c, p, err) < 0)
+        if (copy_xattrs(c, p, from, err) < 0)
                 return -(int)err->code;
         if (utimensat(p->to_dir, p->name, times, AT_SYMLINK_NOFOLLOW) < 0)
                 return cas_fail_sys(err, errno, "times of %.200s", p->path);
         return 0;
 }
 
-/* ---- one name ---- */
+/* ---- one name: what is gone when we come to it is left out ---- */
 
 static int copy_file(struct ffs_copytree *c, const struct place *p, const struct stat *seen,
-                     struct cas_err *err)
+                     bool *made, struct cas_err *err)
 {
         struct stat st;
         if (c->link && linkat(p->from_dir, p->name, p->to_dir, p->name, 0) == 0) {
@@ -207,6 +220,9 @@ static int copy_file(struct ffs_copytree *c, const struct place *p, const struct
         }
         cas_cleanup_fd int from =
                 openat(p->from_dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        *made = from >= 0 || errno != ENOENT;
+        if (!*made)
+                return 0;
         if (from < 0 || fstat(from, &st) < 0)
                 return cas_fail_sys(err, errno, "open %.200s", p->path);
         if (!S_ISREG(st.st_mode))
@@ -218,17 +234,20 @@ static int copy_file(struct ffs_copytree *c, const struct place *p, const struct
         c->counts.files++;
         if (ffs_copytree_data(c, from, to, err) < 0)
                 return cas_err_wrap(err, "%.200s", p->path);
-        return copy_attributes(c, p, &st, err);
+        return copy_attributes(c, p, from, &st, err);
 }
 
 static int copy_special(struct ffs_copytree *c, const struct place *p, const struct stat *st,
-                        struct cas_err *err)
+                        bool *made, struct cas_err *err)
 {
         char target[CAS_SYMLINK_BYTES_MAX + 2];
         ssize_t len = 0;
         int rc;
         if (S_ISLNK(st->st_mode)) {
                 len = readlinkat(p->from_dir, p->name, target, sizeof(target) - 1);
+                *made = len >= 0 || (errno != ENOENT && errno != EINVAL);
+                if (!*made)
+                        return 0;
                 if (len < 0)
                         return cas_fail_sys(err, errno, "%.200s", p->path);
                 target[len] = '\0';
@@ -238,7 +257,7 @@ static int copy_special(struct ffs_copytree *c, const struct place *p, const str
         }
         if (rc < 0)
                 return cas_fail_sys(err, errno, "make %.200s", p->path);
-        return copy_attributes(c, p, st, err);
+        return copy_attributes(c, p, -1, st, err);
 }
 
 /* A further name of an inode that was copied. */
@@ -265,8 +284,14 @@ static int link_if_seen(struct ffs_copytree *c, const struct place *p, const str
         return 0;
 }
 
-static int copy_directory(struct ffs_copytree *c, const struct place *p, const struct stat *seen,
-                          struct cas_err *err);
+/* It was not copied: a further name is the first. */
+static void forget(struct ffs_copytree *c, const struct stat *st)
+{
+        const uint64_t key[2] = {(uint64_t)st->st_dev, (uint64_t)st->st_ino};
+        (void)cas_map_remove(c->seen, key, sizeof(key));
+}
+
+static int copy_directory(struct ffs_copytree *c, const struct place *p, struct cas_err *err);
 
 static int copy_name(struct ffs_copytree *c, const struct place *p, struct cas_err *err)
 {
@@ -275,12 +300,17 @@ static int copy_name(struct ffs_copytree *c, const struct place *p, struct cas_e
         if (fstatat(p->from_dir, p->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
                 return errno == ENOENT ? 0 : cas_fail_sys(err, errno, "%.200s", p->path);
         if (S_ISDIR(st.st_mode))
-                return copy_directory(c, p, &st, err);
+                return copy_directory(c, p, err);
         if (link_if_seen(c, p, &st, &linked, err) < 0)
                 return -(int)err->code;
         if (linked)
                 return 0;
-        return S_ISREG(st.st_mode) ? copy_file(c, p, &st, err) : copy_special(c, p, &st, err);
+        bool made = true;
+        int rc = S_ISREG(st.st_mode) ? copy_file(c, p, &st, &made, err)
+                                     : copy_special(c, p, &st, &made, err);
+        if (!made)
+                forget(c, &st);
+        return rc;
 }
 
 static int copy_entries(struct ffs_copytree *c, const struct place *p, DIR *list, int to,
@@ -304,24 +334,32 @@ static int copy_entries(struct ffs_copytree *c, const struct place *p, DIR *list
         }
 }
 
-static int copy_directory(struct ffs_copytree *c, const struct place *p, const struct stat *seen,
-                          struct cas_err *err)
+static int copy_directory(struct ffs_copytree *c, const struct place *p, struct cas_err *err)
 {
+        struct stat st;
         if (p->depth > CAS_PATH_DEPTH_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "directories are nested too deep");
         int from = openat(p->from_dir, p->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (from < 0 && errno == ENOENT)
+                return 0;
         DIR *list = from < 0 ? NULL : fdopendir(from);
-        if (!list)
-                return cas_fail_sys(err, errno, "open %.200s", p->path);
+        if (!list) {
+                int saved = errno;
+                if (from >= 0)
+                        (void)close(from);
+                return cas_fail_sys(err, saved, "open %.200s", p->path);
+        }
         cas_cleanup_fd int to = -1;
         int rc = 0;
-        if (mkdirat(p->to_dir, p->name, 0700) < 0 ||
+        if (fstat(from, &st) < 0 || mkdirat(p->to_dir, p->name, 0700) < 0 ||
             (to = openat(p->to_dir, p->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) < 0)
                 rc = cas_fail_sys(err, errno, "make %.200s", p->path);
         if (rc == 0)
                 rc = copy_entries(c, p, list, to, err);
+        if (rc == 0)
+                rc = copy_attributes(c, p, from, &st, err);
         (void)closedir(list);
-        return rc < 0 ? rc : copy_attributes(c, p, seen, err);
+        return rc;
 }
 
 int ffs_copytree_add(struct ffs_copytree *c, int from_dir, int to_dir, const char *name,
@@ -335,5 +373,5 @@ int ffs_copytree_add(struct ffs_copytree *c, int from_dir, int to_dir, const cha
                 return cas_fail_sys(err, errno, "%s", name);
         if (!S_ISDIR(st.st_mode))
                 return cas_fail(err, CAS_E_INVALID, "%s is no directory", name);
-        return copy_directory(c, &p, &st, err);
+        return copy_directory(c, &p, err);
 }

@@ -271,6 +271,53 @@ def check_random(checks, host, driver):
         base = "random/next:1"
 
 
+def work(point, seed, end):
+    """A program that goes on while it is looked at."""
+    r = random.Random(seed)
+    os.chdir(point)
+    while time.monotonic() < end:
+        d = f"r{r.randrange(SEQUENCES):03}"
+        new = f"{d}/t{r.randrange(9)}"
+        try:
+            r.choice((lambda: os.makedirs(new + "/u/v", exist_ok=True), lambda: shutil.rmtree(new, ignore_errors=True),
+                      lambda: os.rename(d + "/a", f"{d}/z{r.randrange(3)}"),
+                      lambda: os.rename(f"{d}/z{r.randrange(3)}", d + "/a"),
+                      lambda: write(new + "/f", b"x" * r.randrange(5000), "ab"),
+                      lambda: os.chmod(d + "/a/b/f", r.randrange(512) | 0o400),
+                      lambda: os.link(d + "/d/f", f"{new}/l{r.randrange(5)}"),
+                      lambda: os.unlink(f"{new}/l{r.randrange(5)}")))()
+        except OSError:
+            pass
+
+
+def check_live(checks, host, driver):
+    upper = host.dir + "/live"
+    point = host.mount("random/app:1", "--upper", upper, "--driver", driver)
+    end, workers = time.monotonic() + 4, []
+    for seed in range(2):
+        workers.append(os.fork())
+        if workers[-1] == 0:
+            try:
+                work(point, seed, end)
+            finally:
+                os._exit(0)
+    failed = []
+    while time.monotonic() < end:
+        for command in (("commit", point, "made/live:1"), ("diff", point), ("clone", point, host.dir + "/live-clone")):
+            done = host.run(*command, check=False)
+            if done.returncode:
+                failed.append((command[0], done.stderr))
+        shutil.rmtree(host.dir + "/live-clone", ignore_errors=True)
+    for pid in workers:
+        os.waitpid(pid, 0)
+    checks.check(not failed, driver + ": a sandbox that works is committed, compared and cloned", str(failed[:4]))
+    image = host.mount("made/live:1")
+    checks.check(len(os.listdir(image)) == SEQUENCES, driver + ": and what came of it mounts")
+    for path in (image, point):
+        host.umount(path)
+    shutil.rmtree(upper)
+
+
 def check_clone(checks, host, driver, *options):
     what = " ".join((driver, *options))
     upper, second, snapshot, third = (f"{host.dir}/{n}" for n in ("first", "second", "snapshot", "third"))
@@ -446,6 +493,7 @@ def main():
         with lamina.Host(parent="/var/tmp") as host:
             check_made_up(checks, host, driver)
             check_random(checks, host, driver)
+            check_live(checks, host, driver)
             check_clone(checks, host, driver)
             check_reset(checks, host, driver)
             check_owners(checks, host, driver)
