@@ -95,7 +95,8 @@ static int mount_layer(const struct layerstore *l, const struct ffs_als_name *na
         struct cas_err ignored = CAS_ERR_INIT;
         cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
         cas_cleanup_free struct ffs_mount_info *mounted = cas_xcalloc(1, sizeof(*mounted));
-        const struct ffs_mount_options options = {.dir = path};
+        /* Kernels without what this driver needs do not know whiteouts of layers on overlayfs. */
+        const struct ffs_mount_options options = {.dir = path, .driver = FFS_DRIVER_OVERLAY};
         /* What is left there is of a boot that is over, or on a connection that is gone. */
         (void)!mounting_umount(l->m, path, mounted, &ignored);
         if (mkdir(path, 0700) < 0 && errno != EEXIST)

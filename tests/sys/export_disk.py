@@ -44,6 +44,10 @@ def check_disk(host, checks, name, kind):
     checker = ["fsck.erofs"] if kind == "erofs" else ["e2fsck", "-fn"]
     done = subprocess.run([*checker, disk], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     checks.check(done.returncode == 0, f"{name}: {checker[0]}", done.stdout[-500:])
+    if kind == "erofs":
+        done = subprocess.run(["dump.erofs", "-s", "-S", disk], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, errors="replace", check=False)
+        checks.check(done.returncode == 0 and "Filesystem UUID" in done.stdout, f"{name}: dump.erofs", done.stdout)
     expected, _ = treedump.dump(reference)
     tree, devices = mounted(host, kind, disk)
     tree.pop(b"lost+found", None)
@@ -156,7 +160,7 @@ def check_damage(host, checks, name):
 
 
 def main():
-    lamina.need("unshare", "fsck.erofs", "mke2fs", "e2fsck", "debugfs")
+    lamina.need("unshare", "fsck.erofs", "dump.erofs", "mke2fs", "e2fsck", "debugfs")
     lamina.isolate(600)
     checks = lamina.Checks()
     with lamina.Host() as host:
