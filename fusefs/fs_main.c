@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "cas/limits.h"
@@ -240,6 +241,7 @@ static void give_pulse(struct fs_process *p)
 int ffs_fs_main(const struct ffs_host *host, int hold_fd)
 {
         ffs_process_protect();
+        (void)umask(0); /* files of uppers get the mode that their maker asked for */
         /* Blocks come and go by the hundred KiB: they are mapped, so that memory goes back. */
         (void)mallopt(M_MMAP_THRESHOLD, 128 * 1024);
         (void)mallopt(M_ARENA_MAX, 2);

@@ -40,8 +40,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
                 FUSE_CAP_CACHE_SYMLINKS,     FUSE_CAP_EXPLICIT_INVAL_DATA,
                 FUSE_CAP_READDIRPLUS,        FUSE_CAP_READDIRPLUS_AUTO,
                 FUSE_CAP_POSIX_ACL,          FUSE_CAP_DONT_MASK,
-                FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_ATOMIC_O_TRUNC,
-                FUSE_CAP_HANDLE_KILLPRIV_V2, FUSE_CAP_NO_EXPORT_SUPPORT,
+                FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_HANDLE_KILLPRIV_V2,
+                FUSE_CAP_NO_EXPORT_SUPPORT,
         };
         static const uint64_t unwanted[] = {
                 FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_SPLICE_READ,     FUSE_CAP_SPLICE_WRITE,
@@ -54,9 +54,12 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
         for (size_t i = 0; i < CAS_COUNT(unwanted); i++)
                 fuse_unset_feature_flag(conn, unwanted[i]);
         if (!passthrough) {
+                /* No OPEN that could truncate is seen: the kernel is to send a SETATTR. */
+                fuse_unset_feature_flag(conn, FUSE_CAP_ATOMIC_O_TRUNC);
                 (void)fuse_set_feature_flag(conn, FUSE_CAP_NO_OPEN_SUPPORT);
                 return;
         }
+        (void)fuse_set_feature_flag(conn, FUSE_CAP_ATOMIC_O_TRUNC);
         fuse_unset_feature_flag(conn, FUSE_CAP_NO_OPEN_SUPPORT);
         conn->max_backing_stack_depth = FUSE_BACKING_STACKED_UNDER;
         if (!fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* lamina serve: owns the store, and serves it as a registry. */
+#include <sys/stat.h>
 #include <stdio.h>
 
 #include "tools/cli.h"
@@ -48,6 +49,8 @@ static int run(const struct cli *cli, void *args)
                 const char *listen =
                         config.registry_listen ? config.registry_listen : LISTEN_DEFAULT;
                 bool background = a->ready_fd != 0;
+                if (background)
+                        (void)umask(077); /* whoever starts it: lamina fs has none */
                 struct owner_config owner = {
                         .store_path = store,
                         .store_threads = config.store_threads,
