@@ -109,9 +109,11 @@ static json_t *linux_json(const struct run_spec *s)
                 json_array_append_new(namespaces, json_pack("{s:s}", "type", kinds[i]));
         if (!s->network)
                 json_array_append_new(namespaces, json_pack("{s:s}", "type", "network"));
+        size_t masked = s->whole_proc ? 0 : CAS_COUNT(masked_paths);
+        size_t read_only = s->whole_proc ? 0 : CAS_COUNT(read_only_paths);
         return json_pack("{s:o, s:o, s:o}", "namespaces", namespaces, "maskedPaths",
-                         texts(masked_paths, CAS_COUNT(masked_paths)), "readonlyPaths",
-                         texts(read_only_paths, CAS_COUNT(read_only_paths)));
+                         texts(masked_paths, masked), "readonlyPaths",
+                         texts(read_only_paths, read_only));
 }
 
 /* Takes over process, linux_part and annotations (which may be NULL). */
@@ -119,7 +121,8 @@ static int config_write(const struct run_spec *spec, const char *root, json_t *p
                         json_t *linux_part, json_t *annotations, const char *dir,
                         struct cas_err *err)
 {
-        bool mapped = spec->nested || json_object_get(linux_part, "uidMappings") != NULL;
+        bool mapped = spec->nested || spec->whole_proc ||
+                      json_object_get(linux_part, "uidMappings") != NULL;
         json_t *config =
                 json_pack("{s:s, s:s*, s:o, s:{s:s, s:b}, s:o, s:o, s:o*}", "ociVersion", "1.0.2",
                           "hostname", spec->hostname, "process", process, "root", "path", root,

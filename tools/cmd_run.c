@@ -38,6 +38,7 @@ struct run_args {
         bool read_only;
         bool keep;
         bool broker;
+        bool nested;
 };
 
 #define FIELD(name) offsetof(struct run_args, name)
@@ -53,6 +54,9 @@ static const struct cli_option options[] = {
          "the image is the host's: ask its broker for it (lamina-broker(1))"},
         {"read-only", 0, CLI_FLAG, FIELD(read_only), NULL,
          "the root file system cannot be written; /tmp can"},
+        {"nested", 0, CLI_FLAG, FIELD(nested), NULL,
+         "let it make containers in it: /proc is shown whole; only with --uid-range, or as a user "
+         "other than root"},
         {"bind", 'v', CLI_LIST, FIELD(binds), "SRC:DST[:ro]",
          "show a file or directory of the host at DST; again for more"},
         {"volume", 0, CLI_LIST, FIELD(volumes), "PATH",
@@ -147,6 +151,7 @@ static int sandbox_spec(const struct run_place *s, const struct run_args *a, con
         if (run_spec_make(&request, out, err) < 0)
                 return -(int)err->code;
         out->nested = s->rootless;
+        out->whole_proc = a->nested;
         out->userns_fd = s->userns_fd;
         out->cgroup_fd = s->cgroup_fd;
         if (s->rootless && s->ids.uid_count == 1 && run_spec_alone(out, err) < 0)
@@ -336,6 +341,8 @@ static const char *choice_wrong(const struct run_args *a)
                 return "--runtime: bwrap or crun";
         if (a->network && strcmp(a->network, "host") != 0 && strcmp(a->network, "none") != 0)
                 return "--network: host or none";
+        if (a->nested && !a->mount.uid_range && geteuid() == 0)
+                return "--nested: with --uid-range only, since root would be the host's";
         return NULL;
 }
 
@@ -401,7 +408,7 @@ const struct cli_command cmd_run = {
                 "the host, and nobody there; `--uid-range auto` takes a free range of those that "
                 "/etc/subuid and /etc/subgid give to the name lamina. A --volume is a plain "
                 "directory of the host, made for "
-                "this sandbox: podman in it wants one at /var/lib/containers.\n\n"
+                "this sandbox: podman in it wants one at /var/lib/containers, and --nested.\n\n"
                 "A user other than root is root in the sandbox, and its subordinate ids "
                 "(/etc/subuid, "
                 "/etc/subgid) are the others in it; without those, everything belongs to it alone. "

@@ -19,7 +19,8 @@
 int control_info(const char *store_path, json_t **out, struct cas_err *err) CAS_MUST_CHECK;
 /* Ends an owner that was started in the background. Errors: BUSY (it was not), as above. */
 int control_end(const char *store_path, struct cas_err *err) CAS_MUST_CHECK;
-/* Ends any owner, so that the caller takes its place (`lamina serve --upgrade`). Errors as above. */
+/* Ends any owner, so that the caller takes its place (`lamina serve --upgrade`). Errors as above.
+ */
 int control_make_way(const char *store_path, struct cas_err *err) CAS_MUST_CHECK;
 /* Runs an operation in the owner; its errors come back as they were.
  * Errors beside those: NOTFOUND with *no_owner set (nobody answers), IO (the owner ended

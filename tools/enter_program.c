@@ -44,7 +44,9 @@ char **enter_program_argv(const struct run_spec *spec)
                 cas_buf_printf(&groups, "%s%u", i ? "," : "", spec->groups[i]);
         char **argv = cas_xcalloc(words + 7, sizeof(char *));
         argv[0] = cas_xstrdup(ENTER_PROGRAM_PATH);
-        argv[1] = spec->userns_fd < 0 ? cas_xstrdup("-") : cas_xasprintf("%d", ENTER_USERNS_FD);
+        argv[1] = spec->userns_fd < 0
+                          ? cas_xstrdup("-")
+                          : cas_xasprintf("%d%s", ENTER_USERNS_FD, spec->whole_proc ? "p" : "");
         argv[2] = cas_xasprintf("%u", spec->uid);
         argv[3] = cas_xasprintf("%u", spec->gid);
         argv[4] = cas_xstrdup(spec->group_count ? cas_buf_str(&groups) : "-");

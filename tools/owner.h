@@ -17,7 +17,7 @@ struct owner_config {
         const char *listen; /* of the registry; NULL: none */
         unsigned registry_threads;
         unsigned lock_wait_ms;
-        bool upgrade; /* takes the place of an owner that runs, and gives mounts this program */
+        bool upgrade;    /* takes the place of an owner that runs, and gives mounts this program */
         unsigned idle_s; /* ends by itself after as long without requests and mounts; 0: never */
         int ready_fd; /* told when all answers, then closed, and output goes to RUN_DIR/owner.log;
                        * -1: none, output stays where it is */

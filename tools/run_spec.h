@@ -22,7 +22,9 @@ struct run_spec {
         bool terminal;
         bool nested; /* the runtime is in a user namespace already: the kernel lets it bind nothing
                       * without what is mounted below */
-        char **argv; /* NULL-terminated, as env */
+        bool whole_proc; /* nothing of /proc is hidden or read-only but by its owners: only in a
+                          * user namespace, which then may make others that mount it */
+        char **argv;     /* NULL-terminated, as env */
         char **env;
         char *workdir;
         uint32_t uid, gid;

@@ -67,16 +67,24 @@ static void words_namespaces(struct words *w, const struct run_spec *s)
         words3(w, "--cap-drop", "ALL", NULL);
         for (size_t i = 0; i < CAS_COUNT(capabilities); i++)
                 words3(w, "--cap-add", capabilities[i], NULL);
+        if (s->whole_proc && s->userns_fd >= 0) /* tools/enter mounts it, and drops this */
+                words3(w, "--cap-add", "CAP_SYS_ADMIN", NULL);
+}
+
+static void words_cover_proc(struct words *w)
+{
+        /* bwrap takes /proc/sys for read-only, but root writes the files in it. */
+        words3(w, "--ro-bind", "/proc/sys", "/proc/sys");
+        words3(w, "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger");
+        words3(w, "--ro-bind-try", "/proc/fs", "/proc/fs");
 }
 
 static void words_mounts(struct words *w, const struct run_spec *s)
 {
         words3(w, "--bind", s->root, "/");
         words3(w, "--proc", "/proc", NULL);
-        /* bwrap takes /proc/sys for read-only, but root writes the files in it. */
-        words3(w, "--ro-bind", "/proc/sys", "/proc/sys");
-        words3(w, "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger");
-        words3(w, "--ro-bind-try", "/proc/fs", "/proc/fs");
+        if (!s->whole_proc)
+                words_cover_proc(w);
         words3(w, "--dev", "/dev", NULL);
         words3(w, "--perms", "1777", NULL);
         words3(w, "--tmpfs", "/dev/shm", NULL);

@@ -5,9 +5,9 @@
  * it runs over any root file system.
  *
  * With a descriptor of a user namespace, all of it happens in there: the owners of
- * the root file system are then ids of that namespace.
+ * the root file system are then ids of that namespace; p: /proc is mounted anew, whole.
  *
- * enter USERNS|- UID GID GROUP,GROUP,…|- DIR PROGRAM ARGUMENT… */
+ * enter USERNS[p]|- UID GID GROUP,GROUP,…|- DIR PROGRAM ARGUMENT… */
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -102,17 +102,29 @@ static int capabilities_keep(const struct __user_cap_data_struct *given)
         return (int)syscall(SYS_capset, &header, given);
 }
 
+/* A runtime that is root of the host hides parts of /proc. The kernel lets no user namespace mount
+ * one where it sees none that is whole. */
+static int proc_remount(void)
+{
+        if (umount2("/proc", MNT_DETACH) != 0)
+                return -1;
+        return mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+}
+
 static int userns_join(const char *text)
 {
         struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
         struct __user_cap_data_struct given[_LINUX_CAPABILITY_U32S_3];
         int parent_death = 0;
+        char *end;
         if (strcmp(text, "-") == 0)
                 return 0;
+        int userns_fd = (int)strtoul(text, &end, 10);
+        if (*end == 'p' && proc_remount() != 0)
+                return -1;
         if (prctl(PR_GET_PDEATHSIG, &parent_death) != 0 ||
-            syscall(SYS_capget, &header, given) != 0 ||
-            setns((int)strtoul(text, NULL, 10), CLONE_NEWUSER) != 0 || setgroups(0, NULL) != 0 ||
-            setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
+            syscall(SYS_capget, &header, given) != 0 || setns(userns_fd, CLONE_NEWUSER) != 0 ||
+            setgroups(0, NULL) != 0 || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
                 return -1;
         /* Other ids have taken it away. */
         if (prctl(PR_SET_PDEATHSIG, parent_death) != 0)
