@@ -205,14 +205,16 @@ static bool nothing_left(struct fs_process *p)
 /* A hold that ends is followed by another; after reading, the page cache is tidied up. */
 static void watch(struct fs_process *p)
 {
-        while (!nothing_left(p)) {
+        for (;;) {
+                bool dead = ffs_treeset_reap(p->trees);
+                if (nothing_left(p))
+                        break;
                 struct pollfd fds[4] = {
                         {.fd = p->objects ? ffs_objectfs_ended_fd(p->objects) : -1,
                          .events = POLLIN},
                         {.fd = ffs_treeset_ended_fd(p->trees), .events = POLLIN},
                         {.fd = ffs_keep_hold_fd(p->keep)}, /* its end */
                         {.fd = ffs_reader_activity_fd(p->reader), .events = POLLIN}};
-                bool dead = ffs_treeset_reap(p->trees);
                 if (poll(fds, 4, p->idle_since_ms ? PAUSE_MS : dead ? TICK_MS : -1) < 0)
                         continue;
                 struct cas_err err = CAS_ERR_INIT;

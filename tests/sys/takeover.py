@@ -75,6 +75,11 @@ def kill(host, command):
     return killed
 
 
+def revived(host):
+    with open(host.dir + "/run/fs.log", encoding="utf-8") as f:
+        return f.read().count(" fs.revived_hold ")
+
+
 def main():
     lamina.need("unshare")
     lamina.isolate(240)
@@ -97,8 +102,11 @@ def main():
             time.sleep(0.7)
             what = (("fs",), ("serve",), ("fs", "serve"), ("hold",))[turn % 4]
             turn += 1
+            before = revived(host)
             for command in what:
                 kills[command] += kill(host, command)
+            if "hold" in what:  # fs and hold at once are too many
+                lamina.wait_for(lambda: revived(host) > before, what="another hold")
             if "serve" in what:
                 server.wait()
                 server = host.start("serve", "--listen", "127.0.0.1:0", stderr=subprocess.DEVNULL,
