@@ -438,6 +438,7 @@ static int run(struct hold *h)
                 h->serving.dev_minor, h->objects_dir);
         loop(h);
         leave(h);
+        ffs_keep_items_release(&h->items);
         cas_log(CAS_LOG_INFO, "hold.ended", "restarts=%u", h->serving.restarts);
         return 0;
 }

@@ -66,6 +66,14 @@ void ffs_keep_items_drop(struct ffs_keep_items *items, const char *name)
         memmove(item, item + 1, (--items->count - at) * sizeof(*item));
 }
 
+void ffs_keep_items_release(struct ffs_keep_items *items)
+{
+        for (size_t i = 0; i < items->count; i++)
+                ffs_keep_item_release(&items->list[i]);
+        free(items->list);
+        *items = (struct ffs_keep_items){0};
+}
+
 /* ---- messages ---- */
 
 int ffs_keep_send(int fd, const char *verb, const struct ffs_keep_item *item, struct cas_err *err)
@@ -207,8 +215,20 @@ int ffs_keep_open(const struct ffs_host *host, int hold_fd, const struct ffs_ser
         k->serving = *serving;
         k->hold_fd = hold_fd;
         cas_mutex_init(&k->mutex, "keep");
-        *out = k; /* for the life of the process */
-        return fetch(k, err);
+        if (fetch(k, err) < 0) {
+                ffs_keep_close(k);
+                return -(int)err->code;
+        }
+        *out = k;
+        return 0;
+}
+
+void ffs_keep_close(struct ffs_keep *k)
+{
+        ffs_keep_items_release(&k->items);
+        (void)close(k->hold_fd);
+        cas_mutex_release(&k->mutex);
+        free(k);
 }
 
 void ffs_keep_each(struct ffs_keep *k, void (*fn)(void *arg, const struct ffs_keep_item *item),

@@ -32,6 +32,7 @@ struct ffs_keep_item *ffs_keep_items_find(const struct ffs_keep_items *items, co
 /* Adds or replaces; takes the item over. */
 void ffs_keep_items_put(struct ffs_keep_items *items, struct ffs_keep_item *item);
 void ffs_keep_items_drop(struct ffs_keep_items *items, const char *name); /* absent: nothing */
+void ffs_keep_items_release(struct ffs_keep_items *items);
 
 /* One item as a message: `VERB NAME`, a line feed, the text. Errors: IO. */
 int ffs_keep_send(int fd, const char *verb, const struct ffs_keep_item *item,
@@ -48,6 +49,8 @@ struct ffs_keep; /* the socket to hold, and a copy of all that was given */
  * hold. */
 int ffs_keep_open(const struct ffs_host *host, int hold_fd, const struct ffs_serving *serving,
                   struct ffs_keep **out, struct cas_err *err) CAS_MUST_CHECK;
+/* Closes everything, which hold goes on to have. */
+void ffs_keep_close(struct ffs_keep *k);
 /* Calls fn with each item; it must not put or drop. */
 void ffs_keep_each(struct ffs_keep *k, void (*fn)(void *arg, const struct ffs_keep_item *item),
                    void *arg);

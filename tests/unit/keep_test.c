@@ -10,7 +10,6 @@
 
 #include <fcntl.h>
 #include <pthread.h>
-#include <sys/socket.h>
 
 #include "fusefs/keep_int.h"
 #include "fusefs/unixsock_int.h"
@@ -53,9 +52,8 @@ static void items_are_replaced_and_dropped(void **state CAS_UNUSED)
         assert_int_equal(items.count, 39);
         assert_null(ffs_keep_items_find(&items, "n7"));
         assert_string_equal(items.list[7].name, "n8"); /* the order stays */
-        while (items.count)
-                ffs_keep_items_drop(&items, items.list[0].name);
-        free(items.list);
+        ffs_keep_items_release(&items);
+        assert_int_equal(items.count, 0);
 }
 
 static void wrong_messages_are_refused(void **state CAS_UNUSED)
@@ -177,11 +175,10 @@ static void fs_gives_and_takes_back(void **state CAS_UNUSED)
         assert_int_equal(ffs_keep_items_find(&hold.items, "large/1")->fd_count, FFS_KEEP_FDS_MAX);
         assert_int_equal(hold.ready, 1);
         assert_int_equal(hold.left, 1);
-        (void)shutdown(pair[1], SHUT_RDWR);
+        ffs_keep_close(k);
         assert_int_equal(pthread_join(thread, NULL), 0);
-        while (hold.items.count)
-                ffs_keep_items_drop(&hold.items, hold.items.list[0].name);
-        free(hold.items.list);
+        ffs_keep_items_release(&hold.items);
+        (void)close(hold.fd);
 }
 
 int main(void)
