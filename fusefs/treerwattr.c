@@ -364,6 +364,8 @@ static void answer_xattr(struct ffs_rw *rw, fuse_req_t req, uint64_t node, const
         (void)pthread_rwlock_unlock(&rw->lock);
         if (rc == 0 && !name && out.len_bytes > 0 && fuse_req_ctx(req)->uid != 0)
                 hide_trusted(&out);
+        if (rc == 0 && name && is_acl(name))
+                ffs_idmap_acl_to_host(&rw->volume->spec.map, out.data, out.len_bytes);
         if (rc == 0 && size > 0 && out.len_bytes > size)
                 rc = -ERANGE;
         if (rc < 0)
@@ -453,8 +455,14 @@ static void change_xattr(struct ffs_rw *rw, fuse_req_t req, struct xattr_setting
 void ffs_rw_setxattr(struct ffs_volume *v, fuse_req_t req, uint64_t node, const char *name,
                      const void *value, size_t size, int flags)
 {
+        cas_cleanup_free void *copy = cas_xmalloc(size + 1);
+        memcpy(copy, value, size);
+        if (is_acl(name) && !ffs_idmap_acl_to_image(&v->spec.map, copy, size)) {
+                (void)fuse_reply_err(req, EINVAL);
+                return;
+        }
         struct xattr_setting x = {
-                .id = node, .name = name, .value = value, .size = size, .flags = flags};
+                .id = node, .name = name, .value = copy, .size = size, .flags = flags};
         change_xattr(v->rw, req, &x);
 }
 

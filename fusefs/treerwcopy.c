@@ -396,15 +396,27 @@ static int begin(struct file_copy *c, struct ffs_rw_need *need)
         return finish(c);
 }
 
+/* Data for what has its attributes already: writing takes capabilities away, and the times. */
+static int copy_into(struct file_copy *c)
+{
+        static const char name[] = "security.capability";
+        struct ffs_rw *rw = c->rw;
+        struct timespec times[2];
+        uint8_t caps[64];
+        int rc = keep_times(c->fd, times);
+        ssize_t len = ffs_upper_getxattr(rw->upper, c->fd, name, caps, sizeof(caps));
+        if (rc == 0)
+                rc = copy_data(rw, c->node.vid, &c->lower.inode, c->fd);
+        if (rc == 0 && len > 0)
+                rc = ffs_upper_setxattr(rw->upper, c->fd, name, caps, (size_t)len, 0);
+        return rc < 0 ? rc : ffs_upper_utimens(rw->upper, c->fd, times);
+}
+
 static int copy_without_lock(struct file_copy *c)
 {
         struct ffs_rw *rw = c->rw;
-        struct timespec times[2];
-        int rc = keep_times(c->fd, times);
-        if (rc == 0)
-                rc = copy_data(rw, c->node.vid, &c->lower.inode, c->fd);
-        if (rc == 0 && (c->fill || c->node.flags & FFS_NODE_UNLINKED))
-                rc = ffs_upper_utimens(rw->upper, c->fd, times);
+        bool into = c->fill || c->node.flags & FFS_NODE_UNLINKED;
+        int rc = into ? copy_into(c) : copy_data(rw, c->node.vid, &c->lower.inode, c->fd);
         (void)pthread_rwlock_wrlock(&rw->lock);
         if (rc == 0)
                 rc = finish(c);
