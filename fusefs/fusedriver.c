@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
+#include <time.h>
 
 #include "cas/log.h"
 #include "fusefs/fscontrol_int.h"
@@ -18,6 +19,8 @@
 
 #define MAX_READ_BYTES 1048576
 #define SINGLE_VOLUME "root"
+#define END_WAIT_MS 2000
+#define END_TICK_MS 10
 /* A view whose connection turns out to be dead is made anew. */
 #define VIEW_TRIES 3
 
@@ -365,8 +368,37 @@ int ffs_fusedriver_mount(const struct ffs_host *host, const struct ffs_image *im
 
 /* ---- unmounting ---- */
 
-int ffs_fusedriver_umount(const struct ffs_record *record, struct cas_err *err)
+/* A connection of its own that is mounted where this process does not see it, and has not ended. */
+static bool is_served(const struct ffs_host *host, const struct ffs_record *record)
 {
+        struct cas_err ignored = CAS_ERR_INIT;
+        cas_cleanup_free char *status = NULL;
+        return strcmp(record->volume, SINGLE_VOLUME) == 0 &&
+               ffs_fs_status(host->run_dir, &status, &ignored) == 0 &&
+               strstr(status, record->connection) != NULL;
+}
+
+/* The mount of a sandbox goes with its namespaces, a moment after its last process. */
+static int await_end(const struct ffs_host *host, const struct ffs_record *record,
+                     struct cas_err *err)
+{
+        for (int waited = 0; is_served(host, record); waited += END_TICK_MS) {
+                if (waited >= END_WAIT_MS)
+                        return cas_fail(err, CAS_E_BUSY, "%s is mounted in a sandbox",
+                                        record->info.dir);
+                struct timespec tick = {.tv_nsec = END_TICK_MS * 1000000};
+                (void)nanosleep(&tick, NULL);
+        }
+        return 0;
+}
+
+int ffs_fusedriver_umount(const struct ffs_host *host, const struct ffs_record *record,
+                          struct cas_err *err)
+{
+        struct ffs_mount_id id;
+        struct cas_err why = CAS_ERR_INIT;
+        if (ffs_kmount_identify(record->info.dir, &id, &why) == 0 && !id.is_mount_root)
+                return await_end(host, record, err);
         return geteuid() == 0 ? ffs_kmount_detach(record->info.dir, false, err)
                               : ffs_fusermount_umount(record->info.dir, false, err);
 }

@@ -29,8 +29,10 @@ int ffs_fusedriver_mount(const struct ffs_host *host, const struct ffs_image *im
                          const struct ffs_mount_options *options, enum ffs_page_mode mode,
                          const struct ffs_upper *upper, struct ffs_record *record,
                          struct cas_err *err) CAS_MUST_CHECK;
-/* Unmounts what a record of this boot names. Errors: BUSY. */
-int ffs_fusedriver_umount(const struct ffs_record *record, struct cas_err *err) CAS_MUST_CHECK;
+/* Unmounts what a record of this boot names; where a sandbox has mounted it, waits a moment for
+ * that to end. Errors: BUSY. */
+int ffs_fusedriver_umount(const struct ffs_host *host, const struct ffs_record *record,
+                          struct cas_err *err) CAS_MUST_CHECK;
 /* Removes volumes and unmounts connections that no record names any more; called when `gone` has
  * been removed. */
 int ffs_fusedriver_sweep(const struct ffs_host *host, const struct ffs_record *gone,

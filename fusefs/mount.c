@@ -385,8 +385,8 @@ static int unmount_record(const struct ffs_host *host, const struct ffs_record *
         /* What is mounted there after another boot is not ours. */
         bool by_fs = strcmp(r->info.driver, "fuse") == 0;
         if (strcmp(r->boot, boot) == 0 &&
-            (by_fs ? ffs_fusedriver_umount(r, err) : ffs_kmount_detach(r->info.dir, false, err)) <
-                    0) {
+            (by_fs ? ffs_fusedriver_umount(host, r, err)
+                   : ffs_kmount_detach(r->info.dir, false, err)) < 0) {
                 if (err->code != CAS_E_BUSY)
                         return -(int)err->code;
                 return cas_fail(err, CAS_E_BUSY,

@@ -134,6 +134,8 @@ def check_sandbox(checks, user, ranges):
     for words in (("run", "--upper", upper, "app:1", "--", "true"), ("mount", "--upper", upper, "app:1", point)):
         done = user.lamina(*words, check=False)
         checks.check(done.returncode == 1 and "in use" in done.stderr, words[0] + " over an upper in use", done.stderr)
+    done = user.lamina("umount", "--all", check=False)
+    checks.check(done.returncode == 1 and "in use" in done.stderr, "a sandbox that runs is not unmounted", done.stderr)
     holder.terminate()
     holder.wait()
     checks.check(run(user, "cat", "/kept", options=("--upper", upper)).stdout == "kept\n", "it is free afterwards")
