@@ -1,3 +1,4 @@
+#!/usr/bin/python3
 """The broker: a normal user gets the mount of an image that the policy allows, with the owners of
 its namespace and the pages that root's mounts have; others get a clear refusal; mounts go when their
 users do, also over a restart of the broker."""
