@@ -124,7 +124,7 @@ endif
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
-$(B)/bench/access $(B)/bench/decode: %: %.o $(LIB)
+$(B)/bench/access $(B)/bench/decode $(B)/bench/mix: %: %.o $(LIB)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(PKG_LIBS)
 
 .PHONY: unit
@@ -154,7 +154,7 @@ fuzz: ## Run each fuzz target for FUZZ_SECONDS, from its corpus
 fuzz-programs: $(FUZZ)
 
 .PHONY: bench
-bench: $(B)/lamina $(B)/bench/access $(B)/bench/decode ## Benchmarks beside the peers (CORPUS=LAYOUT)
+bench: $(B)/lamina $(B)/bench/access $(B)/bench/decode $(B)/bench/mix ## Benchmarks beside the peers (CORPUS=LAYOUT)
 	@bench/run.sh $(CORPUS)
 
 .PHONY: run

@@ -21,6 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "../tests/support")]
 import lamina  # noqa: E402
 import condensing  # noqa: E402
+import mounts  # noqa: E402
 
 ACCESS = os.path.join(lamina.ROOT, "build/release/bench/access")
 
@@ -348,7 +349,9 @@ def bench_metadata(b):
 
 
 BENCHES = {"metadata": bench_metadata, "import": bench_import, "rss": bench_rss, "access": bench_access, "mount": bench_mount,
-           "sharing": bench_sharing, **condensing.BENCHES}
+           "sharing": bench_sharing, **condensing.BENCHES,
+           "drivers": mounts.bench_drivers, "installs": mounts.bench_installs,
+           "starts": mounts.bench_starts, "sandboxes": mounts.bench_sandboxes}
 
 
 def main():
