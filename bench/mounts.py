@@ -3,7 +3,6 @@
 Each bench takes the Bench of bench.py. Systems run in turn; a row's figure is theirs or ours in the
 unit it names, its ratio ours ÷ theirs for each peer (below 1: ours is faster or smaller).
 """
-import json
 import os
 import random
 import shutil
@@ -42,9 +41,9 @@ def timed(argv, **kw):
 class Systems:
     """The same tree mounted writable by each system."""
 
-    def __init__(self, host, name, tree, names=OURS + PEERS):
+    def __init__(self, host, name, tree):
         self.host, self.name, self.tree = host, name, tree
-        self.names = [n for n in names if n != "fuse-overlayfs" or shutil.which(n)]
+        self.names = [n for n in OURS + PEERS if n != "fuse-overlayfs" or shutil.which(n)]
         self.live = []
 
     def mount(self, system):
@@ -62,7 +61,7 @@ class Systems:
             if system == "kernel":
                 subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, point], check=True)
             else:
-                subprocess.run(["fuse-overlayfs", "-o", options, point], check=True)
+                subprocess.run(["fuse-overlayfs", "-o", options, point], check=True, stderr=subprocess.DEVNULL)
         self.live.append((system, point))
         return point
 
@@ -295,7 +294,7 @@ def bench_sandboxes(b, sandboxes=1000, images=20):
     with lamina.Host() as host:
         make_images(host, images)
         results = {}
-        for system in ("overlay", "passthrough", "inode", "kernel"):
+        for system in (*OURS, "kernel"):
             results[system] = many(b, host, system, sandboxes, images)
             b.rows.append({"name": f"{sandboxes} sandboxes over {images} images: {system}", **results[system]})
             print(f"{sandboxes} sandboxes over {images} images, each: {system:<12} "
