@@ -280,7 +280,7 @@ static int attach_writable(const struct ffs_host *host, const struct ffs_image *
         struct ffs_binding binding;
         ffs_cleanup_upper struct ffs_upper made = FFS_UPPER_INIT;
         binding_of(image, options, &binding);
-        if (ffs_upper_prepare(r->info.upper, &binding, &made, err) < 0)
+        if (ffs_upper_prepare(r->info.upper, &binding, image->tree_paths[0], &made, err) < 0)
                 return -(int)err->code;
         unsigned attributes = options->guarded ? MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID : 0;
         return ffs_overlay_writable(host, image, &made, options->id_map, attributes, r->info.dir,
@@ -335,7 +335,7 @@ static int mount_fuse(const struct ffs_host *host, const struct ffs_image *image
         ffs_cleanup_upper struct ffs_upper made = FFS_UPPER_INIT;
         binding_of(image, options, &binding);
         ffs_fusedriver_binding(options, &binding);
-        if (ffs_upper_prepare(r->info.upper, &binding, &made, err) < 0)
+        if (ffs_upper_prepare(r->info.upper, &binding, image->tree_paths[0], &made, err) < 0)
                 return -(int)err->code;
         return try_modes(host, image, options, &made, r, err);
 }

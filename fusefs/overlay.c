@@ -243,21 +243,6 @@ int ffs_overlay_image(const struct ffs_host *host, const struct ffs_image *image
         return 0;
 }
 
-static int copy_root(const struct ffs_host *host, const struct ffs_image *image, const char *upper,
-                     struct cas_err *err)
-{
-        char dir[4352];
-        struct stat st;
-        tree_dir(host, &image->trees[0], dir, sizeof(dir));
-        if (stat(dir, &st) < 0)
-                return cas_fail_sys(err, errno, "%s", dir);
-        const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
-        if (chown(upper, st.st_uid, st.st_gid) < 0 || chmod(upper, st.st_mode & 07777) < 0 ||
-            utimensat(AT_FDCWD, upper, times, 0) < 0)
-                return cas_fail_sys(err, errno, "attributes of %s", upper);
-        return 0;
-}
-
 /* This thread makes files as an owner; root's rights stay. */
 static int become_owner(uint32_t uid, uint32_t gid, struct cas_err *err)
 {
@@ -299,9 +284,7 @@ int ffs_overlay_writable(const struct ffs_host *host, const struct ffs_image *im
 {
         ffs_cleanup_kmount struct ffs_kmount m = {0};
         cleanup_mapping struct mapping mapping;
-        if (mapping_open(id_map, &mapping, err) < 0 ||
-            (upper->fresh && copy_root(host, image, upper->upper, err) < 0) ||
-            ffs_kmount_open("overlay", &m, err) < 0 ||
+        if (mapping_open(id_map, &mapping, err) < 0 || ffs_kmount_open("overlay", &m, err) < 0 ||
             ffs_kmount_set(&m, "source", "lamina", err) < 0 ||
             set_layers(&m, host, image, &mapping, err) < 0 ||
             set_upper(&m, upper, &mapping, err) < 0 ||

@@ -23,9 +23,8 @@ int ffs_overlay_trees(const struct ffs_host *host, const struct ffs_image *image
 int ffs_overlay_image(const struct ffs_host *host, const struct ffs_image *image,
                       const char *id_map, const struct ffs_serving *serving,
                       char key[FFS_IMAGE_KEY_BYTES], struct cas_err *err) CAS_MUST_CHECK;
-/* A writable overlay at dir; attributes: MOUNT_ATTR_*. A fresh upper gets the attributes of the
- * image's root, since it is what shows them. Whatever the map, image ids are what is written to the
- * upper's disk. Errors: BUSY (the upper is in use), UNSUPPORTED (a map). */
+/* A writable overlay at dir; attributes: MOUNT_ATTR_*. Whatever the map, image ids are what is
+ * written to the upper's disk. Errors: BUSY (the upper is in use), UNSUPPORTED (a map). */
 int ffs_overlay_writable(const struct ffs_host *host, const struct ffs_image *image,
                          const struct ffs_upper *upper, const char *id_map, unsigned attributes,
                          const char *dir, struct cas_err *err) CAS_MUST_CHECK;

@@ -12,7 +12,6 @@
 #include "cas/log.h"
 #include "cas/mutex.h"
 #include "fusefs/ownerwait_int.h"
-#include "fusefs/binding_int.h"
 
 #define SINGLE_THREADS 2
 #define TREE_FDS (1 + FFS_TREEFS_STATE_FDS)
@@ -179,13 +178,13 @@ static struct tree_volume **find_volume(struct tree *t, const char *id)
 }
 
 /* Whether files of the upper may be opened in the kernel's stead: not those of a stacked file
- * system. Its binding stands for all (binding_int.h). */
+ * system. One without a name stands for all. */
 static int check_upper(const struct tree *t, int dir_fd, struct cas_err *err)
 {
-        cas_cleanup_fd int file = openat(dir_fd, FFS_BINDING_NAME, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        cas_cleanup_fd int file = openat(dir_fd, "upper", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
         struct ffs_backing_map map = {.fd = file};
         if (file < 0)
-                return cas_fail_sys(err, errno, "upper directory: %s", FFS_BINDING_NAME);
+                return cas_fail_sys(err, errno, "upper directory");
         int id = ioctl(t->fds[0], FFS_IOC_BACKING_OPEN, &map);
         if (id < 0)
                 return cas_fail(err, CAS_E_UNSUPPORTED,

@@ -159,15 +159,27 @@ static int find_place(const char *dir, struct ffs_upper *out, struct cas_err *er
         return 0;
 }
 
-int ffs_upper_prepare(const char *dir, const struct ffs_binding *want, struct ffs_upper *out,
-                      struct cas_err *err)
+static int make_parts(struct ffs_upper *u, const char *tree_path, struct cas_err *err)
+{
+        bool fresh, made;
+        if (make_dir_at(u->fd, "upper", &fresh, err) < 0 ||
+            make_dir_at(u->fd, "work", &made, err) < 0)
+                return -(int)err->code;
+        if (fresh && ffs_upper_take_root(u, tree_path, err) < 0) {
+                (void)unlinkat(u->fd, "upper", AT_REMOVEDIR); /* not one that is as it came */
+                return -(int)err->code;
+        }
+        return 0;
+}
+
+int ffs_upper_prepare(const char *dir, const struct ffs_binding *want, const char *tree_path,
+                      struct ffs_upper *out, struct cas_err *err)
 {
         bool made;
         *out = (struct ffs_upper)FFS_UPPER_INIT;
         if (make_dir(dir, &made, err) < 0 || refuse_shared(dir, err) < 0 ||
             bind_dir(dir, want, &out->binding, err) < 0 || find_place(dir, out, err) < 0 ||
-            make_dir_at(out->fd, "upper", &out->fresh, err) < 0 ||
-            make_dir_at(out->fd, "work", &made, err) < 0) {
+            make_parts(out, tree_path, err) < 0) {
                 ffs_upper_release(out);
                 return -(int)err->code;
         }
@@ -241,19 +253,12 @@ static int drop_directory(const char *dir, const char *name, struct cas_err *err
         return cas_remove_tree(gone, err);
 }
 
+/* Who still has it open, as a server that has not let go of it yet, keeps a file without a name. */
 static int drop_image(const char *dir, struct cas_err *err)
 {
-        bool in_use;
-        cas_cleanup_fd int lock = -1;
-        cas_cleanup_fd int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (fd < 0)
-                return cas_fail_sys(err, errno, "open %s", dir);
-        if (ffs_sizedupper_lock(fd, &lock, &in_use, err) < 0)
-                return -(int)err->code;
-        if (in_use)
-                return cas_fail(err, CAS_E_BUSY, "%s is mounted", dir);
-        if (unlinkat(fd, FFS_SIZEDUPPER_NAME, 0) < 0 && errno != ENOENT)
-                return cas_fail_sys(err, errno, "remove %s/" FFS_SIZEDUPPER_NAME, dir);
+        cas_cleanup_free char *path = cas_xasprintf("%s/" FFS_SIZEDUPPER_NAME, dir);
+        if (unlink(path) < 0 && errno != ENOENT)
+                return cas_fail_sys(err, errno, "remove %s", path);
         return 0;
 }
 

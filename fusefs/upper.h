@@ -20,9 +20,8 @@ struct ffs_upper_info {
 int ffs_upper_describe(const char *dir, struct ffs_upper_info *out,
                        struct cas_err *err) CAS_MUST_CHECK;
 
-/* Drops everything that was written to it; the next mount begins anew. It may not be mounted, which
- * the caller knows best: BUSY is only found out for uppers of limited size. Errors: as above,
- * INVALID (frozen). */
+/* Drops everything that was written to it; the next mount begins anew. The caller knows that it is
+ * not mounted. Errors: as above, INVALID (frozen). */
 int ffs_upper_reset(const char *dir, struct cas_err *err) CAS_MUST_CHECK;
 
 struct ffs_clone_counts {

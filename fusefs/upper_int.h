@@ -10,7 +10,6 @@
 struct ffs_upper {
         char upper[4096];
         char work[4096];
-        bool fresh;                 /* upper was made now, and has no attributes of an image yet */
         struct ffs_binding binding; /* as it is on disk */
         int fd;                     /* the directory that holds upper/ and work/ */
         char shown[4096];           /* where an upper of limited size is mounted meanwhile, or "" */
@@ -20,13 +19,17 @@ struct ffs_upper {
                 .fd = -1                                                                           \
         }
 
-/* Makes DIR/upper and DIR/work where they are not, binds DIR as `want` says, or checks that it is
- * bound so. With a size and has_image, both lie in a file system of that size, whose file is made
- * where it is missing; its paths are good until ffs_upper_release, and the descriptor for as long
- * as it is open. Durable. Errors: INVALID (bound otherwise, or not made by us), DENIED (others can
- * write to DIR), UNSUPPORTED, LIMIT (a size that cannot be). */
-int ffs_upper_prepare(const char *dir, const struct ffs_binding *want, struct ffs_upper *out,
-                      struct cas_err *err) CAS_MUST_CHECK;
+/* Makes DIR/upper (like the root of the image, whose topmost tree is at tree_path) and DIR/work
+ * where they are not, binds DIR as `want` says, or checks that it is bound so. With a size and
+ * has_image, both lie in a file system of that size, whose file is made where it is missing; its
+ * paths are good until ffs_upper_release, and the descriptor for as long as it is open. Durable.
+ * Errors: INVALID (bound otherwise, or not made by us), DENIED (others can write to DIR),
+ * UNSUPPORTED, LIMIT (a size that cannot be). */
+int ffs_upper_prepare(const char *dir, const struct ffs_binding *want, const char *tree_path,
+                      struct ffs_upper *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Of upper/, which has just been made: owner, mode, xattrs and time of the image's root. */
+int ffs_upper_take_root(const struct ffs_upper *u, const char *tree_path,
+                        struct cas_err *err) CAS_MUST_CHECK;
 void ffs_upper_release(struct ffs_upper *u);
 #define ffs_cleanup_upper __attribute__((cleanup(ffs_upper_release)))
 

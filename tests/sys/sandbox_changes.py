@@ -6,6 +6,7 @@ corpus too, when LAMINA_CORPUS names its layout."""
 import os
 import random
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -426,6 +427,13 @@ def loops():
     return subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
 
 
+def check_loops(checks, host):
+    end = time.monotonic() + 10
+    while host.dir in loops() and time.monotonic() < end:
+        time.sleep(0.05)
+    checks.check(host.dir not in loops(), "no loop device stays", loops())
+
+
 def check_size(checks, host, driver):
     upper = host.dir + "/sized"
     point = host.mount("base:1", "--upper", upper, "--size", "32M", "--driver", driver)
@@ -448,10 +456,8 @@ def check_size(checks, host, driver):
     point = host.mount("base:1", "--upper", upper, "--driver", driver)
     checks.check(os.path.getsize(point + "/fits") == 10 << 20, "it is found again")
     host.umount(point)
-    end = time.monotonic() + 10
-    while host.dir in loops() and time.monotonic() < end:
-        time.sleep(0.05)
-    checks.check(host.dir not in loops(), "no loop device stays", loops())
+    if driver == "overlay":
+        check_loops(checks, host)
     shutil.rmtree(upper)
     os.rmdir(point)
 
@@ -505,6 +511,10 @@ def main():
             if layout:
                 check_corpus(checks, host, driver, layout)
             checks.check(host.json("mounts")["mounts"] == [], "nothing is mounted at the end")
+            host.shutdown()
+            for pid in host.pids("hold") + host.pids("fs"):  # fs keeps what it served for a while
+                os.kill(pid, signal.SIGKILL)
+            check_loops(checks, host)
     checks.finish()
 
 
