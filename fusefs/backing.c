@@ -105,12 +105,12 @@ static int register_fd(struct ffs_backings *b, int fd, int32_t *id)
         return 0;
 }
 
-/* ENOENT: it was closed before. */
+/* ENOENT: it was closed before. EPERM: the connection has no passthrough. */
 static void unregister(struct ffs_backings *b, int32_t id)
 {
         uint32_t number = (uint32_t)id;
         if (ioctl(b->fuse_fd, IOC_BACKING_CLOSE, &number) < 0 && errno != ENOENT &&
-            errno != ENOTCONN)
+            errno != ENOTCONN && errno != EPERM)
                 cas_log(CAS_LOG_WARN, "backing.close", "id=%d errno=%d", id, errno);
 }
 

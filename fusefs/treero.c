@@ -258,24 +258,6 @@ void ffs_ro_statfs(const struct ffs_volume *v, fuse_req_t req)
 
 /* ---- xattrs ---- */
 
-#define ACL_HEAD_BYTES 4
-#define ACL_ENTRY_BYTES 8
-#define ACL_TAG_USER 0x02
-#define ACL_TAG_GROUP 0x08
-
-/* Names of users and groups in an ACL are ids of the image. */
-static void acl_map(const struct ffs_idmap *map, uint8_t *acl, size_t len)
-{
-        for (size_t at = ACL_HEAD_BYTES; at + ACL_ENTRY_BYTES <= len; at += ACL_ENTRY_BYTES) {
-                uint16_t tag = cas_get_le16(acl + at);
-                uint32_t id = cas_get_le32(acl + at + 4);
-                if (tag == ACL_TAG_USER)
-                        cas_put_le32(acl + at + 4, ffs_idmap_uid_to_host(map, id));
-                else if (tag == ACL_TAG_GROUP)
-                        cas_put_le32(acl + at + 4, ffs_idmap_gid_to_host(map, id));
-        }
-}
-
 struct xattr_search {
         const char *name;
         const void *value; /* NULL: not found */
@@ -314,7 +296,7 @@ void ffs_ro_getxattr(const struct ffs_volume *v, fuse_req_t req, uint64_t vid, c
         } else if (strncmp(name, "system.posix_acl_", 17) == 0) {
                 cas_cleanup_free uint8_t *acl = cas_xmalloc(s.len + 1);
                 memcpy(acl, s.value, s.len);
-                acl_map(&v->spec.map, acl, s.len);
+                ffs_idmap_acl_to_host(&v->spec.map, acl, s.len);
                 reply_xattr(req, acl, s.len, size);
         } else {
                 reply_xattr(req, s.value, s.len, size);
