@@ -15,6 +15,7 @@
 #include "cas/path.h"
 
 #define COPY_BYTES (1u << 30) /* at a time, by the kernel */
+#define CHANGES_MAX 16        /* of one name while it is copied */
 #define BUFFER_BYTES (256 * 1024)
 #define XATTR_LIST_BYTES 65536
 
@@ -207,10 +208,20 @@ static int copy_attributes(struct ffs_copytree *c, const struct place *p, int fr
         return 0;
 }
 
-/* ---- one name: what is gone when we come to it is left out ---- */
+/* ---- one name ---- */
+
+/* What is gone when we come to it is left out; what is another file by then is looked at again. */
+enum outcome { MADE, GONE, CHANGED };
+
+static enum outcome missed(int errnum)
+{
+        if (errnum == ENOENT)
+                return GONE;
+        return errnum == ELOOP || errnum == ENOTDIR || errnum == EINVAL ? CHANGED : MADE;
+}
 
 static int copy_file(struct ffs_copytree *c, const struct place *p, const struct stat *seen,
-                     bool *made, struct cas_err *err)
+                     enum outcome *out, struct cas_err *err)
 {
         struct stat st;
         if (c->link && linkat(p->from_dir, p->name, p->to_dir, p->name, 0) == 0) {
@@ -220,13 +231,15 @@ static int copy_file(struct ffs_copytree *c, const struct place *p, const struct
         }
         cas_cleanup_fd int from =
                 openat(p->from_dir, p->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        *made = from >= 0 || errno != ENOENT;
-        if (!*made)
+        *out = from < 0 ? missed(errno) : MADE;
+        if (*out != MADE)
                 return 0;
         if (from < 0 || fstat(from, &st) < 0)
                 return cas_fail_sys(err, errno, "open %.200s", p->path);
-        if (!S_ISREG(st.st_mode))
-                return cas_fail(err, CAS_E_BUSY, "%.200s changed while it was cloned", p->path);
+        if (!S_ISREG(st.st_mode)) {
+                *out = CHANGED;
+                return 0;
+        }
         cas_cleanup_fd int to = openat(p->to_dir, p->name,
                                        O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (to < 0)
@@ -238,15 +251,15 @@ static int copy_file(struct ffs_copytree *c, const struct place *p, const struct
 }
 
 static int copy_special(struct ffs_copytree *c, const struct place *p, const struct stat *st,
-                        bool *made, struct cas_err *err)
+                        enum outcome *out, struct cas_err *err)
 {
         char target[CAS_SYMLINK_BYTES_MAX + 2];
         ssize_t len = 0;
         int rc;
         if (S_ISLNK(st->st_mode)) {
                 len = readlinkat(p->from_dir, p->name, target, sizeof(target) - 1);
-                *made = len >= 0 || (errno != ENOENT && errno != EINVAL);
-                if (!*made)
+                *out = len < 0 ? missed(errno) : MADE;
+                if (*out != MADE)
                         return 0;
                 if (len < 0)
                         return cas_fail_sys(err, errno, "%.200s", p->path);
@@ -291,26 +304,41 @@ static void forget(struct ffs_copytree *c, const struct stat *st)
         (void)cas_map_remove(c->seen, key, sizeof(key));
 }
 
-static int copy_directory(struct ffs_copytree *c, const struct place *p, struct cas_err *err);
+static int copy_directory(struct ffs_copytree *c, const struct place *p, enum outcome *out,
+                          struct cas_err *err);
 
-static int copy_name(struct ffs_copytree *c, const struct place *p, struct cas_err *err)
+static int copy_once(struct ffs_copytree *c, const struct place *p, enum outcome *out,
+                     struct cas_err *err)
 {
         struct stat st;
         bool linked;
-        if (fstatat(p->from_dir, p->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-                return errno == ENOENT ? 0 : cas_fail_sys(err, errno, "%.200s", p->path);
+        *out = MADE;
+        if (fstatat(p->from_dir, p->name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+                *out = missed(errno);
+                return *out == MADE ? cas_fail_sys(err, errno, "%.200s", p->path) : 0;
+        }
         if (S_ISDIR(st.st_mode))
-                return copy_directory(c, p, err);
+                return copy_directory(c, p, out, err);
         if (link_if_seen(c, p, &st, &linked, err) < 0)
                 return -(int)err->code;
         if (linked)
                 return 0;
-        bool made = true;
-        int rc = S_ISREG(st.st_mode) ? copy_file(c, p, &st, &made, err)
-                                     : copy_special(c, p, &st, &made, err);
-        if (!made)
+        int rc = S_ISREG(st.st_mode) ? copy_file(c, p, &st, out, err)
+                                     : copy_special(c, p, &st, out, err);
+        if (*out != MADE)
                 forget(c, &st);
         return rc;
+}
+
+static int copy_name(struct ffs_copytree *c, const struct place *p, struct cas_err *err)
+{
+        for (int tries = 0; tries < CHANGES_MAX; tries++) {
+                enum outcome outcome;
+                int rc = copy_once(c, p, &outcome, err);
+                if (rc < 0 || outcome != CHANGED)
+                        return rc;
+        }
+        return cas_fail(err, CAS_E_BUSY, "%.200s changed while it was cloned", p->path);
 }
 
 static int copy_entries(struct ffs_copytree *c, const struct place *p, DIR *list, int to,
@@ -334,13 +362,15 @@ static int copy_entries(struct ffs_copytree *c, const struct place *p, DIR *list
         }
 }
 
-static int copy_directory(struct ffs_copytree *c, const struct place *p, struct cas_err *err)
+static int copy_directory(struct ffs_copytree *c, const struct place *p, enum outcome *out,
+                          struct cas_err *err)
 {
         struct stat st;
         if (p->depth > CAS_PATH_DEPTH_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "directories are nested too deep");
         int from = openat(p->from_dir, p->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (from < 0 && errno == ENOENT)
+        *out = from < 0 ? missed(errno) : MADE;
+        if (*out != MADE)
                 return 0;
         DIR *list = from < 0 ? NULL : fdopendir(from);
         if (!list) {
@@ -366,12 +396,11 @@ int ffs_copytree_add(struct ffs_copytree *c, int from_dir, int to_dir, const cha
                      const char *const *skip_xattrs, struct cas_err *err)
 {
         struct place p = {.from_dir = from_dir, .to_dir = to_dir, .name = name, .path = name};
-        struct stat st;
+        enum outcome outcome;
         c->skip_xattrs = skip_xattrs;
         c->to_dir = to_dir;
-        if (fstatat(from_dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-                return cas_fail_sys(err, errno, "%s", name);
-        if (!S_ISDIR(st.st_mode))
+        int rc = copy_directory(c, &p, &outcome, err);
+        if (rc == 0 && outcome != MADE)
                 return cas_fail(err, CAS_E_INVALID, "%s is no directory", name);
-        return copy_directory(c, &p, err);
+        return rc;
 }

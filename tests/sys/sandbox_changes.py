@@ -495,7 +495,7 @@ def main():
     lamina.isolate(550)
     checks = lamina.Checks()
     layout = lamina.corpus()
-    for driver in os.environ.get("LAMINA_DRIVERS", "overlay").split(","):
+    for driver in os.environ.get("LAMINA_DRIVERS", "overlay,fuse").split(","):
         with lamina.Host(parent="/var/tmp") as host:
             check_made_up(checks, host, driver)
             check_random(checks, host, driver)
