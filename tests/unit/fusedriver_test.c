@@ -332,6 +332,80 @@ static void damaged_images_are_refused(void **state CAS_UNUSED)
         await_served(0, 0);
 }
 
+/* In a mount of ours there is no RENAME_WHITEOUT, and in one that is passed through no passing
+ * through: an upper that lies there is refused by either mode. */
+static void uppers_in_a_mount_are_refused(void **state CAS_UNUSED)
+{
+        static const enum ffs_page_mode modes[] = {FFS_PAGE_MODE_PASSTHROUGH, FFS_PAGE_MODE_AUTO};
+        struct ffs_mount_info info = mount_at(&two, "below", FFS_PAGE_MODE_AUTO, true);
+        cas_cleanup_free char *dir = cas_xstrdup(at("m1", ""));
+        cas_cleanup_free char *upper = cas_xstrdup(at("below", "upper"));
+        (void)mkdir(dir, 0755);
+        for (size_t i = 0; i < CAS_COUNT(modes); i++) {
+                struct cas_err err = CAS_ERR_INIT;
+                struct ffs_mount_options options = {
+                        .dir = dir, .driver = FFS_DRIVER_FUSE, .pages = modes[i], .upper = upper};
+                assert_int_equal(ffs_mount(&box.host, &one, &options, "l", &info, &err),
+                                 -CAS_E_UNSUPPORTED);
+        }
+        unmount("below");
+        await_served(0, 0);
+}
+
+static void an_upper_is_of_one_mount(void **state CAS_UNUSED)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct ffs_mount_info info;
+        cas_cleanup_free char *dir = cas_xstrdup(at("m1", ""));
+        cas_cleanup_free char *other = cas_xstrdup(at("m2", ""));
+        cas_cleanup_free char *upper = cas_xstrdup(at("upper1", ""));
+        (void)mkdir(dir, 0755);
+        (void)mkdir(other, 0755);
+        struct ffs_mount_options options = {.dir = dir, .driver = FFS_DRIVER_FUSE, .upper = upper};
+        assert_int_equal(ffs_mount(&box.host, &one, &options, "l", &info, &err), 0);
+        options.dir = other;
+        assert_int_equal(ffs_mount(&box.host, &one, &options, "l", &info, &err), -CAS_E_BUSY);
+        options.driver = FFS_DRIVER_OVERLAY;
+        assert_int_equal(ffs_mount(&box.host, &one, &options, "l", &info, &err), -CAS_E_BUSY);
+        unmount("m1");
+        assert_int_equal(ffs_mount(&box.host, &one, &options, "l", &info, &err), 0);
+        unmount("m2");
+        await_served(0, 0);
+}
+
+/* What one driver wrote, the other shows. */
+static void drivers_share_uppers(void **state CAS_UNUSED)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct ffs_mount_info info;
+        cas_cleanup_free char *dir = cas_xstrdup(at("m1", ""));
+        cas_cleanup_free char *upper = cas_xstrdup(at("upper2", ""));
+        (void)mkdir(dir, 0755);
+        struct ffs_mount_options options = {.dir = dir, .upper = upper};
+        for (int i = 0; i < 4; i++) {
+                char name[32];
+                options.driver = i % 2 ? FFS_DRIVER_FUSE : FFS_DRIVER_OVERLAY;
+                if (ffs_mount(&box.host, &one, &options, "l", &info, &err) < 0)
+                        fail_msg("mount: %s", err.msg);
+                for (int k = 0; k < i; k++) {
+                        (void)snprintf(name, sizeof(name), "etc/new%d", k);
+                        assert_int_equal(look(at("m1", name)).st_size, k + 1);
+                }
+                assert_int_equal(access(at("m1", "etc/conf"), F_OK) == 0, i == 0);
+                if (i == 0)
+                        assert_int_equal(unlink(at("m1", "etc/conf")), 0);
+                (void)snprintf(name, sizeof(name), "etc/new%d", i);
+                cas_cleanup_fd int fd =
+                        open(at("m1", name), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+                assert_int_equal(write(fd, "12345678", (size_t)i + 1), i + 1);
+                (void)close(cas_steal_fd(&fd));
+                unmount("m1");
+        }
+        await_served(0, 0);
+        options.driver = FFS_DRIVER_FUSE;
+        assert_int_equal(ffs_mount(&box.host, &two, &options, "l", &info, &err), -CAS_E_INVALID);
+}
+
 /* ---- kills ---- */
 
 static atomic_bool stopping;
@@ -510,6 +584,9 @@ int main(int argc, char **argv)
                 cmocka_unit_test(volumes_come_again_after_they_went),
                 cmocka_unit_test(what_is_in_use_stays),
                 cmocka_unit_test(damaged_images_are_refused),
+                cmocka_unit_test(uppers_in_a_mount_are_refused),
+                cmocka_unit_test(an_upper_is_of_one_mount),
+                cmocka_unit_test(drivers_share_uppers),
                 cmocka_unit_test(readers_outlive_killed_processes),
                 cmocka_unit_test(commands_outlive_killed_processes),
                 cmocka_unit_test(nothing_is_left),
