@@ -56,6 +56,16 @@ def differences(expected, found):
     return out
 
 
+def compare_fuse(host, checks, name, expected, pages):
+    point = host.mount(name + ":1", "--driver", "fuse", "--pages", pages)
+    for again in ("", ", again from what the kernel keeps"):
+        found, devices = treedump.dump(point)
+        bad = differences(expected, found)
+        checks.check(not bad, f"{name} by fuse, {pages}{again}", "\n     ".join(bad[:12]))
+        checks.check(len(devices) == 1, f"{name} by fuse, {pages}: one st_dev", str(devices))
+    host.umount(point)
+
+
 def compare_layout(host, checks, layout, label, expected_of):
     tags = lamina.layout_tags(layout)
     for tag in tags:
@@ -71,6 +81,8 @@ def compare_layout(host, checks, layout, label, expected_of):
         checks.check(not bad, f"{name} mounted", "\n     ".join(bad[:12]))
         checks.check(len(devices) == 1, f"{name}: one st_dev", str(devices))
         host.umount(point)
+        for pages in ("passthrough", "inode"):
+            compare_fuse(host, checks, name, expected, pages)
         out = f"{host.dir}/unpacked-{label}-{tag}"
         host.run("unpack", name + ":1", out)
         bad = differences(expected, treedump.dump(out)[0])
