@@ -207,11 +207,22 @@ static int set_locked(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need)
         return rc;
 }
 
+/* Who changed a file by an open file of before its copy-up changed what the kernel knows of another
+ * node, too. Without lock. */
+static void tell_successor(struct ffs_rw *rw, uint64_t asked)
+{
+        struct ffs_node node;
+        if (ffs_rw_node(rw, asked, &node) == 0 && node.id != asked)
+                (void)fuse_lowlevel_notify_inval_inode(ffs_treefs_session(rw->treefs), node.id, -1,
+                                                       0);
+}
+
 void ffs_rw_setattr(struct ffs_volume *v, fuse_req_t req, uint64_t node, struct stat *attr,
                     int to_set, struct fuse_file_info *fi)
 {
         struct setting s = {.id = node, .attr = attr, .to_set = to_set, .by_path = fi == NULL};
         int rc = ffs_rw_change(v->rw, set_locked, &s);
+        tell_successor(v->rw, node);
         if (rc < 0)
                 (void)fuse_reply_err(req, -rc);
         else
@@ -448,6 +459,7 @@ static int xattr_locked(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need)
 static void change_xattr(struct ffs_rw *rw, fuse_req_t req, struct xattr_setting *x)
 {
         int rc = ffs_rw_change(rw, xattr_locked, x);
+        tell_successor(rw, x->id);
         (void)fuse_reply_err(req, -rc);
         ffs_rw_intent_end(rw, x->intent);
 }

@@ -82,7 +82,17 @@ static int keep_times(int fd, struct timespec times[2])
         return 0;
 }
 
-int ffs_rw_make_dir(struct ffs_rw *rw, int parent_fd, const char *name, uint64_t vid)
+static struct ffs_rw_intent *intend(struct ffs_rw *rw, const struct ffs_node *node)
+{
+        struct ffs_rw_intent what = {.kind = FFS_RW_INTENT_COPY,
+                                     .node = node->id,
+                                     .parent = node->parent,
+                                     .vid = node->vid};
+        memcpy(what.name, node->name, sizeof(what.name));
+        return ffs_rw_intent_begin(rw, &what);
+}
+
+static int make_dir(struct ffs_rw *rw, int parent_fd, const char *name, uint64_t vid)
 {
         struct timespec times[2];
         cleanup_lower_copy struct lower_copy c = {0};
@@ -98,6 +108,21 @@ int ffs_rw_make_dir(struct ffs_rw *rw, int parent_fd, const char *name, uint64_t
         return rc;
 }
 
+int ffs_rw_make_dir(struct ffs_rw *rw, int parent_fd, const char *name, uint64_t vid,
+                    struct ffs_node *node)
+{
+        if (!node)
+                return make_dir(rw, parent_fd, name, vid);
+        struct ffs_rw_intent *in = intend(rw, node);
+        int rc = make_dir(rw, parent_fd, name, vid);
+        if (rc == 0) {
+                node->flags |= FFS_NODE_HAS_UPPER;
+                rc = ffs_nodes_update(rw->nodes, node, NULL);
+        }
+        ffs_rw_intent_end(rw, in);
+        return rc;
+}
+
 static int copy_up_one_dir(struct ffs_rw *rw, struct ffs_node *dir)
 {
         struct ffs_node parent;
@@ -105,13 +130,7 @@ static int copy_up_one_dir(struct ffs_rw *rw, struct ffs_node *dir)
         if (!ffs_nodes_get(rw->nodes, dir->parent, &parent))
                 return -ESTALE;
         int rc = ffs_rw_dir_fd(rw, &parent, &parent_fd);
-        if (rc == 0)
-                rc = ffs_rw_make_dir(rw, parent_fd, dir->name, dir->vid);
-        /* There already: a process that died had made it, and its table does not say so. */
-        if (rc < 0 && rc != -EEXIST)
-                return rc;
-        dir->flags |= FFS_NODE_HAS_UPPER;
-        return ffs_nodes_update(rw->nodes, dir, NULL);
+        return rc < 0 ? rc : ffs_rw_make_dir(rw, parent_fd, dir->name, dir->vid, dir);
 }
 
 int ffs_rw_copy_up_dir(struct ffs_rw *rw, struct ffs_node *dir)
@@ -300,12 +319,7 @@ static int place(struct file_copy *c)
 {
         struct ffs_rw *rw = c->rw;
         struct stat st;
-        struct ffs_rw_intent what = {.kind = FFS_RW_INTENT_COPY,
-                                     .node = c->node.id,
-                                     .parent = c->node.parent,
-                                     .vid = c->node.vid};
-        memcpy(what.name, c->node.name, sizeof(what.name));
-        struct ffs_rw_intent *in = ffs_rw_intent_begin(rw, &what);
+        struct ffs_rw_intent *in = intend(rw, &c->node);
         int rc = c->node.flags & FFS_NODE_UNLINKED ? place_hidden(c)
                  : c->lower.inode.nlink > 1        ? place_linked(c)
                                                    : place_named(c);
@@ -329,7 +343,7 @@ int ffs_rw_copy_recover(struct ffs_rw *rw, const struct ffs_rw_intent *in)
         ffs_rw_cleanup_found struct ffs_rw_found f = {0};
         if (ffs_view_inode(rw->view, in->vid, &inode, &err) < 0)
                 return ffs_rw_errno(&err);
-        int rc = inode.nlink > 1 ? ffs_rw_links_finish(rw, in->vid) : 0;
+        int rc = inode.nlink > 1 && !S_ISDIR(inode.mode) ? ffs_rw_links_finish(rw, in->vid) : 0;
         if (rc < 0 || !ffs_nodes_get(rw->nodes, in->node, &node) || node.flags & FFS_NODE_HAS_UPPER)
                 return rc;
         if (node.flags & FFS_NODE_UNLINKED)
@@ -342,7 +356,7 @@ int ffs_rw_copy_recover(struct ffs_rw *rw, const struct ffs_rw_intent *in)
         if (rc < 0 || f.upper.kind != FFS_UPPER_PRESENT)
                 return rc;
         node.flags |= FFS_NODE_HAS_UPPER;
-        node.upper_ino = f.upper.st.st_ino;
+        node.upper_ino = S_ISDIR(node.type) ? 0 : f.upper.st.st_ino;
         return ffs_nodes_update(rw->nodes, &node, NULL);
 }
 

@@ -152,8 +152,10 @@ void ffs_rw_close_new(struct ffs_rw *rw, const struct ffs_node *node, struct fus
 
 /* Held for changing; what has no data to copy. */
 int ffs_rw_copy_up_dir(struct ffs_rw *rw, struct ffs_node *dir);
-/* Makes a lower directory in the upper under a name of parent_fd, whose times stay as they were. */
-int ffs_rw_make_dir(struct ffs_rw *rw, int parent_fd, const char *name, uint64_t vid);
+/* Makes a lower directory in the upper under a name of parent_fd, whose times stay as they were;
+ * its record, if there is one, follows. */
+int ffs_rw_make_dir(struct ffs_rw *rw, int parent_fd, const char *name, uint64_t vid,
+                    struct ffs_node *node);
 /* Without lock. */
 int ffs_rw_copy_up(struct ffs_rw *rw, uint64_t node, enum ffs_rw_level level);
 /* The lower data of a node gives way to the upper's: passthrough makes another node of it, inode

@@ -462,6 +462,15 @@ void ffs_rw_copy_file_range(struct ffs_volume *v, fuse_req_t req, uint64_t from,
 
 /* ---- the rest ---- */
 
+/* For syncing: what has nothing in the upper (-1) never changed. */
+static int open_dir(struct ffs_rw *rw, const struct ffs_node *dir, int *out_fd)
+{
+        cas_cleanup_fd int fd = -1;
+        int rc = ffs_rw_dir_fd(rw, dir, &fd);
+        return rc < 0 || fd < 0 ? rc
+                                : ffs_upper_reopen(rw->upper, fd, O_RDONLY | O_DIRECTORY, out_fd);
+}
+
 void ffs_rw_fsync(struct ffs_volume *v, fuse_req_t req, uint64_t id, int datasync,
                   struct fuse_file_info *fi CAS_UNUSED)
 {
@@ -472,6 +481,8 @@ void ffs_rw_fsync(struct ffs_volume *v, fuse_req_t req, uint64_t id, int datasyn
         int rc = ffs_rw_node(rw, id, &node);
         if (rc == 0 && S_ISREG(node.type) && node.flags & FFS_NODE_HAS_UPPER)
                 rc = ffs_rw_open_data(rw, &node, &fd);
+        else if (rc == 0 && S_ISDIR(node.type) && !(node.flags & FFS_NODE_ORPHAN))
+                rc = open_dir(rw, &node, &fd);
         (void)pthread_rwlock_unlock(&rw->lock);
         if (rc == 0 && fd >= 0 && (datasync ? fdatasync(fd) : fsync(fd)) < 0)
                 rc = -errno;

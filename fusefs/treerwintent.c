@@ -8,6 +8,7 @@
  * process for a request that will come again, its result known. Those that are left
  * give way when room is needed: their requests have come by then. */
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "cas/buf.h"
@@ -18,10 +19,20 @@
 enum { INTENT_FREE, INTENT_BEGUN, INTENT_DONE, INTENT_LEFT };
 
 static __thread uint64_t current_unique;
+static __thread bool has_own_umask;
+
+/* Modes are what the sandbox's own umask left of them; this process's is for files of its own. */
+static void drop_umask(void)
+{
+        if (!has_own_umask && unshare(CLONE_FS) == 0)
+                (void)umask(0);
+        has_own_umask = true;
+}
 
 void ffs_rw_request_seen(uint64_t unique)
 {
         current_unique = unique;
+        drop_umask();
 }
 
 uint64_t ffs_rw_request_unique(void)

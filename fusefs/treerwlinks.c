@@ -150,14 +150,8 @@ static uint64_t node_of_path(struct ffs_rw *rw, const char *path)
 static int make_missing(struct ffs_rw *rw, struct place *p, const char *name, uint64_t child)
 {
         struct ffs_node node;
-        int rc = ffs_rw_make_dir(rw, p->fd, name, child);
-        if (rc < 0)
-                return rc;
-        if (p->node && ffs_nodes_find_dir(rw->nodes, p->node, name, &node)) {
-                node.flags |= FFS_NODE_HAS_UPPER;
-                rc = ffs_nodes_update(rw->nodes, &node, NULL);
-        }
-        return rc;
+        bool known = p->node && ffs_nodes_find_dir(rw->nodes, p->node, name, &node);
+        return ffs_rw_make_dir(rw, p->fd, name, child, known ? &node : NULL);
 }
 
 /* One directory down a lower path. */
