@@ -287,6 +287,25 @@ def check_refusals(checks, user):
     checks.check(done.returncode == 1 and "/dev/fuse" in done.stderr, "no right to /dev/fuse: said", done.stderr)
 
 
+def check_changes(checks, user):
+    """What was changed is told, given to a second sandbox, and thrown away."""
+    point, upper, clone = user.mkdir("changed"), user.home + "/kept", user.home + "/cloned"
+    user.lamina("mount", "--upper", upper, "app:1", point)
+    user.sh(f"cd {point} && echo x > new && ln new link && rm srv/of-app && mkdir d && chmod 700 bin/text && sync")
+    want = ["A /d", "A /link", "A /new", "M /bin/text", "D /srv/of-app"]
+    told = user.lamina("diff", point).stdout.split("\n")
+    checks.check(set(want) <= set(told), "diff by a user", str(told))
+    user.lamina("clone", point, clone)
+    user.lamina("reset", point)
+    done = user.sh(f"cat {point}/srv/of-app; ls {point}/new", check=False)
+    checks.check(done.stdout == "app's\n", "reset by a user", done.stdout + done.stderr)
+    user.lamina("umount", point)
+    user.lamina("mount", "--upper", clone, "app:1", point)
+    again = user.lamina("diff", point).stdout.split("\n")
+    checks.check(again == told, "a clone by a user", str(again))
+    user.lamina("umount", point)
+
+
 def check_all(checks, directory, program, layout, host, ranges):
     user = User(directory, program, "ranges" if ranges else "alone")
     try:
@@ -299,6 +318,7 @@ def check_all(checks, directory, program, layout, host, ranges):
         check_users(checks, user, ranges)
         check_fs_killed(checks, user)
         check_leaves_nothing(checks, user)
+        check_changes(checks, user)
         check_commit_and_push(checks, user, host)
         if ranges:
             check_refusals(checks, user)
