@@ -294,7 +294,12 @@ struct linking {
 static int link_here(void *arg, int dir_fd, const char *name)
 {
         struct linking *l = arg;
-        return ffs_upper_link(l->rw->upper, l->fd, dir_fd, name);
+        struct stat st;
+        if (fstat(dir_fd, &st) < 0)
+                return -errno;
+        int rc = ffs_upper_link(l->rw->upper, l->fd, dir_fd, name);
+        const struct timespec times[2] = {st.st_atim, st.st_mtim};
+        return rc < 0 ? rc : ffs_upper_utimens(l->rw->upper, dir_fd, times);
 }
 
 /* A name that the copy has already, or -1. */

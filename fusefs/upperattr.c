@@ -77,6 +77,22 @@ int ffs_upper_set_redirect(struct ffs_upperlayer *u, int fd, const char *path)
         return ffs_place_setxattr((struct ffs_place){fd, NULL}, name, path, strlen(path), 0);
 }
 
+int ffs_upper_note_impure(struct ffs_upperlayer *u, struct ffs_place at, int dirfd)
+{
+        char name[FFS_UPPER_XATTR_NAME_BYTES], text[1];
+        if (u->config.format == FFS_UPPER_USER)
+                return 0; /* without redirects nothing is moved that has something below */
+        ffs_upper_mark_name(u, "redirect", name);
+        ssize_t len = ffs_place_getxattr(at, name, text, 0);
+        if (len < 0)
+                return len == -ENODATA ? 0 : (int)len;
+        struct ffs_place dir = {dirfd, NULL};
+        ffs_upper_mark_name(u, "impure", name);
+        if (ffs_place_getxattr(dir, name, text, sizeof(text)) > 0)
+                return 0;
+        return ffs_place_setxattr(dir, name, "y", 1, 0);
+}
+
 int ffs_upper_clear_metacopy(struct ffs_upperlayer *u, int fd)
 {
         static const char *const marks[] = {"metacopy", "redirect"}; /* in this order */

@@ -127,8 +127,9 @@ static int dress(const struct ffs_upperlayer *u, struct ffs_place at,
                 rc = put_xattrs(u, at, what);
         if (rc == 0)
                 rc = put_marks(u, at, what);
-        const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
-                                          {.tv_sec = what->mtime_s, .tv_nsec = what->mtime_ns}};
+        /* What is below has no other time of reading. */
+        const struct timespec time = {.tv_sec = what->mtime_s, .tv_nsec = what->mtime_ns};
+        const struct timespec times[2] = {time, time};
         if (rc == 0 && what->set_mtime)
                 rc = ffs_place_utimens(at, times);
         return rc;
@@ -186,7 +187,10 @@ static int place_fd(struct ffs_upperlayer *u, int fd, int dirfd, const char *nam
 
 int ffs_upper_link(struct ffs_upperlayer *u, int fd, int dirfd, const char *name)
 {
-        return ffs_upper_is_name(name) ? place_fd(u, fd, dirfd, name, false) : -EINVAL;
+        if (!ffs_upper_is_name(name))
+                return -EINVAL;
+        int rc = place_fd(u, fd, dirfd, name, false);
+        return rc == 0 ? ffs_upper_note_impure(u, (struct ffs_place){fd, NULL}, dirfd) : rc;
 }
 
 int ffs_upper_link_hidden(struct ffs_upperlayer *u, int fd, const char *hidden)

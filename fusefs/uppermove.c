@@ -163,6 +163,12 @@ static int rename_over(struct ffs_upperlayer *u, int from_fd, const char *from, 
         return rc == 0 && renameat2(from_fd, from, to_fd, to, flags) < 0 ? -errno : rc;
 }
 
+/* The step is done: without the mark overlayfs lists other numbers than it tells by stat. */
+static void note_moved(struct ffs_upperlayer *u, int dirfd, const char *name)
+{
+        (void)ffs_upper_note_impure(u, (struct ffs_place){dirfd, name}, dirfd);
+}
+
 int ffs_upper_rename(struct ffs_upperlayer *u, int from_fd, const char *from, int to_fd,
                      const char *to, unsigned flags, bool leave_whiteout)
 {
@@ -170,8 +176,13 @@ int ffs_upper_rename(struct ffs_upperlayer *u, int from_fd, const char *from, in
             (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) ||
             ((flags & RENAME_EXCHANGE) && (leave_whiteout || (flags & RENAME_NOREPLACE))))
                 return -EINVAL;
-        if (flags & RENAME_EXCHANGE)
-                return renameat2(from_fd, from, to_fd, to, RENAME_EXCHANGE) < 0 ? -errno : 0;
+        if (flags & RENAME_EXCHANGE) {
+                if (renameat2(from_fd, from, to_fd, to, RENAME_EXCHANGE) < 0)
+                        return -errno;
+                note_moved(u, to_fd, to);
+                note_moved(u, from_fd, from);
+                return 0;
+        }
         enum ffs_upper_kind kind = FFS_UPPER_ABSENT;
         struct stat st;
         if ((flags & RENAME_NOREPLACE) || has_limit(u)) {
@@ -184,5 +195,7 @@ int ffs_upper_rename(struct ffs_upperlayer *u, int from_fd, const char *from, in
         int rc = rename_over(u, from_fd, from, to_fd, to, leave_whiteout);
         if (rc == 0 && kind == FFS_UPPER_PRESENT)
                 ffs_upper_credit(u, &st);
+        if (rc == 0)
+                note_moved(u, to_fd, to);
         return rc;
 }

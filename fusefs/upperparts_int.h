@@ -57,6 +57,12 @@ int ffs_place_xattr_names(struct ffs_place at, char **out, size_t *out_len);
 int ffs_place_xattr_value(struct ffs_place at, const char *name, size_t max_bytes, uint8_t **out,
                           size_t *out_len);
 
+/* ---- marks (upperattr.c) ---- */
+
+/* What came into a directory: where it stands for something elsewhere below, overlayfs is told to
+ * look for inode numbers there when it lists the directory. */
+int ffs_upper_note_impure(struct ffs_upperlayer *u, struct ffs_place at, int dirfd);
+
 /* ---- names (upperlayer.c) ---- */
 
 /* A name in work/ that nobody has, for what goes with its step. */

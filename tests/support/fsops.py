@@ -586,14 +586,17 @@ class Ops:
 class Side:
     """A file system under comparison: its name, and the process that works in it."""
 
-    def __init__(self, name, point):
+    def __init__(self, name, point, inside=False):
+        """inside: the mount is the root of the process, so that no link leads out of it."""
         self.name, self.point, self.asked = name, point, None
         ours, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
             try:
-                serve(theirs, point)
+                if inside:
+                    os.chroot(point)
+                serve(theirs, "" if inside else point)
             finally:
                 os._exit(1)
         theirs.close()

@@ -39,6 +39,8 @@ RIGHT = [
     ("overlayfs keeps no ACLs of what is only in EROFS (ENOTSUP)",
      ("setxattr system.posix_acl", "removexattr", "chmod with ACL"), None),
     ("overlayfs changes no attributes of a removed file that is not in the upper", ("open read-only, unlinked",), None),
+    ("overlayfs does not note that a merged directory was read", ("utimens",), {"times"}),
+    ("overlayfs has no direct I/O on small files of EROFS", tuple(f"open {a}|DIRECT" for a in ("RDONLY", "WRONLY", "RDWR")), None),
     ("overlayfs does not take this name", ("setxattr trusted.overlay. 1",), None),
 ]
 # What cannot be as in overlayfs: (why, sides, works, operations).
