@@ -124,6 +124,9 @@ static int choose_driver(const struct ffs_image *image, const struct ffs_mount_o
                 return cas_fail(err, CAS_E_INVALID, "--pages is for the fuse driver");
         if (options->driver == FFS_DRIVER_FUSE || has_pages || options->fuse_fd)
                 return 0;
+        /* In a container root may mount overlayfs, but no EROFS. */
+        if (options->driver == FFS_DRIVER_AUTO && !ffs_fusedriver_is_privileged())
+                return 0;
         if (ffs_overlay_probe(&why) == 0) {
                 *out = FFS_DRIVER_OVERLAY;
                 return 0;
