@@ -15,13 +15,23 @@ static const struct cli_option options[] = {
         {0},
 };
 
+static enum ffs_page_mode page_mode(const char *text)
+{
+        if (strcmp(text, "passthrough") == 0)
+                return FFS_PAGE_MODE_PASSTHROUGH;
+        if (strcmp(text, "inode") == 0)
+                return FFS_PAGE_MODE_INODE;
+        return strcmp(text, "private") == 0 ? FFS_PAGE_MODE_PRIVATE : FFS_PAGE_MODE_AUTO;
+}
+
 /* How it is to be mounted again: as it was. */
 static void same_options(const struct sandbox_arg *s, bool ours, struct ffs_mount_options *out)
 {
+        bool fuse = strcmp(s->mount->driver, "fuse") == 0;
         *out = (struct ffs_mount_options){.dir = s->mount->dir,
-                                          .driver = strcmp(s->mount->driver, "fuse") == 0
-                                                            ? FFS_DRIVER_FUSE
-                                                            : FFS_DRIVER_OVERLAY,
+                                          .driver = fuse ? FFS_DRIVER_FUSE : FFS_DRIVER_OVERLAY,
+                                          .pages = fuse ? page_mode(s->mount->pages)
+                                                        : FFS_PAGE_MODE_AUTO,
                                           .rw = true,
                                           .upper = ours ? NULL : s->upper,
                                           .id_map = s->info->id_map[0] ? s->info->id_map : NULL,

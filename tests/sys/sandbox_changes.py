@@ -362,7 +362,12 @@ def check_reset(checks, host, driver, *options):
         with open(point + "/same", "rb"):
             busy = host.run("reset", point, check=False)
         checks.check(busy.returncode == 1 and os.path.exists(point + "/added"), what + ": a mount in use is not reset")
+        mounted = host.json("mounts")
         host.run("reset", point)
+        again = host.json("mounts")
+        for mount in mounted["mounts"] + again["mounts"]:
+            mount["upper"] = mount["upper"] and upper
+        checks.check(mounted == again, what + ": mounted as before", str(again))
         check_equal(checks, before, treedump.dump(point)[0], what + ": reset")
         checks.check(host.run("diff", point).stdout == "", what + ": no difference after a reset")
         write(point + "/added", b"again")
