@@ -56,6 +56,11 @@ static void see_inode(struct visit *v, uint64_t vid)
                 cas_assert(ffs_view_lookup(v->v, vid, "name", 4, &again, &err) == 0);
                 cas_assert(found == again);
         }
+        if (S_ISDIR(inode.mode)) {
+                struct cas_hash key;
+                (void)!ffs_view_parent(v->v, vid, &found, &err);
+                (void)!ffs_view_dir_key(v->v, vid, &key, &err);
+        }
         if (inode.nlink > 1 && !S_ISDIR(inode.mode))
                 (void)!ffs_view_links(v->v, vid, see_path, v, &err);
         (void)!ffs_view_readdir(v->v, vid, &cookie, see_name, v, &err);
