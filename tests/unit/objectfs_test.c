@@ -377,8 +377,8 @@ static void one_that_waits_for_itself_is_replaced(void **state CAS_UNUSED)
         (void)close(fd);
         fusebox_owner_stop(&box); /* so that there is no answer */
         pid_t before = replaced_fs();
+        (void)usleep(300000); /* until it has found the name, and waits */
         (void)unlink(name);
-        (void)usleep(300000);
         (void)replaced_fs();
         assert_int_not_equal(kill(before, 0), -1); /* what waited is still there */
         fusebox_owner_start(&box);
