@@ -183,8 +183,12 @@ static void fs_ended(struct hold *h)
         siginfo_t info = {0};
         bool ended = waitid(P_PIDFD, (id_t)h->fs_pidfd, &info, WEXITED | WNOHANG) == 0 &&
                      info.si_code == CLD_EXITED && info.si_status == 0;
-        if (!info.si_pid && h->late_pidfd < 0)
-                h->late_pidfd = fcntl(h->fs_pidfd, F_DUPFD_CLOEXEC, 0);
+        struct pollfd gone = {.fd = h->fs_pidfd, .events = POLLIN};
+        if (poll(&gone, 1, 0) == 0) {
+                cas_log(CAS_LOG_WARN, "hold.fs_late", "pid=%d", (int)h->serving.fs_pid);
+                if (h->late_pidfd < 0)
+                        h->late_pidfd = fcntl(h->fs_pidfd, F_DUPFD_CLOEXEC, 0);
+        }
         h->dying_until_ms = 0;
         ffs_keep_items_drop(&h->items, FFS_PULSE_ITEM);
         (void)close(cas_steal_fd(&h->fs_pidfd));

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# test: alone
 """Pages of a base belong to the server: a sandbox with little memory reads a large base cold, is not
 killed, and is charged for little of it."""
 import os

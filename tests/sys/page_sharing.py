@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# test: alone
 """Two images that hold the same content under different metadata share their pages: what was read
 through one is resident in the other, what is evicted through one is gone from the other, and the
 server's own reads of packs leave nothing in the page cache (design.md 6).

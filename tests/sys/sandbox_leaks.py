@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# test: alone
 """Nothing is left of sandboxes that are gone: descriptors, mappings and memory of `lamina fs` and
 `lamina hold`, FUSE connections, mounts, loop devices, files of the store and of the runtime directory
 are after many sandboxes what they were before. One after another, and many at the same time.

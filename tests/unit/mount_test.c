@@ -412,19 +412,13 @@ static void reports_what_it_cannot_do(void **state CAS_UNUSED)
         assert_int_equal(entries_in(at("run", "trees")), 0);
 }
 
-static void mounting_is_quick(void **state CAS_UNUSED)
+static void mounts_come_and_go(void **state CAS_UNUSED)
 {
-        struct timespec a, b;
         (void)mount_image(&flat, "m1", false, NULL);
-        (void)clock_gettime(CLOCK_MONOTONIC, &a);
         for (int i = 0; i < 20; i++) {
                 (void)mount_image(&stacked, "m2", false, NULL);
                 unmount("m2");
         }
-        (void)clock_gettime(CLOCK_MONOTONIC, &b);
-        double ms = (double)(b.tv_sec - a.tv_sec) * 1e3 + (double)(b.tv_nsec - a.tv_nsec) / 1e6;
-        printf("mount and umount of two trees: %.2f ms\n", ms / 20);
-        assert_true(ms / 20 < 50);
         unmount("m1");
 }
 
@@ -443,7 +437,7 @@ int main(int argc, char **argv)
                 cmocka_unit_test(mounts_survive_a_killed_fs),
                 cmocka_unit_test(a_dead_host_is_begun_anew),
                 cmocka_unit_test(reports_what_it_cannot_do),
-                cmocka_unit_test(mounting_is_quick),
+                cmocka_unit_test(mounts_come_and_go),
         };
         if (!fusebox_possible()) {
                 printf("skipped: needs root and /dev/fuse\n");
