@@ -79,11 +79,13 @@ int ffs_upper_set_redirect(struct ffs_upperlayer *u, int fd, const char *path)
 
 int ffs_upper_note_impure(struct ffs_upperlayer *u, struct ffs_place at, int dirfd)
 {
+        static const char *const marks[] = {"redirect", "origin"};
         char name[FFS_UPPER_XATTR_NAME_BYTES], text[1];
-        if (u->config.format == FFS_UPPER_USER)
-                return 0; /* without redirects nothing is moved that has something below */
-        ffs_upper_mark_name(u, "redirect", name);
-        ssize_t len = ffs_place_getxattr(at, name, text, 0);
+        ssize_t len = -ENODATA;
+        for (size_t i = 0; i < CAS_COUNT(marks) && len == -ENODATA; i++) {
+                ffs_upper_mark_name(u, marks[i], name);
+                len = ffs_place_getxattr(at, name, text, 0);
+        }
         if (len < 0)
                 return len == -ENODATA ? 0 : (int)len;
         struct ffs_place dir = {dirfd, NULL};

@@ -49,6 +49,7 @@ LIMITS = [
     ("FUSE passes neither collapse nor insert of ranges", ("passthrough", "inode"), ("fallocate collapse", "fallocate insert"), None),
     (OLD_DESCRIPTOR, ("passthrough",), ("read before copy-up, then after", "truncated under a reader"), {"pread", "fstat"}),
     (OLD_DESCRIPTOR, ("passthrough",), ("copy range t t",), None),
+    ("inode mode writes maps back through the server, and a write takes capabilities away", ("inode",), ("map",), {"tree"}),
     (OLD_DESCRIPTOR + " and so do its locks", ("passthrough",), ("flock RDONLY RDWR", "POSIX lock of a reader"),
      {"flock", "posix_probe"}),
 ]

@@ -3,8 +3,8 @@
 fuse driver, and the other way round. One upper is relayed from driver to driver with work done at
 each; another stays with kernel overlayfs and gets the same work: their trees are always equal.
 
-Then uppers as other programs make them: whiteouts and opaque marks in each form, metacopies, odd
-redirects, an upper that was copied."""
+Then uppers as other programs make them: whiteouts and opaque marks in each form, escaped names, an upper that
+was copied."""
 import argparse
 import json
 import os
@@ -31,14 +31,14 @@ THIRD = [["list", "t9"], ["get", "t9/in"], ["rename", "t9", "e9/t9"], ["put", "e
          ["rename", "p9", "p"], ["put", "p/t8", 9, 106], ["mkdir", "p/t", 0o755]]
 KINDS = ("small", "large", "hard", "hardlarge", "acl", "capable", "dir", "full", "deep", "aclled", "link", "fifo", "none")
 # Left out: what only looks, and what the drivers rightly do differently (overlay_equal.py).
-LEFT_OUT = ("setxattr trusted.overlay. 1", "setxattr system.posix_acl", "chmod with ACL", "removexattr", "fallocate collapse",
+LEFT_OUT = ("map", "setxattr trusted.overlay. 1", "setxattr system.posix_acl", "chmod with ACL", "removexattr", "fallocate collapse",
             "fallocate insert", "copy range", "open read-only, unlinked", "open ", "access", "statfs", "readlink", "getxattr", "seek", "list", "flock", "POSIX", "OFD")
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--of", default="passthrough,inode", help="drivers that take turns with kernel overlayfs")
-    parser.add_argument("--part", default="0/12", help="which part of the cases")
+    parser.add_argument("--part", default="0/40", help="which part of the cases")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     return parser.parse_args()
 
@@ -54,11 +54,20 @@ def without_mtimes(tree):
     return {p: {k: v for k, v in e.items() if k != "mtime" or e.get("kind") != "file"} for p, e in tree.items()}
 
 
-def compare(checks, chosen, both, what):
+def without_numbers(tree):
+    """Of inodes that one driver knew when the other's files came under its hands, it may tell other
+    numbers until they are forgotten: ours lists a file by its own number once the data of overlayfs's
+    metacopy is its own; overlayfs gives the names of a metacopy of ours numbers of their own."""
+    return {p: {k: v for k, v in e.items() if k not in ("d_ino", "group")} for p, e in tree.items()}
+
+
+def compare(checks, chosen, both, what, numbers=True):
     bad = []
     groups = sorted({case.dir.split("/")[0] for case in chosen}) + [f"r{i:03}" for i in range(RANDOM)]
     for group in groups:
         one, two = map(without_mtimes, sides.ask_all(both, "dump", group, seconds=300))
+        if not numbers:
+            one, two = without_numbers(one), without_numbers(two)
         for text in sides.tree_differences(two, one, 50):
             number = text.split("/", 1)[0]
             bad.append((chosen[int(number)].name if number.isdigit() else group) + ": " + text)
@@ -88,7 +97,7 @@ def relay(host, checks, order, chosen, plain, seed):
             stay.again()
             compare(checks, chosen, [stay, moving], f"{' > '.join(order[:turn])} wrote it, {name} reads it")
         work(chosen, [stay, moving], plain, turn, seed)
-        compare(checks, chosen, [stay, moving], f"{' > '.join(order[:turn + 1])} wrote it")
+        compare(checks, chosen, [stay, moving], f"{' > '.join(order[:turn + 1])} wrote it", turn == 0)
     stay.remove()
     moving.remove()
 
@@ -119,24 +128,6 @@ def hidden_upper(upper):
     setx(made + "/opaque", "trusted.overlay.opaque", b"y")
     with open(made + "/opaque/new", "wb") as f:
         f.write(b"new")
-    with open(made + "/meta", "wb") as f:
-        f.truncate(overlaycases.LARGE)
-    os.chmod(made + "/meta", 0o600)
-    setx(made + "/meta", "trusted.overlay.metacopy")
-    with open(made + "/meta-elsewhere", "wb") as f:
-        f.truncate(overlaycases.LARGE)
-    setx(made + "/meta-elsewhere", "trusted.overlay.metacopy")
-    setx(made + "/meta-elsewhere", "trusted.overlay.redirect", b"/made/large")
-    with open(made + "/meta-beside", "wb") as f:
-        f.truncate(overlaycases.LARGE)
-    setx(made + "/meta-beside", "trusted.overlay.metacopy")
-    setx(made + "/meta-beside", "trusted.overlay.redirect", b"large")
-    os.mkdir(made + "/moved")
-    setx(made + "/moved", "trusted.overlay.redirect", b"/made/full")
-    os.mkdir(made + "/moved-beside")
-    setx(made + "/moved-beside", "trusted.overlay.redirect", b"full")
-    os.mkdir(made + "/moved-nowhere")
-    setx(made + "/moved-nowhere", "trusted.overlay.redirect", b"/made/nowhere")
     os.mkdir(made + "/escaped")
     setx(made + "/escaped", "trusted.overlay.overlay.opaque", b"y")
     setx(made + "/escaped", "trusted.overlay.overlay.overlay.mine", b"1")
@@ -155,12 +146,11 @@ def image_for_made(base, app):
     app.dir("made").dir("made/full").add("made/full/app", data=b"app")
 
 
-MADE_WORK = [["put", "meta", 20, 1], ["chmod", "meta-elsewhere", 0o611], ["open", 0, "meta-elsewhere", "RDWR"], ["pwrite", 0, 7, 7, 2],
-             ["close", 0], ["rename", "meta-beside", "meta-moved"], ["put", "moved/app", 9, 3], ["unlink", "moved/below"],
-             ["list", "moved"], ["rename", "moved-beside", "opaque/moved"], ["creat", "xattrs/whiteout", 0o644], ["unlink", "xattrs/empty"],
-             ["rename", "xattrs", "xattrs2"], ["list", "xattrs2"], ["unlink", "unmarked/whiteout"], ["listxattr", "escaped"],
-             ["rename", "escaped", "moved-nowhere/escaped"], ["list", "device-whiteout"], ["mkdir", "device-whiteout"],
-             ["list", "device-whiteout"], ["rmdir", "xattrs2"], ["unlink", "opaque/new"], ["list", "opaque"]]
+MADE_WORK = [["creat", "xattrs/whiteout", 0o644], ["unlink", "xattrs/empty"], ["rename", "xattrs", "xattrs2"], ["list", "xattrs2"],
+             ["unlink", "unmarked/whiteout"], ["listxattr", "escaped"], ["rename", "escaped", "opaque/escaped"],
+             ["list", "device-whiteout"], ["mkdir", "device-whiteout"], ["list", "device-whiteout"], ["rmdir", "xattrs2"],
+             ["unlink", "opaque/new"], ["list", "opaque"], ["put", "file-before/x", 9, 3], ["unlink", "dir-before"],
+             ["mkdir", "dir-before"], ["list", "dir-before"], ["put", "full/app", 9, 3], ["unlink", "full/below"]]
 
 
 class Unindexed(sides.Mounted):
