@@ -28,6 +28,9 @@
 #define REQUEST_WAIT_MS 10000
 #define MAP_BYTES_MAX 4096
 #define THREAD_STACK_BYTES (256 * 1024)
+#define SUBUIDS_PATH "/etc/subuid"
+#define SUBUIDS_BYTES_MAX (1024 * 1024)
+#define ACCEPT_PAUSE_MS 100 /* when there is no descriptor or memory for one more */
 
 struct client {
         struct broker *broker;
@@ -271,17 +274,56 @@ static int start_thread(struct client *c)
         return rc;
 }
 
+/* "NAME:FIRST:COUNT" in each line. */
+bool ffs_broker_is_subordinate(const char *subuids, size_t len, uint32_t uid)
+{
+        cas_cleanup_free char *copy = cas_xstrndup(subuids, len);
+        char *rest = copy;
+        for (char *line; (line = strsep(&rest, "\n"));) {
+                const char *numbers = strchr(line, ':');
+                unsigned long long first, count;
+                if (numbers && sscanf(numbers, ":%llu:%llu", &first, &count) == 2 && uid >= first &&
+                    uid - first < count)
+                        return true;
+        }
+        return false;
+}
+
+/* Users have thousands of ids in their namespaces, and would have as many times what one may. */
+static bool is_subordinate(uint32_t uid)
+{
+        cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
+        struct cas_err ignored = CAS_ERR_INIT;
+        return cas_io_read_file(cas_io_posix(), AT_FDCWD, SUBUIDS_PATH, SUBUIDS_BYTES_MAX, &text,
+                                &ignored) == 0 &&
+               ffs_broker_is_subordinate(cas_buf_str(&text), text.len_bytes, uid);
+}
+
+static void pause_accepting(const struct broker *b)
+{
+        cas_log(CAS_LOG_WARN, "broker.accept", "errno=%d", errno);
+        struct pollfd stop = {.fd = b->stop_fd, .events = POLLIN};
+        (void)poll(&stop, 1, ACCEPT_PAUSE_MS);
+}
+
 static void accept_client(struct broker *b, int listen_fd)
 {
         cas_cleanup_fd int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         struct ucred peer;
         socklen_t len = sizeof(peer);
         struct cas_err err = CAS_ERR_INIT;
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
+                pause_accepting(b);
         if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
                 return;
-        struct client *c = take_place(b, peer.uid, fd);
-        if (!c) {
+        struct client *c = NULL;
+        if (is_subordinate(peer.uid))
+                (void)cas_fail(&err, CAS_E_DENIED,
+                               "ask as a user of the host, not by a subordinate id (" SUBUIDS_PATH
+                               ")");
+        else if (!(c = take_place(b, peer.uid, fd)))
                 (void)cas_fail(&err, CAS_E_LIMIT, "too many mounts are out: end some sandboxes");
+        if (!c) {
                 answer_failure(fd, &err);
                 return;
         }
@@ -302,6 +344,7 @@ int ffs_broker_serve(const struct ffs_broker_config *config, int stop_fd, struct
         cas_cleanup_fd int listen_fd = -1;
         if (ffs_sock_listen(config->path, &listen_fd, err) < 0)
                 return -(int)err->code;
+        ffs_process_raise_file_limit(); /* a descriptor for each connection, and more to mount */
         if (chmod(config->path, 0666) < 0)
                 return cas_fail_sys(err, errno, "let users connect to %s", config->path);
         struct broker *b = cas_xcalloc(1, sizeof(*b));

@@ -5,6 +5,8 @@
 #ifndef FFS_BROKER_H
 #define FFS_BROKER_H
 
+#include <stdbool.h>
+
 #include "cas/err.h"
 
 #define FFS_BROKER_SOCKET "/run/lamina/broker.sock"
@@ -45,6 +47,9 @@ struct ffs_broker_config {
  * and a successor finds it by what grant wrote down. Errors: BUSY (another listens). */
 int ffs_broker_serve(const struct ffs_broker_config *config, int stop_fd,
                      struct cas_err *err) CAS_MUST_CHECK;
+
+/* Whether a uid is in a range of /etc/subuid's text: of somebody's user namespaces, and no user. */
+bool ffs_broker_is_subordinate(const char *subuids, size_t len, uint32_t uid);
 
 /* Blocks until that process has ended (true), or stop_fd is readable. */
 bool ffs_broker_await_process(int32_t pid, uint64_t start_ticks, int stop_fd);
