@@ -217,7 +217,7 @@ static int choose_upper(const struct ffs_host *host, const struct ffs_mount_opti
         char id[33];
         if (options->upper) {
                 char full[PATH_MAX];
-                if (mkdir(options->upper, 0755) < 0 && errno != EEXIST)
+                if (mkdir(options->upper, 0700) < 0 && errno != EEXIST)
                         return cas_fail_sys(err, errno, "make %s", options->upper);
                 if (!realpath(options->upper, full))
                         return cas_fail_sys(err, errno, "upper directory %s", options->upper);

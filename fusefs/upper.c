@@ -21,7 +21,7 @@
 static int make_dir(const char *path, bool *made, struct cas_err *err)
 {
         struct stat st;
-        *made = mkdir(path, 0755) == 0;
+        *made = mkdir(path, 0700) == 0; /* set-id programs of sandboxes are for nobody here */
         if (!*made && errno != EEXIST)
                 return cas_fail_sys(err, errno, "make %s", path);
         if (lstat(path, &st) < 0)
@@ -32,17 +32,30 @@ static int make_dir(const char *path, bool *made, struct cas_err *err)
 }
 
 /* Who else could write here could turn what root writes elsewhere by links. */
-static int refuse_shared(const char *dir, struct cas_err *err)
+static int refuse_if_shared(const struct stat *st, const char *dir, struct cas_err *err)
 {
-        struct stat st;
-        if (lstat(dir, &st) < 0)
-                return cas_fail_sys(err, errno, "%s", dir);
-        if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 0022))
+        if (!S_ISDIR(st->st_mode) || st->st_uid != geteuid() || (st->st_mode & 0022))
                 return cas_fail(err, CAS_E_DENIED,
                                 "%s is not a directory that only its user, who is this one, can "
                                 "write (chown, chmod go-w)",
                                 dir);
         return 0;
+}
+
+static int refuse_shared(const char *dir, struct cas_err *err)
+{
+        struct stat st;
+        if (lstat(dir, &st) < 0)
+                return cas_fail_sys(err, errno, "%s", dir);
+        return refuse_if_shared(&st, dir, err);
+}
+
+int ffs_upper_refuse_shared(int fd, const char *dir, struct cas_err *err)
+{
+        struct stat st;
+        if (fstat(fd, &st) < 0)
+                return cas_fail_sys(err, errno, "%s", dir);
+        return refuse_if_shared(&st, dir, err);
 }
 
 static int refuse_foreign(const char *upper, struct cas_err *err)
@@ -141,6 +154,9 @@ static int find_place(const char *dir, struct ffs_upper *out, struct cas_err *er
         cas_cleanup_fd int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (fd < 0)
                 return cas_fail_sys(err, errno, "open %s", dir);
+        /* Again: who can write above it may have put another there. */
+        if (ffs_upper_refuse_shared(fd, dir, err) < 0)
+                return -(int)err->code;
         const char *place = dir;
         if (out->binding.has_image) {
                 if (show_sized(dir, fd, out, err) < 0)
@@ -198,9 +214,8 @@ void ffs_upper_release(struct ffs_upper *u)
 
 int ffs_upper_reach(const char *dir, struct ffs_binding *binding, int *out_fd, struct cas_err *err)
 {
-        struct stat st;
         cas_cleanup_fd int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (fd < 0 || fstat(fd, &st) < 0)
+        if (fd < 0)
                 return cas_fail_sys(err, errno, "open %s", dir);
         struct cas_err why = CAS_ERR_INIT;
         int rc = ffs_binding_read(fd, binding, &why);
@@ -216,7 +231,8 @@ int ffs_upper_reach(const char *dir, struct ffs_binding *binding, int *out_fd, s
                 return 0;
         }
         cas_cleanup_fd int mount_fd = -1;
-        if (refuse_shared(dir, err) < 0 || ffs_sizedupper_mount(fd, true, &mount_fd, err) < 0)
+        if (ffs_upper_refuse_shared(fd, dir, err) < 0 ||
+            ffs_sizedupper_mount(fd, true, &mount_fd, err) < 0)
                 return cas_err_wrap(err, "%s", dir);
         *out_fd = openat(mount_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         return *out_fd < 0 ? cas_fail_sys(err, errno, "open %s", dir) : 0;

@@ -37,6 +37,9 @@ void ffs_upper_release(struct ffs_upper *u);
  * holds upper/. Errors: NOTFOUND, INVALID (no upper of ours), DENIED. */
 int ffs_upper_reach(const char *dir, struct ffs_binding *binding, int *out_fd,
                     struct cas_err *err) CAS_MUST_CHECK;
+/* DENIED where others than this user own the opened directory or can write to it: they could turn
+ * what root writes elsewhere by links, and give the kernel a file system of their own to mount. */
+int ffs_upper_refuse_shared(int fd, const char *dir, struct cas_err *err) CAS_MUST_CHECK;
 /* Removes a sandbox of ours with all that was written to it. */
 int ffs_upper_remove(const char *dir, struct cas_err *err) CAS_MUST_CHECK;
 

@@ -134,6 +134,9 @@ int ffs_upper_clone(const char *dir, const char *new_dir, bool frozen, struct ff
                 return cas_fail_sys(err, errno, "open %s", dir);
         if (ffs_binding_read(from, &binding, err) < 0)
                 return cas_err_wrap(err, "%s", dir);
+        /* The kernel gets it to mount. */
+        if (binding.has_image && ffs_upper_refuse_shared(from, dir, err) < 0)
+                return -(int)err->code;
         if (make_target(new_dir, &made, &to, err) < 0)
                 return -(int)err->code;
         ffs_cleanup_copytree struct ffs_copytree *c =
