@@ -828,6 +828,25 @@ void ffs_nodes_each(struct ffs_nodes *n, uint32_t volume,
         cas_mutex_unlock(&n->mutex);
 }
 
+bool ffs_nodes_any_known(struct ffs_nodes *n, uint32_t volume, uint32_t *at)
+{
+        bool known = false;
+        cas_mutex_lock(&n->mutex);
+        uint32_t count = atomic_load(&n->head->slot_count);
+        for (uint32_t i = 0, next = *at; i < count && !known; i++, next++) {
+                if (next >= count)
+                        next = 0;
+                const struct slot *s = &n->slots[next];
+                uint32_t flags = atomic_load(&s->flags);
+                known = (flags & FLAG_USED) && !(flags & FFS_NODE_IS_ROOT) && s->volume == volume &&
+                        atomic_load(&s->lookups) > 0;
+                if (known)
+                        *at = next;
+        }
+        cas_mutex_unlock(&n->mutex);
+        return known;
+}
+
 void ffs_nodes_drop_volume(struct ffs_nodes *n, uint32_t volume)
 {
         cas_mutex_lock(&n->mutex);

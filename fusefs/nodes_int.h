@@ -77,6 +77,10 @@ void ffs_nodes_forget(struct ffs_nodes *n, uint64_t id, uint64_t count,
 void ffs_nodes_each(struct ffs_nodes *n, uint32_t volume,
                     bool (*fn)(void *arg, const struct ffs_node *node, uint64_t lookups),
                     void *arg);
+/* Whether the kernel knows a record of the volume that is not its root. *at, at first 0 and guarded
+ * by the table's lock, is where one was: asked again after each one that is forgotten, this takes
+ * no time for those before. */
+bool ffs_nodes_any_known(struct ffs_nodes *n, uint32_t volume, uint32_t *at);
 /* All records of a volume go. */
 void ffs_nodes_drop_volume(struct ffs_nodes *n, uint32_t volume);
 

@@ -172,8 +172,9 @@ void ffs_treefs_known(struct ffs_volume *v, int64_t count)
 void ffs_treefs_retire(struct ffs_treefs *t, struct ffs_volume *v)
 {
         struct entry *e = entry_of(v);
-        bool idle = v->rw ? ffs_rw_is_idle(v->rw) : atomic_load(&e->known) <= 0;
-        if (!atomic_load(&e->is_removed) || !idle)
+        if (!atomic_load(&e->is_removed)) /* first: the rest may look through many nodes */
+                return;
+        if (v->rw ? !ffs_rw_is_idle(v->rw) : atomic_load(&e->known) > 0)
                 return;
         cas_mutex_lock(&t->mutex);
         bool gone = cas_map_remove(t->volumes, &v->number, sizeof(v->number));

@@ -185,6 +185,9 @@ void ffs_ro_readdir(struct ffs_treefs *t, struct ffs_volume *v, fuse_req_t req, 
                     size_t size, off_t offset, bool plus)
 {
         size_t room = (size_t)cas_min_u64(size, DIRENTS_BYTES_MAX);
+        struct cas_inode inode;
+        if (!inode_or_reply(v, req, dir, &inode)) /* before its number is asked for */
+                return;
         cas_cleanup_free char *out = cas_xmalloc(room + 1);
         /* An entry of readdirplus has 152 bytes at least. */
         cas_cleanup_free uint64_t *given = cas_xmalloc((room / 128 + 1) * sizeof(given[0]));

@@ -148,18 +148,9 @@ uint64_t ffs_rw_root(const struct ffs_rw *rw)
         return rw->root;
 }
 
-static bool is_known(void *arg, const struct ffs_node *node, uint64_t lookups)
-{
-        bool *known = arg;
-        *known = lookups > 0 && !(node->flags & FFS_NODE_IS_ROOT);
-        return !*known;
-}
-
 bool ffs_rw_is_idle(struct ffs_rw *rw)
 {
-        bool known = false;
-        ffs_nodes_each(rw->nodes, rw->volume->number, is_known, &known);
-        return !known;
+        return !ffs_nodes_any_known(rw->nodes, rw->volume->number, &rw->known_at);
 }
 
 void ffs_rw_root_attr(struct ffs_rw *rw, struct stat *out)

@@ -38,6 +38,7 @@ struct ffs_rw {
         struct ffs_rw_fdcache *dirs;  /* descriptors (O_PATH) of upper directories, by node */
         struct ffs_rw_fdcache *files; /* open upper files, by node */
         struct ffs_rw_listings *listings;
+        uint32_t known_at;     /* of ffs_nodes_any_known() */
         uint64_t moves;        /* directories renamed or removed so far; guarded by lock */
         struct cas_map *moved; /* lower path → upper path of redirected directories, as of
                                 * moved_at; owned, guarded by lock */

@@ -343,6 +343,34 @@ static void damage_is_refused(void **state CAS_UNUSED)
         (void)close(fd);
 }
 
+/* What is forgotten one after the other is not looked through again each time. */
+static void who_is_known_is_known(void **state CAS_UNUSED)
+{
+        struct table t;
+        uint32_t at = 0;
+        size_t gone = 0;
+        table_new(&t);
+        struct ffs_node root = root_of(&t, 1), other = root_of(&t, 2), nodes[50];
+        assert_false(ffs_nodes_any_known(t.n, 1, &at)); /* the root is not asked for */
+        for (unsigned i = 0; i < CAS_COUNT(nodes); i++) {
+                char name[16];
+                (void)snprintf(name, sizeof(name), "f%u", i);
+                struct ffs_node what = file_in(&root, name, 100 + i);
+                nodes[i] = add(&t, &what);
+        }
+        for (unsigned i = 0; i < CAS_COUNT(nodes); i++) {
+                assert_true(ffs_nodes_any_known(t.n, 1, &at));
+                ffs_nodes_forget(t.n, nodes[i * 7 % CAS_COUNT(nodes)].id, 1, count_gone, &gone);
+        }
+        assert_int_equal(gone, CAS_COUNT(nodes));
+        assert_false(ffs_nodes_any_known(t.n, 1, &at));
+        struct ffs_node what = file_in(&other, "theirs", 1);
+        (void)add(&t, &what);
+        assert_false(ffs_nodes_any_known(t.n, 1, &at));
+        assert_true(ffs_nodes_any_known(t.n, 2, &at));
+        table_free(&t);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -351,6 +379,7 @@ int main(void)
                 cmocka_unit_test(changes_are_remembered),
                 cmocka_unit_test(a_successor_stands_for_the_old_node),
                 cmocka_unit_test(a_volume_goes_alone),
+                cmocka_unit_test(who_is_known_is_known),
                 cmocka_unit_test(records_are_whole_after_a_kill),
                 cmocka_unit_test(damage_is_refused),
         };
