@@ -111,10 +111,18 @@ int ffs_rw_truncate(struct ffs_rw *rw, const struct ffs_node *node, uint64_t siz
                 return rc;
         if (fstat(fd, &st) < 0)
                 return -errno;
-        if (ftruncate(fd, (off_t)size) < 0)
-                return -errno;
-        if ((uint64_t)st.st_size > size)
-                ffs_upper_unreserve(rw->upper, (uint64_t)st.st_size - size);
+        uint64_t before = ffs_upper_cost((uint64_t)st.st_size), after = ffs_upper_cost(size);
+        if (after > before)
+                rc = ffs_upper_reserve(rw->upper, after - before);
+        if (rc < 0)
+                return rc;
+        if (ftruncate(fd, (off_t)size) < 0) {
+                rc = -errno;
+                ffs_upper_unreserve(rw->upper, after > before ? after - before : 0);
+                return rc;
+        }
+        if (before > after)
+                ffs_upper_unreserve(rw->upper, before - after);
         /* A size that stays the same changes the times all the same. */
         static const struct timespec now[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}};
         return (uint64_t)st.st_size == size ? ffs_upper_utimens(rw->upper, fd, now) : 0;

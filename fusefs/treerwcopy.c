@@ -213,7 +213,8 @@ static int copy_object(struct ffs_rw *rw, const struct cas_inode *inode, int fd)
 /* All of a lower file into fd, durable. May wait for the owner of the store: without lock. */
 static int copy_data(struct ffs_rw *rw, uint64_t vid, const struct cas_inode *inode, int fd)
 {
-        int rc = ffs_upper_reserve(rw->upper, inode->size_bytes);
+        uint64_t cost = ffs_upper_cost(inode->size_bytes);
+        int rc = ffs_upper_reserve(rw->upper, cost);
         if (rc < 0)
                 return rc;
         if (inode->has_object) {
@@ -232,7 +233,7 @@ static int copy_data(struct ffs_rw *rw, uint64_t vid, const struct cas_inode *in
         if (rc == 0 && inode->size_bytes > 0 && fdatasync(fd) < 0)
                 rc = -errno;
         if (rc < 0)
-                ffs_upper_unreserve(rw->upper, inode->size_bytes);
+                ffs_upper_unreserve(rw->upper, cost);
         return rc;
 }
 

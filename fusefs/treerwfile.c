@@ -327,9 +327,13 @@ static int reserve(struct ffs_rw *rw, int fd, uid_t uid, off_t offset, uint64_t 
         struct stat st;
         if (fstat(fd, &st) < 0)
                 return -errno;
-        int rc = uid != 0 && st.st_mode & (S_ISUID | S_ISGID) ? ffs_rw_kill_privileges(rw, fd) : 0;
-        uint64_t end = (uint64_t)offset + len;
-        *grown = end > (uint64_t)st.st_size ? end - (uint64_t)st.st_size : 0;
+        /* The disk takes capabilities away itself, and shows set-id bits, but not of what is kept
+         * in xattrs. */
+        bool privileged =
+                rw->volume->spec.owners_in_xattrs || (st.st_mode & (S_ISUID | S_ISGID)) != 0;
+        int rc = uid != 0 && privileged ? ffs_rw_kill_privileges(rw, fd) : 0;
+        uint64_t end = (uint64_t)offset + len, size = (uint64_t)st.st_size;
+        *grown = end > size ? ffs_upper_cost(end) - ffs_upper_cost(size) : 0;
         return rc < 0 ? rc : ffs_upper_reserve(rw->upper, *grown);
 }
 
@@ -440,6 +444,8 @@ static ssize_t copy_range(struct ffs_rw *rw, uid_t uid, uint64_t from, off_t fro
                 n = n < 0 ? -errno : n;
         }
         uint64_t short_by = n < 0 ? len : len - (size_t)n;
+        /* Whole blocks of it: what was written may have begun in the last one. */
+        short_by -= short_by % FFS_UPPER_BLOCK_BYTES;
         ffs_upper_unreserve(rw->upper, cas_min_u64(grown, short_by));
         return n;
 }

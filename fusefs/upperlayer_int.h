@@ -154,9 +154,13 @@ int ffs_upper_removexattr(struct ffs_upperlayer *u, int fd, const char *name);
 
 /* ---- space ---- */
 
-/* Before data of the upper grows by so many bytes, and when it has shrunk. 0 or -ENOSPC; nothing to
- * do without a limit. Inodes are counted where they are made and go, with the blocks of what goes
- * for good. */
+#define FFS_UPPER_BLOCK_BYTES 4096
+/* What a file of this size is counted as: its blocks, holes included. What it may hold is counted
+ * when it gets its size, so that nothing is written, or given back, that was not counted. */
+uint64_t ffs_upper_cost(uint64_t size_bytes);
+/* Before files of the upper come to cost so much more, and when they cost less. 0 or -ENOSPC;
+ * nothing to do without a limit. Inodes are counted where they are made and go, with what they cost
+ * when they go for good. */
 int ffs_upper_reserve(struct ffs_upperlayer *u, uint64_t bytes);
 void ffs_upper_unreserve(struct ffs_upperlayer *u, uint64_t bytes);
 int ffs_upper_statvfs(struct ffs_upperlayer *u, struct statvfs *out);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How much an upper holds, for its limit: blocks of the disk, as du counts them,
- * and a little for each inode. Counted once when it is opened; from then on by
- * what callers say. */
+/* How much an upper may hold, for its limit: the sizes of its files in blocks, and
+ * a little for each inode. Counted once when it is opened; from then on by what
+ * callers say. Both ways count the same, or who makes and removes files again and
+ * again would get more than the limit, or less. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -21,11 +22,19 @@ struct walk {
         int rc;
 };
 
+uint64_t ffs_upper_cost(uint64_t size_bytes)
+{
+        return size_bytes > UINT64_MAX - FFS_UPPER_BLOCK_BYTES
+                       ? UINT64_MAX
+                       : cas_align_up(size_bytes, FFS_UPPER_BLOCK_BYTES);
+}
+
 /* A file of several names is counted by its parts. */
 static uint64_t share_of(const struct stat *st)
 {
         uint64_t links = st->st_nlink && !S_ISDIR(st->st_mode) ? st->st_nlink : 1;
-        return ((uint64_t)st->st_blocks * 512 + FFS_UPPER_INODE_BYTES) / links;
+        uint64_t data = S_ISREG(st->st_mode) ? ffs_upper_cost((uint64_t)st->st_size) : 0;
+        return (data + FFS_UPPER_INODE_BYTES) / links;
 }
 
 static int push(struct walk *w, const char *name)

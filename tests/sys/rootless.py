@@ -175,6 +175,10 @@ def check_size(checks, user):
                "echo full; rm /few /many; head -c 1000000 /dev/zero > /again && echo again", options=("--size", "16M"),
                check=False)
     checks.check(done.stdout == "few\nfull\nagain\n", "--size", done.stdout + done.stderr)
+    done = run(user, "sh", "-c", "dd if=/dev/zero of=/holes bs=1 count=1 seek=1G || echo full; "
+               "for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=/part bs=1M seek=1 count=1 && rm /part; done; "
+               "head -c 12000000 /dev/zero > /much && echo room", options=("--size", "16M"), check=False)
+    checks.check(done.stdout == "full\nroom\n", "--size counts holes, and gives all back", done.stdout + done.stderr)
 
 
 def check_users(checks, user, ranges):
@@ -192,6 +196,10 @@ def check_users(checks, user, ranges):
     checks.check(done.stdout == "5:6\nrefused\n", "root in it gives files away", done.stdout + done.stderr)
     again = run(user, "stat", "-c", "%u:%g", "/f", "/d", options=("--upper", upper))
     checks.check(again.stdout == "5:6\n1000:0\n", "the upper keeps whose they are", again.stdout)
+    run(user, "sh", "-c", "echo x > /set && chown app /set && chmod 4777 /set", options=("--upper", upper))
+    set_id = run(user, "sh", "-c", "stat -c %a /set; echo y >> /set; stat -c %a /set",
+                 options=("--user", "app", "--upper", upper))
+    checks.check(set_id.stdout == "4777\n777\n", "who writes to a set-id file takes the bit away", set_id.stdout)
     owners = {os.lstat(os.path.join(d, f)).st_uid for d, _, files in os.walk(upper) for f in files}
     checks.check(owners <= {UID}, "on disk all is the user's", str(owners))
     run(user, "sh", "-c", "mkdir -m 777 /v/open; touch /v/x; chown app /v/x /v/open; chmod 700 /v/open",

@@ -792,6 +792,42 @@ static void space(void **state)
         assert_int_equal(ffs_upper_reserve(f->u, 2 << 20), 0);
 }
 
+static uint64_t space_left(struct fixture *f)
+{
+        struct statvfs vfs;
+        assert_int_equal(ffs_upper_statvfs(f->u, &vfs), 0);
+        return vfs.f_bavail * vfs.f_frsize;
+}
+
+/* Who makes and removes things again and again has neither more room nor less afterwards, and the
+ * next opening counts the same. */
+static void space_is_given_back_as_it_was_taken(void **state)
+{
+        struct fixture *f = *state;
+        f->config.size_limit_bytes = 4 << 20;
+        reopen(f);
+        const struct ffs_upper_new file = {.mode = S_IFREG | 0644}, dir = {.mode = S_IFDIR | 0755};
+        uint64_t before = space_left(f);
+        for (int i = 0; i < 200; i++) {
+                cas_cleanup_fd int fd = -1;
+                assert_int_equal(ffs_upper_make(f->u, f->root, "f", &file, &fd), 0);
+                assert_int_equal(ffs_upper_reserve(f->u, ffs_upper_cost(1)), 0);
+                assert_int_equal(pwrite(fd, "x", 1, 0), 1);
+                assert_int_equal(ffs_upper_make(f->u, f->root, "d", &dir, NULL), 0);
+                assert_int_equal(ffs_upper_unlink(f->u, f->root, "f", false), 0);
+                assert_int_equal(ffs_upper_unlink(f->u, f->root, "d", true), 0);
+        }
+        assert_int_equal(space_left(f), before);
+        cas_cleanup_fd int fd = -1;
+        assert_int_equal(ffs_upper_make(f->u, f->root, "holes", &file, &fd), 0);
+        assert_int_equal(ffs_upper_reserve(f->u, ffs_upper_cost(1 << 20)), 0);
+        assert_int_equal(ftruncate(fd, 1 << 20), 0);
+        before = space_left(f);
+        reopen(f);
+        assert_int_equal(space_left(f), before);
+        assert_true(ffs_upper_cost(UINT64_MAX) == UINT64_MAX);
+}
+
 /* ---- threads ---- */
 
 #define THREADS 4
@@ -1065,6 +1101,7 @@ static int run_group(const char *name)
                 TEST(litter_goes),
                 TEST(strange_work),
                 TEST(space),
+                TEST(space_is_given_back_as_it_was_taken),
                 TEST(killed),
                 TEST(threads),
                 TEST(hostile_marks),
