@@ -456,6 +456,12 @@ void ffs_rw_copying_wait(struct ffs_rw *rw, uint64_t node)
         cas_mutex_unlock(&rw->settling);
 }
 
+/* The kernel takes no locks for attributes alone, and waits for nobody. */
+void ffs_rw_forget_attr(struct ffs_rw *rw, uint64_t node)
+{
+        (void)fuse_lowlevel_notify_inval_inode(ffs_treefs_session(rw->treefs), node, -1, 0);
+}
+
 int ffs_rw_change(struct ffs_rw *rw,
                   int (*fn)(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need), void *arg)
 {
@@ -464,6 +470,8 @@ int ffs_rw_change(struct ffs_rw *rw,
                 (void)pthread_rwlock_wrlock(&rw->lock);
                 int rc = fn(rw, arg, &need);
                 (void)pthread_rwlock_unlock(&rw->lock);
+                if (need.superseded)
+                        ffs_rw_forget_attr(rw, need.superseded);
                 if (rc != FFS_RW_AGAIN)
                         return rc;
                 if (need.level == FFS_RW_SETTLED)

@@ -200,7 +200,7 @@ static int set_locked(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need)
                                                             : FFS_RW_DATA,
                                     need);
                 if (rc == 0 && sized && node.flags & FFS_NODE_DATA_LOWER) {
-                        rc = ffs_rw_supersede(rw, &node);
+                        rc = ffs_rw_supersede(rw, &node, need);
                         /* The kernel looks the path up again and finds the new node. */
                         if (rc == 0 && s->by_path && node.id != s->id)
                                 return -ESTALE;
@@ -221,8 +221,7 @@ static void tell_successor(struct ffs_rw *rw, uint64_t asked)
 {
         struct ffs_node node;
         if (ffs_rw_node(rw, asked, &node) == 0 && node.id != asked)
-                (void)fuse_lowlevel_notify_inval_inode(ffs_treefs_session(rw->treefs), node.id, -1,
-                                                       0);
+                ffs_rw_forget_attr(rw, node.id);
 }
 
 void ffs_rw_setattr(struct ffs_volume *v, fuse_req_t req, uint64_t node, struct stat *attr,

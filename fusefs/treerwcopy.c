@@ -460,7 +460,7 @@ int ffs_rw_copy_up(struct ffs_rw *rw, uint64_t node, enum ffs_rw_level level)
         }
 }
 
-int ffs_rw_supersede(struct ffs_rw *rw, struct ffs_node *node)
+int ffs_rw_supersede(struct ffs_rw *rw, struct ffs_node *node, struct ffs_rw_need *need)
 {
         struct ffs_node made = *node;
         if (!(node->flags & FFS_NODE_DATA_LOWER))
@@ -474,7 +474,7 @@ int ffs_rw_supersede(struct ffs_rw *rw, struct ffs_node *node)
         int rc = ffs_nodes_supersede(rw->nodes, node->id, &made, &made);
         if (rc < 0)
                 return rc;
-        (void)fuse_lowlevel_notify_inval_inode(ffs_treefs_session(rw->treefs), node->id, -1, 0);
+        need->superseded = node->id;
         *node = made;
         return 0;
 }

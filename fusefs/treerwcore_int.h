@@ -111,6 +111,7 @@ enum ffs_rw_level {
 struct ffs_rw_need {
         uint64_t node;
         enum ffs_rw_level level;
+        uint64_t superseded; /* node of which the kernel is to forget the attributes, or 0 */
 };
 /* Returned by a change that has set what it needs first, and done nothing. */
 #define FFS_RW_AGAIN (-10000)
@@ -123,6 +124,8 @@ int ffs_rw_require(struct ffs_rw *rw, struct ffs_node *node, enum ffs_rw_level l
 /* In a change: the directory (all of its parents too) is in the upper; with its descriptor. */
 int ffs_rw_require_dir(struct ffs_rw *rw, struct ffs_node *dir, int *out_fd);
 
+/* What the kernel remembers of a node's attributes is not true any more. Without lock. */
+void ffs_rw_forget_attr(struct ffs_rw *rw, uint64_t node);
 /* Who copies data of a node without the lock says so; false: too many do. */
 bool ffs_rw_copying_begin(struct ffs_rw *rw, uint64_t node);
 void ffs_rw_copying_end(struct ffs_rw *rw, uint64_t node);
@@ -161,7 +164,7 @@ int ffs_rw_make_dir(struct ffs_rw *rw, int parent_fd, const char *name, uint64_t
 int ffs_rw_copy_up(struct ffs_rw *rw, uint64_t node, enum ffs_rw_level level);
 /* The lower data of a node gives way to the upper's: passthrough makes another node of it, inode
  * mode only changes the record. Held for changing. */
-int ffs_rw_supersede(struct ffs_rw *rw, struct ffs_node *node);
+int ffs_rw_supersede(struct ffs_rw *rw, struct ffs_node *node, struct ffs_rw_need *need);
 
 /* Every name of a lower file of several is a link to one upper file (treerwlinks.c). Held for
  * changing: fn is called for each place, with the directory in the upper, until it fails. Names

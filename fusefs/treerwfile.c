@@ -145,7 +145,7 @@ static int open_for_write(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need
                 rc = ffs_rw_require(rw, &o->node,
                                     o->fi->flags & O_TRUNC ? FFS_RW_EMPTY : FFS_RW_DATA, need);
         if (rc == 0)
-                rc = ffs_rw_supersede(rw, &o->node);
+                rc = ffs_rw_supersede(rw, &o->node, need);
         if (rc == 0 && o->node.id != o->id)
                 return -ESTALE;
         if (rc == 0)
@@ -218,8 +218,7 @@ void ffs_rw_release(struct ffs_volume *v, fuse_req_t req, uint64_t id, struct fu
                 put_backing(rw, &node, fi->fh);
                 /* What was written to a map of it shows from now on, at the latest. */
                 if (fi->fh == FH_UPPER && (fi->flags & O_ACCMODE) != O_RDONLY)
-                        (void)fuse_lowlevel_notify_inval_inode(ffs_treefs_session(rw->treefs), id,
-                                                               -1, 0);
+                        ffs_rw_forget_attr(rw, id);
         }
         (void)fuse_reply_err(req, 0);
 }
@@ -295,7 +294,7 @@ static int prepare_locked(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need
         if (rc == 0)
                 rc = ffs_rw_require(rw, &node, FFS_RW_DATA, need);
         if (rc == 0)
-                rc = ffs_rw_supersede(rw, &node);
+                rc = ffs_rw_supersede(rw, &node, need);
         if (rc == 0)
                 rc = ffs_rw_open_data(rw, &node, &w->fd);
         return rc;

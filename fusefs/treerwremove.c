@@ -13,19 +13,15 @@ static bool is_at(const struct ffs_node *node, uint64_t dir, const char *name)
         return node->parent == dir && strcmp(node->name, name) == 0;
 }
 
-static int to_orphan(struct ffs_rw *rw, struct ffs_node *node)
+static int to_orphan(struct ffs_rw *rw, struct ffs_node *node, struct stat *st)
 {
-        struct stat st;
-        int rc = ffs_rw_attr(rw, node, &st);
-        if (rc < 0)
-                return rc;
-        st.st_nlink = 0;
+        st->st_nlink = 0;
         node->flags = FFS_NODE_ORPHAN;
         node->upper_ino = 0;
         node->vid = FFS_VID_NONE;
         node->parent = 0;
         node->name[0] = '\0';
-        return ffs_nodes_update(rw->nodes, node, &st);
+        return ffs_nodes_update(rw->nodes, node, st);
 }
 
 static int to_hidden(struct ffs_rw *rw, struct ffs_node *node)
@@ -49,9 +45,7 @@ static int to_hidden(struct ffs_rw *rw, struct ffs_node *node)
 int ffs_rw_detach(struct ffs_rw *rw, uint64_t dir, const char *name, struct ffs_node *node)
 {
         struct stat st;
-        if (S_ISDIR(node->type))
-                return to_orphan(rw, node);
-        if (!(node->flags & FFS_NODE_HAS_UPPER)) {
+        if (!S_ISDIR(node->type) && !(node->flags & FFS_NODE_HAS_UPPER)) {
                 node->flags |= FFS_NODE_UNLINKED;
                 node->parent = 0;
                 node->name[0] = '\0';
@@ -62,11 +56,13 @@ int ffs_rw_detach(struct ffs_rw *rw, uint64_t dir, const char *name, struct ffs_
         int rc = ffs_rw_attr(rw, node, &st);
         if (rc < 0)
                 return rc;
+        if (S_ISDIR(node->type))
+                return to_orphan(rw, node, &st);
         bool used = S_ISREG(node->type) && (ffs_treefs_pages(rw->treefs) == FFS_PAGES_INODE ||
                                             ffs_nodes_opens(rw->nodes, node->id, 0) > 0);
         if (used || st.st_nlink > 1)
                 return to_hidden(rw, node);
-        return to_orphan(rw, node);
+        return to_orphan(rw, node, &st);
 }
 
 /* ---- unlink and rmdir ---- */
