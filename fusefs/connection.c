@@ -69,6 +69,19 @@ static void *worker_thread(void *arg)
         return NULL;
 }
 
+/* Requests that a dead process had read and not answered come again. */
+static void resend(struct ffs_connection *c)
+{
+        struct {
+                uint32_t len;
+                int32_t error;
+                uint64_t unique;
+        } notify = {.len = sizeof(notify), .error = NOTIFY_RESEND};
+        if (write(c->config.fuse_fd, &notify, sizeof(notify)) < 0)
+                cas_log(CAS_LOG_WARN, "fuse.resend", "connection=%s errno=%d", c->config.name,
+                        errno);
+}
+
 /* The first request of a connection is INIT. It is saved before it is answered, and given to the
  * session of each successor again; the kernel drops an answer that it had already (ENOENT). */
 static int begin(struct ffs_connection *c, struct cas_err *err)
@@ -77,6 +90,8 @@ static int begin(struct ffs_connection *c, struct cas_err *err)
         size_t len;
         const void *saved = c->config.init_load(c->config.userdata, &len);
         if (len == 0) {
+                /* A process may have read it and died before it was saved. */
+                resend(c);
                 len = receive(c, buffer);
                 if (len == 0)
                         return cas_fail(err, CAS_E_IO, "the FUSE connection has ended");
@@ -92,19 +107,6 @@ static int begin(struct ffs_connection *c, struct cas_err *err)
         if (c->config.inited)
                 c->config.inited(c->config.userdata, c->session);
         return 0;
-}
-
-/* Requests that a dead process had read and not answered come again. */
-static void resend(struct ffs_connection *c)
-{
-        struct {
-                uint32_t len;
-                int32_t error;
-                uint64_t unique;
-        } notify = {.len = sizeof(notify), .error = NOTIFY_RESEND};
-        if (write(c->config.fuse_fd, &notify, sizeof(notify)) < 0)
-                cas_log(CAS_LOG_WARN, "fuse.resend", "connection=%s errno=%d", c->config.name,
-                        errno);
 }
 
 static int make_session(struct ffs_connection *c, struct cas_err *err)

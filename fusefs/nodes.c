@@ -705,8 +705,7 @@ int ffs_nodes_update(struct ffs_nodes *n, const struct ffs_node *node, const str
 {
         cas_mutex_lock(&n->mutex);
         uint32_t number = slot_of(n, node->id);
-        cas_assert(number != SLOT_NONE);
-        int rc = reserve_locked(n);
+        int rc = number == SLOT_NONE ? -ESTALE : reserve_locked(n);
         if (rc == 0)
                 update_locked(n, number, node, attr);
         cas_mutex_unlock(&n->mutex);

@@ -56,8 +56,8 @@ bool ffs_nodes_find_dir(struct ffs_nodes *n, uint64_t parent, const char *name,
 bool ffs_nodes_find_upper(struct ffs_nodes *n, uint32_t volume, uint64_t upper_ino,
                           struct ffs_node *out);
 bool ffs_nodes_find_vid(struct ffs_nodes *n, uint32_t volume, uint64_t vid, struct ffs_node *out);
-/* Writes what was changed of a record that is there: everything but id, volume and type. An orphan
- * keeps `attr`, else NULL. Errors: as intern. */
+/* Writes what was changed of a record: everything but id, volume and type. An orphan keeps `attr`,
+ * else NULL. Errors: as intern, -ESTALE (the record went). */
 int ffs_nodes_update(struct ffs_nodes *n, const struct ffs_node *node, const struct stat *attr);
 /* Adds a record like `what` for the same inode, and makes it the successor of `id`, which is in no
  * directory any more. */

@@ -23,8 +23,9 @@ struct pending {
         bool used;
         bool waits; /* open: its caller waits for `finished`; else `done` is called */
         bool finished;
-        uint64_t tag;  /* prepare: the caller's; open: unused */
-        int fd, error; /* open */
+        bool abandoned; /* open: its caller has waited long enough */
+        uint64_t tag;   /* prepare: the caller's; open: unused */
+        int fd, error;  /* open */
 };
 
 struct ffs_opener {
@@ -58,19 +59,39 @@ static int ask_locked(struct ffs_opener *o, struct ffs_opener_request *r, bool w
         return -1;
 }
 
+static struct timespec deadline_in(int timeout_ms)
+{
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        t.tv_sec += timeout_ms / 1000;
+        t.tv_nsec += timeout_ms % 1000 * 1000000L;
+        if (t.tv_nsec >= 1000000000L) {
+                t.tv_sec++;
+                t.tv_nsec -= 1000000000L;
+        }
+        return t;
+}
+
+/* The look-up may be parked until the owner is there, by the thread that waits here. */
 int ffs_opener_open(struct ffs_opener *o, const struct cas_hash *object, uint64_t bytes,
-                    int *out_fd)
+                    int timeout_ms, int *out_fd)
 {
         struct ffs_opener_request r = {.kind = FFS_OPENER_OPEN, .object = *object, .to = bytes};
+        struct timespec deadline = deadline_in(timeout_ms);
         cas_mutex_lock(&o->mutex);
         int place = ask_locked(o, &r, true, 0), error = EAGAIN;
         if (place >= 0) {
                 struct pending *p = &o->pending[place];
-                while (!p->finished)
-                        cas_mutex_wait(&o->mutex, &o->changed);
-                *out_fd = p->fd;
-                error = p->error;
-                p->used = false;
+                bool in_time = true;
+                while (!p->finished && in_time)
+                        in_time = cas_mutex_timedwait(&o->mutex, &o->changed, &deadline);
+                if (p->finished) {
+                        *out_fd = p->fd;
+                        error = p->error;
+                        p->used = false;
+                } else {
+                        p->abandoned = true;
+                }
         }
         cas_mutex_unlock(&o->mutex);
         return -error;
@@ -105,7 +126,9 @@ static void finish(struct ffs_opener *o, uint64_t place, int fd, int error)
         struct pending prepared = {0};
         cas_mutex_lock(&o->mutex);
         struct pending *p = place < PENDING_MAX ? &o->pending[place] : NULL;
-        if (p && p->used && p->waits && !p->finished) {
+        if (p && p->used && p->abandoned) {
+                p->used = false;
+        } else if (p && p->used && p->waits && !p->finished) {
                 p->fd = fd;
                 p->error = fd < 0 && !error ? EIO : error;
                 p->finished = true;

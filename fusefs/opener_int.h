@@ -22,9 +22,9 @@ int ffs_opener_start(const struct ffs_host *host, void (*done)(void *arg, uint64
 void ffs_opener_stop(struct ffs_opener *o);
 
 /* A descriptor of an object's file, the kernel asked for its first bytes; blocks as long as its
- * look-up takes. 0 or a negative errno. */
+ * look-up takes, timeout_ms at most. 0 or a negative errno; EAGAIN: it may be asked for again. */
 int ffs_opener_open(struct ffs_opener *o, const struct cas_hash *object, uint64_t bytes,
-                    int *out_fd);
+                    int timeout_ms, int *out_fd);
 /* The kernel gets an inode for the object, kept for a while, and begins to read its first bytes
  * into the page cache. False: too much to do, and `done` will not be called. Does not block. */
 bool ffs_opener_prepare(struct ffs_opener *o, const struct cas_hash *object, uint64_t bytes,

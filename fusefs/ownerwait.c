@@ -148,9 +148,9 @@ static struct parked *sweep(struct parked *list, bool owner_is_there)
                 p->next = NULL;
                 if (job->req && fuse_req_interrupted(job->req))
                         job->fail(job->arg, job->item, EINTR);
-                else if (owner_is_there)
-                        done = owner_is_there =
-                                job->attempt(job->arg, job->item, WAITER_WAIT_MS) == 0;
+                else if (owner_is_there &&
+                         (owner_is_there = job->attempt(job->arg, job->item, WAITER_WAIT_MS) == 0))
+                        done = true;
                 else if (now_ms() >= p->deadline_ms)
                         job->fail(job->arg, job->item, EIO);
                 else

@@ -341,7 +341,7 @@ struct making {
         int timeout_ms;
 };
 
-/* Asks the owner first: the opener has no time-out, and cannot be interrupted. */
+/* Asks the owner first: what the opener waits for cannot be interrupted. */
 static int make_backing(void *arg, int *out_fd)
 {
         const struct making *m = arg;
@@ -356,7 +356,8 @@ static int make_backing(void *arg, int *out_fd)
                 return -EIO;
         }
         return ffs_opener_open(ffs_treefs_opener(m->t), &m->o->object,
-                               cas_min_u64(m->o->size_bytes, FFS_REQUEST_BYTES_MAX), out_fd);
+                               cas_min_u64(m->o->size_bytes, FFS_REQUEST_BYTES_MAX), m->timeout_ms,
+                               out_fd);
 }
 
 /* Pages in this connection's inode. */

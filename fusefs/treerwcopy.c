@@ -398,14 +398,18 @@ static int begin(struct file_copy *c, struct ffs_rw_need *need)
                 c->lower.what.metacopy = c->level == FFS_RW_ATTR;
                 c->lower.what.size_bytes = c->lower.inode.size_bytes;
         }
-        rc = open_copy(c);
-        if (rc < 0)
-                return rc;
-        if (wants_data(c)) {
-                if (!ffs_rw_copying_begin(rw, c->node.id))
-                        need->level = FFS_RW_SETTLED; /* too many at once */
+        if (wants_data(c) && !ffs_rw_copying_begin(rw, c->node.id)) {
+                need->level = FFS_RW_SETTLED; /* too many at once */
                 return FFS_RW_AGAIN;
         }
+        rc = open_copy(c);
+        if (wants_data(c)) {
+                if (rc < 0)
+                        ffs_rw_copying_end(rw, c->node.id);
+                return rc < 0 ? rc : FFS_RW_AGAIN;
+        }
+        if (rc < 0)
+                return rc;
         if (c->fill && ftruncate(c->fd, 0) < 0)
                 return -errno;
         return finish(c);

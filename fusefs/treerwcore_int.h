@@ -208,6 +208,8 @@ bool ffs_rw_intent_resent(struct ffs_rw *rw, enum ffs_rw_intent_kind kind, int *
 /* Writes down what is about to happen: what->kind and the members behind it but volume. Held for
  * changing. */
 struct ffs_rw_intent *ffs_rw_intent_begin(struct ffs_rw *rw, const struct ffs_rw_intent *what);
+/* Before the lock is let go: at most one change of a volume is half done, and what was done before
+ * is not judged by a disk that has changed since. May be NULL. */
 void ffs_rw_intent_done(struct ffs_rw_intent *in, int result);
 /* The request has been answered, or nothing had been done. May be NULL. */
 void ffs_rw_intent_end(struct ffs_rw *rw, struct ffs_rw_intent *in);

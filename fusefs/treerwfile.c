@@ -76,14 +76,14 @@ static int open_upper_file(struct ffs_rw *rw, const struct ffs_node *node,
         return 0;
 }
 
-static void put_backing(struct ffs_rw *rw, const struct ffs_node *node, uint64_t fh)
+static void put_backing(struct ffs_rw *rw, const struct ffs_node *node, uint64_t fh,
+                        uint64_t unique)
 {
         struct cas_inode inode;
         struct cas_err err = CAS_ERR_INIT;
         struct cas_hash key = key_of(node->id);
         if (fh == FH_UPPER)
-                ffs_backings_put(ffs_treefs_backings(rw->treefs), &key, ffs_rw_request_unique(),
-                                 false);
+                ffs_backings_put(ffs_treefs_backings(rw->treefs), &key, unique, false);
         else if (fh == FH_OBJECT && ffs_view_inode(rw->view, node->vid, &inode, &err) == 0)
                 ffs_treefs_release_object(rw->treefs, &inode.object);
 }
@@ -109,7 +109,8 @@ void ffs_rw_close_new(struct ffs_rw *rw, const struct ffs_node *node, struct fus
         if (inode_mode(rw))
                 return;
         (void)ffs_nodes_opens(rw->nodes, node->id, -1);
-        put_backing(rw, node, fi->fh);
+        /* The request's own number counts for what is taken back. */
+        put_backing(rw, node, fi->fh, 0);
 }
 
 /* ---- open ---- */
@@ -215,7 +216,7 @@ void ffs_rw_release(struct ffs_volume *v, fuse_req_t req, uint64_t id, struct fu
         if (!inode_mode(rw) && ffs_nodes_get(rw->nodes, id, &node)) {
                 if (!resent)
                         (void)ffs_nodes_opens(rw->nodes, id, -1);
-                put_backing(rw, &node, fi->fh);
+                put_backing(rw, &node, fi->fh, ffs_rw_request_unique());
                 /* What was written to a map of it shows from now on, at the latest. */
                 if (fi->fh == FH_UPPER && (fi->flags & O_ACCMODE) != O_RDONLY)
                         ffs_rw_forget_attr(rw, id);

@@ -151,7 +151,8 @@ static int make_missing(struct ffs_rw *rw, struct place *p, const char *name, ui
 {
         struct ffs_node node;
         bool known = p->node && ffs_nodes_find_dir(rw->nodes, p->node, name, &node);
-        return ffs_rw_make_dir(rw, p->fd, name, child, known ? &node : NULL);
+        int rc = ffs_rw_make_dir(rw, p->fd, name, child, known ? &node : NULL);
+        return known && rc == -ESTALE ? 0 : rc; /* the kernel has forgotten it meanwhile */
 }
 
 /* One directory down a lower path. */

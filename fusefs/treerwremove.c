@@ -99,6 +99,7 @@ static int remove_name(struct ffs_rw *rw, struct removal *r, const struct ffs_no
                 ffs_rw_listings_drop(rw->listings, node.id);
                 rw->moves++;
         }
+        ffs_rw_intent_done(r->intent, rc);
         return rc;
 }
 
@@ -149,7 +150,6 @@ static int remove_locked(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need)
 static void answer_removal(struct ffs_rw *rw, fuse_req_t req, struct removal *r)
 {
         int rc = ffs_rw_change(rw, remove_locked, r);
-        ffs_rw_intent_done(r->intent, rc);
         if (r->pin)
                 ffs_rw_unlook(rw, r->pin);
         (void)fuse_reply_err(req, -rc);

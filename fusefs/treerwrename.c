@@ -169,6 +169,7 @@ static int rename_now(struct ffs_rw *rw, struct renaming *r, struct side *from, 
         if (rc == 0 && target.flags & FFS_NODE_ORPHAN)
                 ffs_rw_fdcache_drop(S_ISDIR(target.type) ? rw->dirs : rw->files, target.id);
         after(rw, from, to);
+        ffs_rw_intent_done(r->intent, rc);
         return rc;
 }
 
@@ -202,7 +203,6 @@ void ffs_rw_rename(struct ffs_volume *v, fuse_req_t req, uint64_t from, const ch
                              .to_name = to_name,
                              .flags = flags};
         int rc = ffs_rw_change(rw, rename_locked, &r);
-        ffs_rw_intent_done(r.intent, rc);
         if (r.from_pin)
                 ffs_rw_unlook(rw, r.from_pin);
         if (r.to_pin)
