@@ -205,3 +205,71 @@ bool ffs_idmap_acl_to_image(const struct ffs_idmap *m, void *acl, size_t len)
         }
         return true;
 }
+
+/* ---- capabilities ---- */
+
+/* u32 revision and flags, two pairs of u32, and in revision 3 the id that must be root where the
+ * file is executed. Revision 2 means id 0. */
+#define CAPS_REVISION_MASK UINT32_C(0xff000000)
+#define CAPS_REVISION_2 UINT32_C(0x02000000)
+#define CAPS_REVISION_3 UINT32_C(0x03000000)
+#define CAPS_ROOT_AT 20
+
+/* Whose root it is for; false where it is no such value. */
+static bool caps_root(const uint8_t *caps, size_t len, uint32_t *root)
+{
+        uint32_t revision = len >= CAPS_ROOT_AT ? cas_get_le32(caps) & CAPS_REVISION_MASK : 0;
+        if (revision == CAPS_REVISION_2 && len == CAPS_ROOT_AT)
+                *root = 0;
+        else if (revision == CAPS_REVISION_3 && len == CAPS_ROOT_AT + 4)
+                *root = cas_get_le32(caps + CAPS_ROOT_AT);
+        else
+                return false;
+        return true;
+}
+
+static size_t caps_set_root(uint8_t *caps, uint32_t root)
+{
+        uint32_t rest = cas_get_le32(caps) & ~CAPS_REVISION_MASK;
+        cas_put_le32(caps, rest | (root ? CAPS_REVISION_3 : CAPS_REVISION_2));
+        if (root)
+                cas_put_le32(caps + CAPS_ROOT_AT, root);
+        return root ? CAPS_ROOT_AT + 4 : CAPS_ROOT_AT;
+}
+
+/* ---- extended attributes ---- */
+
+static bool name_is_acl(const char *name)
+{
+        return strcmp(name, "system.posix_acl_access") == 0 ||
+               strcmp(name, "system.posix_acl_default") == 0;
+}
+
+size_t ffs_idmap_xattr_to_host(const struct ffs_idmap *m, const char *name, void *value, size_t len)
+{
+        uint32_t root;
+        if (name_is_acl(name)) {
+                ffs_idmap_acl_to_host(m, value, len);
+        } else if (m->uid_count && strcmp(name, "security.capability") == 0 &&
+                   caps_root(value, len, &root)) {
+                /* Squashing gives files away, but no rights. */
+                if (!find(m->uids, m->uid_count, false, root, &root))
+                        root = OVERFLOW_ID;
+                len = caps_set_root(value, root);
+        }
+        return len;
+}
+
+bool ffs_idmap_xattr_to_image(const struct ffs_idmap *m, const char *name, void *value, size_t *len)
+{
+        uint32_t root;
+        if (name_is_acl(name))
+                return ffs_idmap_acl_to_image(m, value, *len);
+        if (!m->uid_count || strcmp(name, "security.capability") != 0 ||
+            !caps_root(value, *len, &root))
+                return true;
+        if (!ffs_idmap_uid_to_image(m, root, &root))
+                return false;
+        *len = caps_set_root(value, root);
+        return true;
+}

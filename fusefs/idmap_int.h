@@ -37,4 +37,13 @@ void ffs_idmap_format(const struct ffs_idmap *m, char *out, size_t out_bytes);
 void ffs_idmap_acl_to_host(const struct ffs_idmap *m, void *acl, size_t len);
 bool ffs_idmap_acl_to_image(const struct ffs_idmap *m, void *acl, size_t len) CAS_MUST_CHECK;
 
+/* Ids in the value of any xattr: of ACLs, and of capabilities, which are then for who is shown as
+ * the image's root and for no other root. In place; the value may become longer by
+ * FFS_IDMAP_XATTR_GROWTH bytes, for which there must be room. to_host: its length then. */
+#define FFS_IDMAP_XATTR_GROWTH 4
+size_t ffs_idmap_xattr_to_host(const struct ffs_idmap *m, const char *name, void *value,
+                               size_t len);
+bool ffs_idmap_xattr_to_image(const struct ffs_idmap *m, const char *name, void *value,
+                              size_t *len) CAS_MUST_CHECK;
+
 #endif

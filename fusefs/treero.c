@@ -296,13 +296,11 @@ void ffs_ro_getxattr(const struct ffs_volume *v, fuse_req_t req, uint64_t vid, c
                 reply_error(req, &err);
         } else if (!s.value) {
                 (void)fuse_reply_err(req, ENODATA);
-        } else if (strncmp(name, "system.posix_acl_", 17) == 0) {
-                cas_cleanup_free uint8_t *acl = cas_xmalloc(s.len + 1);
-                memcpy(acl, s.value, s.len);
-                ffs_idmap_acl_to_host(&v->spec.map, acl, s.len);
-                reply_xattr(req, acl, s.len, size);
         } else {
-                reply_xattr(req, s.value, s.len, size);
+                cas_cleanup_free uint8_t *value = cas_xmalloc(s.len + FFS_IDMAP_XATTR_GROWTH);
+                memcpy(value, s.value, s.len);
+                size_t len = ffs_idmap_xattr_to_host(&v->spec.map, name, value, s.len);
+                reply_xattr(req, value, len, size);
         }
 }
 

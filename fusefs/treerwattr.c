@@ -382,8 +382,11 @@ static void answer_xattr(struct ffs_rw *rw, fuse_req_t req, uint64_t node, const
         (void)pthread_rwlock_unlock(&rw->lock);
         if (rc == 0 && !name && out.len_bytes > 0 && fuse_req_ctx(req)->uid != 0)
                 hide_trusted(&out);
-        if (rc == 0 && name && is_acl(name))
-                ffs_idmap_acl_to_host(&rw->volume->spec.map, out.data, out.len_bytes);
+        if (rc == 0 && name) {
+                cas_buf_reserve(&out, FFS_IDMAP_XATTR_GROWTH);
+                out.len_bytes = ffs_idmap_xattr_to_host(&rw->volume->spec.map, name, out.data,
+                                                        out.len_bytes);
+        }
         if (rc == 0 && size > 0 && out.len_bytes > size)
                 rc = -ERANGE;
         if (rc < 0)
@@ -474,9 +477,9 @@ static void change_xattr(struct ffs_rw *rw, fuse_req_t req, struct xattr_setting
 void ffs_rw_setxattr(struct ffs_volume *v, fuse_req_t req, uint64_t node, const char *name,
                      const void *value, size_t size, int flags)
 {
-        cas_cleanup_free void *copy = cas_xmalloc(size + 1);
+        cas_cleanup_free void *copy = cas_xmalloc(size + FFS_IDMAP_XATTR_GROWTH);
         memcpy(copy, value, size);
-        if (is_acl(name) && !ffs_idmap_acl_to_image(&v->spec.map, copy, size)) {
+        if (!ffs_idmap_xattr_to_image(&v->spec.map, name, copy, &size)) {
                 (void)fuse_reply_err(req, EINVAL);
                 return;
         }

@@ -3,6 +3,7 @@
 volumes where overlays nest no further, pages."""
 import os
 import stat
+import struct
 import subprocess
 import sys
 
@@ -11,6 +12,9 @@ import lamina  # noqa: E402
 import smallroot  # noqa: E402
 
 FIRST = 300000
+# Permitted and effective: CAP_NET_RAW. Revision 2 is for root of all; 3 names the root that it is for.
+CAPS = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
+CAPS_OF_FIRST = struct.pack("<6I", 0x03000001, 1 << 13, 0, 0, 0, FIRST)
 
 
 def owner(path):
@@ -43,7 +47,23 @@ def check_mount_ranges(checks, host, driver):
     if driver == "overlay":
         checks.check(os.stat(one).st_dev == os.stat(again).st_dev, "read-only mounts of one range share an overlay")
         checks.check(os.stat(one).st_dev != os.stat(other).st_dev, "those of two do not")
+    name_of_caps = "security.capability"
+    checks.check(os.getxattr(plain + "/bin/capable", name_of_caps) == CAPS, name + "capabilities of a file")
+    if driver == "fuse":
+        checks.check(os.getxattr(one + "/bin/capable", name_of_caps) == CAPS_OF_FIRST,
+                     name + "with a range they are its root's")
     point = mount("--uid-range", f"{FIRST}:65536", "--upper", upper)
+    if driver == "fuse":
+        os.chmod(point + "/bin/capable", 0o700)
+        checks.check(os.getxattr(point + "/bin/capable", name_of_caps) == CAPS_OF_FIRST, name + "... copied up, too")
+        checks.check(os.getxattr(upper + "/upper/bin/capable", name_of_caps) == CAPS, name + "... and the image's on disk")
+        os.setxattr(point + "/bin/capable", name_of_caps, CAPS_OF_FIRST)
+        checks.check(os.getxattr(upper + "/upper/bin/capable", name_of_caps) == CAPS, name + "... also when they are set")
+        try:
+            os.setxattr(point + "/bin/capable", name_of_caps, CAPS)
+            checks.check(False, name + "capabilities of the host's root are refused")
+        except OSError:
+            checks.check(True, name + "capabilities of the host's root are refused")
     with open(point + "/srv/of-app", "a", encoding="utf-8") as f:
         f.write("more\n")
     checks.check(refused(point + "/made", "w"), name + "who has no id in the range makes nothing")
@@ -239,6 +259,9 @@ def main():
         os.mkdir(host.dir + "/shm")
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", host.dir + "/shm"], check=True)
         smallroot.make(host.dir + "/root")
+        with open(host.dir + "/root/bin/capable", "w", encoding="utf-8"):
+            pass
+        os.setxattr(host.dir + "/root/bin/capable", "security.capability", CAPS)
         host.run("pack", host.dir + "/root", "app:1")
         for driver in ("overlay", "fuse"):
             check_mount_ranges(checks, host, driver)

@@ -101,6 +101,35 @@ static void acls(void **state CAS_UNUSED)
         assert_memory_equal(acl + 4, before + 4, sizeof(acl) - 4);
 }
 
+/* Capabilities that an image's file has are its root's, wherever that is mapped to. */
+static void capabilities(void **state CAS_UNUSED)
+{
+        static const char name[] = "security.capability";
+        struct ffs_idmap m = parsed("0:1000:10;0:2000:10;squash"), none = parsed("");
+        uint8_t caps[20 + FFS_IDMAP_XATTR_GROWTH] = {1, 0, 0, 2, 0, 32}, before[sizeof(caps)];
+        size_t len = 20;
+        memcpy(before, caps, sizeof(caps));
+        assert_int_equal(ffs_idmap_xattr_to_host(&none, name, caps, 20), 20);
+        assert_int_equal(ffs_idmap_xattr_to_host(&m, "user.x", caps, 20), 20);
+        assert_memory_equal(caps, before, 20);
+        assert_false(ffs_idmap_xattr_to_image(&m, name, caps, &len)); /* of the host's root */
+        len = ffs_idmap_xattr_to_host(&m, name, caps, 20);
+        assert_int_equal(len, 24);
+        assert_int_equal(cas_get_le32(caps), 0x03000001);
+        assert_int_equal(cas_get_le32(caps + 20), 1000);
+        assert_true(ffs_idmap_xattr_to_image(&m, name, caps, &len));
+        assert_int_equal(len, 20);
+        assert_memory_equal(caps, before, 20);
+        cas_put_le32(caps, 0x03000000);
+        cas_put_le32(caps + 20, 3);
+        assert_int_equal(ffs_idmap_xattr_to_host(&m, name, caps, 24), 24);
+        assert_int_equal(cas_get_le32(caps + 20), 1003);
+        assert_int_equal(ffs_idmap_xattr_to_host(&m, name, caps, 24), 24);
+        assert_int_equal(cas_get_le32(caps + 20), 65534); /* not squashed to root */
+        assert_int_equal(ffs_idmap_xattr_to_host(&m, name, caps, 3), 3);
+        assert_int_equal(ffs_idmap_xattr_to_host(&m, name, caps, 23), 23);
+}
+
 static void refused(void **state CAS_UNUSED)
 {
         static const char *const bad[] = {
@@ -136,8 +165,10 @@ static void refused(void **state CAS_UNUSED)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(identity), cmocka_unit_test(ranges), cmocka_unit_test(squash),
-                cmocka_unit_test(longest),  cmocka_unit_test(acls),   cmocka_unit_test(refused),
+                cmocka_unit_test(identity), cmocka_unit_test(ranges),
+                cmocka_unit_test(squash),   cmocka_unit_test(longest),
+                cmocka_unit_test(acls),     cmocka_unit_test(capabilities),
+                cmocka_unit_test(refused),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
