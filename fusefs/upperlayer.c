@@ -286,7 +286,13 @@ static int open_piece(int dirfd, const char *path, size_t len, int *out_fd)
                 .flags = OPEN_DIR,
                 .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
         };
+        /* For reading where it may be read: xattrs are asked of it in one call then. */
+        how.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME;
         long fd = syscall(SYS_openat2, dirfd, piece, &how, sizeof(how));
+        if (fd < 0 && (errno == EACCES || errno == EPERM)) {
+                how.flags = OPEN_DIR;
+                fd = syscall(SYS_openat2, dirfd, piece, &how, sizeof(how));
+        }
         if (fd < 0) {
                 bool strange = errno == ELOOP || errno == ENOTDIR || errno == EXDEV;
                 return errno == ENOENT ? -ESTALE : strange ? -EUCLEAN : -errno;

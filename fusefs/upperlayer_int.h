@@ -41,8 +41,9 @@ struct ffs_upperlayer_config {
 int ffs_upperlayer_open(const struct ffs_upperlayer_config *config, struct ffs_upperlayer **out);
 void ffs_upperlayer_close(struct ffs_upperlayer *u);
 int ffs_upperlayer_root_fd(const struct ffs_upperlayer *u); /* O_PATH of upper/; borrowed */
-/* A directory below upper/ by its path ("" is the root), of any length; O_PATH. ESTALE: a part of
- * it is absent; EUCLEAN: a part is no directory (a link, or another mount, say). */
+/* A directory below upper/ by its path ("" is the root), of any length; for reading, or O_PATH
+ * where that is not allowed. ESTALE: a part of it is absent; EUCLEAN: a part is no directory (a
+ * link, or another mount, say). */
 int ffs_upperlayer_open_dir(const struct ffs_upperlayer *u, const char *path, int *out_fd);
 
 enum ffs_upper_kind { FFS_UPPER_ABSENT, FFS_UPPER_WHITEOUT, FFS_UPPER_PRESENT };
