@@ -18,6 +18,7 @@ export TSAN_OPTIONS=${TSAN_OPTIONS-suppressions=$root/tests/tsan.supp}
 jobs=${LAMINA_TEST_JOBS:-1}
 work=$(mktemp -d "${TMPDIR:-/tmp}/lamina-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
+chmod 711 "$work" # some tests go on as another user
 : >"$work/counts"
 
 # The number before WORD in the last line of the output that has it, or nothing.
