@@ -846,21 +846,50 @@ bool ffs_nodes_any_known(struct ffs_nodes *n, uint32_t volume, uint32_t *at)
         return known;
 }
 
+/* Without those that it names or is named by: links to other records never leave a volume. */
+static void drop_locked(struct ffs_nodes *n, uint32_t number)
+{
+        struct slot *s = &n->slots[number];
+        index_remove(n, number);
+        uint32_t pieces = more_pieces(s);
+        atomic_store(&s->flags, 0);
+        free_more_locked(n, s->body.more, pieces);
+        n->free_list[n->free_count++] = number;
+        n->used_count--;
+}
+
+static bool is_used(const struct ffs_nodes *n, uint32_t number)
+{
+        return atomic_load(&n->slots[number].flags) & FLAG_USED;
+}
+
 void ffs_nodes_drop_volume(struct ffs_nodes *n, uint32_t volume)
 {
         cas_mutex_lock(&n->mutex);
         uint32_t count = atomic_load(&n->head->slot_count);
-        /* Links to other records never leave the volume: all of them go. */
-        for (uint32_t i = 0; i < count; i++) {
-                struct slot *s = &n->slots[i];
-                if (!(atomic_load(&s->flags) & FLAG_USED) || s->volume != volume)
+        for (uint32_t i = 0; i < count; i++)
+                if (is_used(n, i) && n->slots[i].volume == volume)
+                        drop_locked(n, i);
+        cas_mutex_unlock(&n->mutex);
+}
+
+void ffs_nodes_drop_others(struct ffs_nodes *n, const uint32_t *volumes, size_t count)
+{
+        uint32_t last = 0; /* no volume has this number */
+        bool keep = false;
+        cas_mutex_lock(&n->mutex);
+        uint32_t slots = atomic_load(&n->head->slot_count);
+        for (uint32_t i = 0; i < slots; i++) {
+                if (!is_used(n, i))
                         continue;
-                index_remove(n, i);
-                uint32_t pieces = more_pieces(s);
-                atomic_store(&s->flags, 0);
-                free_more_locked(n, s->body.more, pieces);
-                n->free_list[n->free_count++] = i;
-                n->used_count--;
+                if (n->slots[i].volume != last) {
+                        last = n->slots[i].volume;
+                        keep = false;
+                        for (size_t k = 0; k < count && !keep; k++)
+                                keep = volumes[k] == last;
+                }
+                if (!keep)
+                        drop_locked(n, i);
         }
         cas_mutex_unlock(&n->mutex);
 }

@@ -81,8 +81,9 @@ void ffs_nodes_each(struct ffs_nodes *n, uint32_t volume,
  * by the table's lock, is where one was: asked again after each one that is forgotten, this takes
  * no time for those before. */
 bool ffs_nodes_any_known(struct ffs_nodes *n, uint32_t volume, uint32_t *at);
-/* All records of a volume go. */
+/* All records of a volume go; of all volumes but these. */
 void ffs_nodes_drop_volume(struct ffs_nodes *n, uint32_t volume);
+void ffs_nodes_drop_others(struct ffs_nodes *n, const uint32_t *volumes, size_t count);
 
 /* Memory beside the records, as old and as lasting: one piece for each thread that changes
  * something (treerwintent.c). */

@@ -15,6 +15,7 @@
 #include "cas/mutex.h"
 #include "fusefs/backing_int.h"
 #include "fusefs/ffs_err.h"
+#include "fusefs/nodes_int.h"
 #include "fusefs/ownerwait_int.h"
 #include "fusefs/sharednodes_int.h"
 #include "fusefs/treefscore_int.h"
@@ -329,8 +330,56 @@ uint64_t ffs_treefs_unique(void)
         return request_unique;
 }
 
+/* Volumes that are wholly there, removed ones too; counted. */
+struct entries {
+        struct ffs_treefs *t;
+        struct entry **list; /* owned */
+        size_t count;
+};
+
+static void entries_add(void *arg, const void *key CAS_UNUSED, size_t key_len CAS_UNUSED,
+                        uint64_t value)
+{
+        struct entries *all = arg;
+        struct entry *e = (struct entry *)(uintptr_t)value;
+        const uint64_t *named = cas_map_get_str(all->t->names, e->volume.spec.id);
+        if (!atomic_load(&e->is_removed) && !(named && *named == e->volume.number))
+                return;
+        atomic_fetch_add(&e->refs, 1);
+        all->list[all->count++] = e;
+}
+
+static void entries_get(struct ffs_treefs *t, struct entries *out)
+{
+        *out = (struct entries){.t = t};
+        cas_mutex_lock(&t->mutex);
+        out->list = cas_xcalloc(cas_map_count(t->volumes) + 1, sizeof(out->list[0]));
+        cas_map_each(t->volumes, entries_add, out);
+        cas_mutex_unlock(&t->mutex);
+}
+
+static void entries_put(struct entries *all)
+{
+        for (size_t i = 0; i < all->count; i++)
+                ffs_treefs_volume_put(all->t, &all->list[i]->volume);
+        free(all->list);
+}
+
+/* Of a volume that a killed predecessor was adding or removing. */
+static void drop_strange_nodes(struct ffs_treefs *t)
+{
+        struct entries all;
+        entries_get(t, &all);
+        cas_cleanup_free uint32_t *numbers = cas_xcalloc(all.count + 1, sizeof(numbers[0]));
+        for (size_t i = 0; i < all.count; i++)
+                numbers[i] = all.list[i]->volume.number;
+        ffs_nodes_drop_others(t->nodes, numbers, all.count);
+        entries_put(&all);
+}
+
 int ffs_treefs_start(struct ffs_treefs *t, struct cas_err *err)
 {
+        drop_strange_nodes(t);
         const struct ffs_connection_config connection = {
                 .fuse_fd = t->config.fuse_fd,
                 .ops = &ffs_treefs_operations,
@@ -342,6 +391,16 @@ int ffs_treefs_start(struct ffs_treefs *t, struct cas_err *err)
                 .request_seen = request_seen,
         };
         return ffs_connection_start(&connection, &t->connection, err);
+}
+
+void ffs_treefs_ended(struct ffs_treefs *t)
+{
+        struct entries all;
+        entries_get(t, &all);
+        for (size_t i = 0; i < all.count; i++)
+                if (all.list[i]->volume.rw)
+                        ffs_rw_give_up(all.list[i]->volume.rw);
+        entries_put(&all);
 }
 
 int ffs_treefs_ended_fd(const struct ffs_treefs *t)

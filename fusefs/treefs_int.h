@@ -94,6 +94,9 @@ int ffs_treefs_remove(struct ffs_treefs *t, const char *id, struct cas_err *err)
 int ffs_treefs_start(struct ffs_treefs *t, struct cas_err *err) CAS_MUST_CHECK;
 /* Readable when it was unmounted or aborted. Borrowed. */
 int ffs_treefs_ended_fd(const struct ffs_treefs *t);
+/* Once it has ended: the kernel knows none of its files, and uppers may be mounted again before
+ * this is freed. What only open files needed goes now. */
+void ffs_treefs_ended(struct ffs_treefs *t);
 /* Of one that never started, or has ended FFS_OWNER_WAIT_MS ago or longer, so that none of its
  * requests waits for the owner. Its threads are waited for; volumes are closed. */
 void ffs_treefs_free(struct ffs_treefs *t);

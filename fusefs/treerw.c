@@ -69,6 +69,7 @@ static void init_lock(struct ffs_rw *rw)
         (void)pthread_rwlock_init(&rw->lock, &attr);
         (void)pthread_rwlockattr_destroy(&attr);
         cas_mutex_init(&rw->settling, "treerw.settling");
+        cas_mutex_init(&rw->hiding, "treerw.hiding");
         cas_cond_init(&rw->settled);
 }
 
@@ -118,11 +119,17 @@ static bool drop_hidden(void *arg, const struct ffs_node *node, uint64_t lookups
 {
         struct ffs_rw *rw = arg;
         char hidden[17];
-        if (node->flags & FFS_NODE_HIDDEN) {
+        if (node->flags & FFS_NODE_HIDDEN && !atomic_load(&rw->is_given_up)) {
                 ffs_rw_hidden_name(node->upper_ino, hidden);
                 (void)ffs_upper_drop_hidden(rw->upper, hidden, false);
         }
         return true;
+}
+
+void ffs_rw_give_up(struct ffs_rw *rw)
+{
+        ffs_nodes_each(rw->nodes, rw->volume->number, drop_hidden, rw);
+        atomic_store(&rw->is_given_up, true);
 }
 
 void ffs_rw_close(struct ffs_rw *rw)
@@ -140,6 +147,7 @@ void ffs_rw_close(struct ffs_rw *rw)
         (void)pthread_rwlock_destroy(&rw->lock);
         (void)pthread_cond_destroy(&rw->settled);
         cas_mutex_release(&rw->settling);
+        cas_mutex_release(&rw->hiding);
         free(rw);
 }
 
@@ -164,13 +172,26 @@ void ffs_rw_root_attr(struct ffs_rw *rw, struct stat *out)
 
 /* ---- nodes ---- */
 
+static bool is_hidden(struct ffs_rw *rw, uint64_t upper_ino)
+{
+        struct ffs_node node;
+        return ffs_nodes_find_upper(rw->nodes, rw->volume->number, upper_ino, &node) &&
+               node.flags & FFS_NODE_HIDDEN;
+}
+
 static void node_gone(void *arg, const struct ffs_node *node)
 {
         struct ffs_rw *rw = arg;
         ffs_rw_fdcache_drop(S_ISDIR(node->type) ? rw->dirs : rw->files, node->id);
         if (S_ISDIR(node->type))
                 ffs_rw_listings_drop(rw->listings, node->id);
-        (void)drop_hidden(rw, node, 0);
+        if (!(node->flags & FFS_NODE_HIDDEN))
+                return;
+        /* Another record may stand for the inode by now, under the same hidden name. */
+        cas_mutex_lock(&rw->hiding);
+        if (!is_hidden(rw, node->upper_ino))
+                (void)drop_hidden(rw, node, 0);
+        cas_mutex_unlock(&rw->hiding);
 }
 
 void ffs_rw_forget(struct ffs_treefs *t, uint64_t node, uint64_t count)

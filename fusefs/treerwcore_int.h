@@ -3,7 +3,7 @@
  * is found in upper and lower, how a change is made.
  *
  * Locks: `lock` of the volume (shared: look, list, open; exclusive: change), then
- * the leaves: `settling`, `cache_mutex`, the node table's. None is held while a
+ * `hiding`, then the leaves: `settling`, `cache_mutex`, the node table's. None is held while a
  * request is answered or the content of an object is read.
  *
  * Functions return 0 or a negative errno. Ids of owners in `struct stat` are
@@ -33,6 +33,8 @@ struct ffs_rw {
         pthread_rwlock_t lock;
         struct cas_mutex settling; /* guards copying */
         pthread_cond_t settled;
+        struct cas_mutex hiding;  /* held from a change of a hidden name to that of its record */
+        _Atomic bool is_given_up; /* hidden names are another's */
         uint64_t copying[FFS_RW_COPYING_MAX]; /* nodes whose data is being copied up */
         size_t copying_count;
         struct ffs_rw_fdcache *dirs;  /* descriptors (O_PATH) of upper directories, by node */

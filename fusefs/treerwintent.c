@@ -187,6 +187,17 @@ static int recover_hidden(struct ffs_rw *rw)
         return 0;
 }
 
+/* Whether a record has this name. What the process that died had let go of, or not yet had one of,
+ * has none. */
+static bool is_used(void *arg, const char *hidden)
+{
+        const struct ffs_rw *rw = arg;
+        struct ffs_node node;
+        return ffs_nodes_find_upper(rw->nodes, rw->volume->number, strtoull(hidden, NULL, 16),
+                                    &node) &&
+               node.flags & FFS_NODE_HIDDEN;
+}
+
 int ffs_rw_intent_recover(struct ffs_rw *rw)
 {
         for (unsigned i = 0; i < FFS_NODES_INTENTS; i++) {
@@ -203,5 +214,6 @@ int ffs_rw_intent_recover(struct ffs_rw *rw)
                         in->result = in->kind == FFS_RW_INTENT_XATTR ? FFS_RW_PERHAPS : 0;
                 atomic_store(&in->state, rc > 0 ? INTENT_LEFT : INTENT_FREE);
         }
-        return recover_hidden(rw);
+        int rc = recover_hidden(rw);
+        return rc < 0 ? rc : ffs_upper_sweep_hidden(rw->upper, is_used, rw);
 }

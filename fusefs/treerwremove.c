@@ -32,14 +32,17 @@ static int to_hidden(struct ffs_rw *rw, struct ffs_node *node)
         if (rc < 0)
                 return rc;
         ffs_rw_hidden_name(node->upper_ino, hidden);
+        cas_mutex_lock(&rw->hiding);
         rc = ffs_upper_link_hidden(rw->upper, fd, hidden);
-        /* There already: a dead process came as far as this. */
-        if (rc < 0 && rc != -EEXIST)
-                return rc;
-        node->flags |= FFS_NODE_HIDDEN;
-        node->parent = 0;
-        node->name[0] = '\0';
-        return ffs_nodes_update(rw->nodes, node, NULL);
+        /* There already: of an earlier record. */
+        if (rc == 0 || rc == -EEXIST) {
+                node->flags |= FFS_NODE_HIDDEN;
+                node->parent = 0;
+                node->name[0] = '\0';
+                rc = ffs_nodes_update(rw->nodes, node, NULL);
+        }
+        cas_mutex_unlock(&rw->hiding);
+        return rc;
 }
 
 int ffs_rw_detach(struct ffs_rw *rw, uint64_t dir, const char *name, struct ffs_node *node)

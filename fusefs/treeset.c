@@ -350,6 +350,23 @@ static int restore_tree(struct ffs_treeset *s, const struct kept *k, const struc
         return start_tree(s, t, err);
 }
 
+/* Volumes without their connection: somebody was killed while both came or went. */
+static void drop_orphans(struct ffs_treeset *s, const struct kept *volumes)
+{
+        for (const struct kept *k = volumes; k; k = k->next) {
+                char name[FFS_KEEP_NAME_BYTES];
+                const char *begin = k->name + strlen("volume/");
+                size_t len = strcspn(begin, "/");
+                memcpy(name, begin, len);
+                name[len] = '\0';
+                struct tree *t = get_tree(s, name);
+                if (t)
+                        release_tree(s, t);
+                else
+                        drop_item(s, k->name);
+        }
+}
+
 static int restore(struct ffs_treeset *s, const struct kept_lists *lists, struct cas_err *err)
 {
         for (const struct kept *k = lists->connections; k; k = k->next) {
@@ -363,6 +380,7 @@ static int restore(struct ffs_treeset *s, const struct kept_lists *lists, struct
                 cas_log(CAS_LOG_ERROR, "fs.connection", "item=%s why=\"%s\"", k->name, why.msg);
                 drop_item(s, k->name);
         }
+        drop_orphans(s, lists->volumes);
         return 0;
 }
 
@@ -412,8 +430,12 @@ static int add_volume(struct ffs_treeset *s, struct tree *t, const struct ffs_vo
         }
         cas_mutex_lock(&s->mutex);
         remember_volume(t, spec, cas_steal(&text));
+        bool ended = t->ended_ms != 0; /* and its volumes were dropped, but for this one */
         cas_mutex_unlock(&s->mutex);
-        return 0;
+        if (!ended)
+                return 0;
+        drop_item(s, item);
+        return cas_fail(err, CAS_E_BUSY, "connection %s has ended", t->spec.name);
 }
 
 static int keep_tree(struct ffs_treeset *s, const struct tree *t, struct cas_err *err)
@@ -551,6 +573,7 @@ static void end_tree(struct ffs_treeset *s, struct tree *t)
                 drop_item(s, item);
         }
         cas_mutex_unlock(&s->mutex);
+        ffs_treefs_ended(t->fs);
         cas_log(CAS_LOG_INFO, "fs.connection_ended", "name=%s", t->spec.name);
 }
 

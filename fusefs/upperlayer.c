@@ -160,6 +160,22 @@ static int clear_work(struct ffs_upperlayer *u)
         return rc;
 }
 
+int ffs_upper_sweep_hidden(struct ffs_upperlayer *u, bool (*is_used)(void *arg, const char *hidden),
+                           void *arg)
+{
+        __attribute__((cleanup(close_listing))) DIR *list = NULL;
+        int rc = open_listing(u->work_fd, ".", &list);
+        while (rc == 0) {
+                errno = 0;
+                const struct dirent *e = readdir(list);
+                if (!e)
+                        return -errno;
+                if (ffs_upper_is_hidden_name(e->d_name) && !is_used(arg, e->d_name))
+                        rc = ffs_upper_work_remove(u, e->d_name);
+        }
+        return rc;
+}
+
 static int open_dir_at(int dirfd, const char *name, bool make, int *out_fd)
 {
         if (make && mkdirat(dirfd, name, 0700) < 0 && errno != EEXIST)

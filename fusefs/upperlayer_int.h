@@ -124,6 +124,9 @@ int ffs_upper_hide(struct ffs_upperlayer *u, int dirfd, const char *name, bool w
 int ffs_upper_link_hidden(struct ffs_upperlayer *u, int fd, const char *hidden);
 int ffs_upper_open_hidden(struct ffs_upperlayer *u, const char *hidden, int flags, int *out_fd);
 int ffs_upper_drop_hidden(struct ffs_upperlayer *u, const char *hidden, bool is_dir);
+/* Removes the hidden names that is_used() does not know. */
+int ffs_upper_sweep_hidden(struct ffs_upperlayer *u, bool (*is_used)(void *arg, const char *hidden),
+                           void *arg);
 /* rename(2) between two names of the upper; a whiteout at the target gives way, one is left at the
  * source when asked for; flags: RENAME_NOREPLACE, RENAME_EXCHANGE. One step. A directory at the
  * target that the caller knows to be empty as it is shown may have whiteouts, which go first. */

@@ -244,6 +244,11 @@ static void a_volume_goes_alone(void **state CAS_UNUSED)
         assert_int_equal(lookups, 500);
         table_again(&t);
         assert_int_equal(ffs_nodes_count(t.n), 501);
+        static const uint32_t there[] = {7, 2, 9};
+        ffs_nodes_drop_others(t.n, there, CAS_COUNT(there));
+        assert_int_equal(ffs_nodes_count(t.n), 501);
+        ffs_nodes_drop_others(t.n, there, 1);
+        assert_int_equal(ffs_nodes_count(t.n), 0);
         table_free(&t);
 }
 

@@ -401,6 +401,11 @@ static void gone(void **state)
         assert_int_equal(litter(f), 0);
 }
 
+static bool is_text(void *arg, const char *hidden)
+{
+        return strcmp(arg, hidden) == 0;
+}
+
 static void hidden_names(void **state)
 {
         struct fixture *f = *state;
@@ -422,6 +427,11 @@ static void hidden_names(void **state)
         assert_int_equal(ffs_upper_open_hidden(f->u, "../../upper/x", O_PATH, &fd), -EINVAL);
         assert_int_equal(ffs_upper_drop_hidden(f->u, b, true), 0);
         assert_int_equal(litter(f), 1);
+        make(f, f->root, "g", S_IFREG | 0644);
+        assert_int_equal(ffs_upper_hide(f->u, f->root, "g", false, b), 0);
+        assert_int_equal(ffs_upper_sweep_hidden(f->u, is_text, (void *)(uintptr_t)a), 0);
+        assert_int_equal(litter(f), 1);
+        assert_int_equal(ffs_upper_open_hidden(f->u, b, O_PATH, &fd), -ENOENT);
         f->config.keep_hidden = false;
         reopen(f);
         assert_int_equal(litter(f), 0);
