@@ -2,6 +2,7 @@
 #include "fusefs/ownerwait_int.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <time.h>
 
 #include "cas/mutex.h"
@@ -23,6 +24,7 @@ struct ffs_ownerwait {
         struct cas_mutex mutex; /* guards parked; leaf */
         pthread_cond_t changed;
         struct parked *parked; /* oldest first */
+        _Atomic uint64_t kept; /* parked, or being tried again */
 };
 
 static uint64_t now_ms(void)
@@ -41,6 +43,7 @@ static void park(struct ffs_ownerwait *w, const struct ffs_ownerwait_job *job)
         kept->job = *job;
         kept->job.item = kept->item;
         kept->deadline_ms = now_ms() + w->config.wait_ms;
+        atomic_fetch_add(&w->kept, 1);
         cas_mutex_lock(&w->mutex);
         struct parked **end = &w->parked;
         while (*end)
@@ -54,6 +57,11 @@ void ffs_ownerwait_serve(struct ffs_ownerwait *w, const struct ffs_ownerwait_job
 {
         if (job->attempt(job->arg, job->item, WORKER_WAIT_MS) < 0)
                 park(w, job);
+}
+
+uint64_t ffs_ownerwait_count(struct ffs_ownerwait *w)
+{
+        return atomic_load(&w->kept);
 }
 
 /* ---- who waits ---- */
@@ -137,7 +145,7 @@ static void return_parked(struct ffs_ownerwait *w, struct parked *list)
 
 /* Answers those of the list that were interrupted or have waited too long, and with the owner
  * there all others. Gives what is left. */
-static struct parked *sweep(struct parked *list, bool owner_is_there)
+static struct parked *sweep(struct ffs_ownerwait *w, struct parked *list, bool owner_is_there)
 {
         struct parked *left = NULL, **end = &left;
         while (list) {
@@ -157,6 +165,7 @@ static struct parked *sweep(struct parked *list, bool owner_is_there)
                         done = false;
                 if (done) {
                         free(p);
+                        atomic_fetch_sub(&w->kept, 1);
                 } else {
                         *end = p;
                         end = &p->next;
@@ -173,7 +182,7 @@ static void *waiter_thread(void *arg)
                 struct parked *list = take_parked(w);
                 struct cas_err err = CAS_ERR_INIT;
                 bool there = ffs_reader_ping(w->config.reader, WAITER_TICK_MS, &err) == 0;
-                list = sweep(list, there);
+                list = sweep(w, list, there);
                 bool waiting = list != NULL;
                 return_parked(w, list);
                 if (there || !waiting)

@@ -43,5 +43,7 @@ void ffs_ownerwait_serve(struct ffs_ownerwait *w, const struct ffs_ownerwait_job
  * and returns 0 or a negative code. 0, or what it returned; -CAS_E_BUSY: the owner stayed away. */
 int ffs_ownerwait_block(struct ffs_ownerwait *w, int (*attempt)(void *arg, int timeout_ms),
                         void *arg);
+/* Requests that wait now, of all connections. */
+uint64_t ffs_ownerwait_count(struct ffs_ownerwait *w);
 
 #endif

@@ -9,6 +9,7 @@ import argparse
 import collections
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -115,10 +116,17 @@ def trees_of(side):
     return out
 
 
+def is_known(name, line):
+    """spec/mounts.md, "Writable volumes": the xattrs of a file whose last name is gone, by a descriptor
+    from before it was copied up."""
+    return name == "passthrough" and re.search(r"\['f(set|get|list|remove)xattr'.*'ESTALE'", line)
+
+
 def check_mode(host, checks, name, args):
     for what in ("undisturbed", "with kills"):
         side = sides.Mounted(host, name, IMAGE, f"stress-{name}-{what.replace(' ', '-')}")
         done, unusual, killed = together(host, side, args.seconds, args.seed, what == "with kills")
+        unusual = [line for line in unusual if not is_known(name, line)]
         counted = collections.Counter(unusual)
         checks.check(not unusual, f"{name}, {what}: no unusual error", "\n     ".join(
             f"{n} × {text}" for text, n in counted.most_common(12)))
