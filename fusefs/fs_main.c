@@ -186,6 +186,8 @@ static void objects_ended(struct fs_process *p)
 {
         struct cas_err err = CAS_ERR_INIT;
         p->objects = NULL; /* its threads may still be in it */
+        if (p->opener)
+                ffs_opener_stop(p->opener);
         if (ffs_keep_drop(p->keep, FFS_KEEP_OBJECTS, &err) < 0)
                 cas_log(CAS_LOG_WARN, "fs.objects", "why=\"%s\"", err.msg);
         leave(p);
