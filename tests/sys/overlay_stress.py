@@ -25,7 +25,7 @@ IMAGE = "stress/app:1"
 WORKERS = 6
 # Errors that a plain directory gives to such work. EIO, ESTALE, EUCLEAN, ENOTCONN are not among them.
 USUAL = {"ENOENT", "EEXIST", "ENOTDIR", "EISDIR", "ENOTEMPTY", "EINVAL", "EACCES", "EPERM", "EBADF", "ENODATA", "ENXIO", "ELOOP",
-         "EFAULT", "ESPIPE", "EXDEV", "EMLINK", "ENOTSUP", "EOPNOTSUPP", "EBUSY", "EAGAIN", "ENODEV", "ENAMETOOLONG", "ETXTBSY", "ERANGE"}
+         "EFAULT", "ESPIPE", "EXDEV", "EMLINK", "ENOTSUP", "EOPNOTSUPP", "EBUSY", "EAGAIN", "ENODEV", "ENAMETOOLONG", "ETXTBSY", "ERANGE", "EPIPE"}
 
 
 def arguments():
