@@ -130,8 +130,8 @@ int cas_image_find(struct cas_store *s, const struct cas_ref *ref,
 int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
                    const struct cas_platform *platform, const struct cas_progress *progress,
                    struct cas_image *out, struct cas_err *err) CAS_MUST_CHECK;
-/* The image of a manifest that the store has, under whatever name or none: ref is empty. Leases keep
- * such images. Errors: as cas_image_open. */
+/* The image of a manifest that the store has, under whatever name or none: ref is empty. Leases
+ * keep such images. Errors: as cas_image_open. */
 int cas_image_open_manifest(struct cas_store *s, const struct cas_digest *manifest,
                             const struct cas_progress *progress, struct cas_image *out,
                             struct cas_err *err) CAS_MUST_CHECK;

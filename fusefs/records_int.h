@@ -19,7 +19,7 @@ struct ffs_record {
         bool upper_is_ours;  /* removed with the mount */
         char connection[40]; /* fuse driver: of fs, and the volume in it; else "" */
         char volume[40];
-        char boot[40];      /* boot id of the kernel that mounted it */
+        char boot[40]; /* boot id of the kernel that mounted it */
 };
 
 /* Makes RUN_DIR's directories and takes its lock, waiting for others; the descriptor is the lock.

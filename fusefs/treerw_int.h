@@ -23,8 +23,8 @@ bool ffs_nodes_volume(struct ffs_nodes *n, uint64_t node, uint32_t *number);
 int ffs_rw_open(struct ffs_treefs *t, struct ffs_volume *v, int dir_fd, struct ffs_rw **out,
                 struct cas_err *err) CAS_MUST_CHECK;
 void ffs_rw_close(struct ffs_rw *rw);
-/* Its connection has ended: nothing is kept any more for who has files open. Whoever mounts the upper
- * next is not touched by its close, however late that comes. */
+/* Its connection has ended: nothing is kept any more for who has files open. Whoever mounts the
+ * upper next is not touched by its close, however late that comes. */
 void ffs_rw_give_up(struct ffs_rw *rw);
 uint64_t ffs_rw_root(const struct ffs_rw *rw);
 /* The volume goes: true when the kernel knows none of its nodes but the root any more. */
