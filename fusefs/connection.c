@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 
@@ -26,6 +27,7 @@ struct ffs_connection {
         int ended_fd;
         pthread_t *threads; /* owned */
         unsigned thread_count;
+        atomic_uint running; /* threads */
 };
 
 /* One request from the kernel; 0 when the connection has ended. */
@@ -66,6 +68,7 @@ static void *worker_thread(void *arg)
         free(buffer);
         uint64_t one = 1;
         (void)!write(c->ended_fd, &one, sizeof(one));
+        atomic_fetch_sub(&c->running, 1);
         return NULL;
 }
 
@@ -136,9 +139,12 @@ static int start_threads(struct ffs_connection *c, struct cas_err *err)
         c->threads = cas_xcalloc(c->config.threads, sizeof(c->threads[0]));
         for (; c->thread_count < c->config.threads; c->thread_count++) {
                 pthread_t *thread = &c->threads[c->thread_count];
+                atomic_fetch_add(&c->running, 1);
                 int rc = pthread_create(thread, NULL, worker_thread, c);
-                if (rc)
+                if (rc) {
+                        atomic_fetch_sub(&c->running, 1);
                         return cas_fail_sys(err, rc, "thread");
+                }
                 (void)pthread_setname_np(*thread, name);
         }
         return 0;
@@ -164,6 +170,11 @@ int ffs_connection_start(const struct ffs_connection_config *config, struct ffs_
 int ffs_connection_ended_fd(const struct ffs_connection *c)
 {
         return c->ended_fd;
+}
+
+bool ffs_connection_is_still(const struct ffs_connection *c)
+{
+        return atomic_load(&c->running) == 0;
 }
 
 struct fuse_session *ffs_connection_session(const struct ffs_connection *c)

@@ -35,6 +35,8 @@ int ffs_connection_start(const struct ffs_connection_config *config, struct ffs_
                          struct cas_err *err) CAS_MUST_CHECK;
 /* Readable when it was unmounted or aborted. Borrowed. */
 int ffs_connection_ended_fd(const struct ffs_connection *c);
+/* It has ended, and so have its threads: what they were asked is answered, or kept somewhere. */
+bool ffs_connection_is_still(const struct ffs_connection *c);
 struct fuse_session *ffs_connection_session(const struct ffs_connection *c);
 /* Of one that has ended, with none of its requests kept anywhere: waits for its threads. */
 void ffs_connection_free(struct ffs_connection *c);

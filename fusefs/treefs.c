@@ -403,6 +403,11 @@ void ffs_treefs_ended(struct ffs_treefs *t)
         entries_put(&all);
 }
 
+bool ffs_treefs_is_still(const struct ffs_treefs *t)
+{
+        return ffs_connection_is_still(t->connection);
+}
+
 int ffs_treefs_ended_fd(const struct ffs_treefs *t)
 {
         return ffs_connection_ended_fd(t->connection);

@@ -97,6 +97,8 @@ int ffs_treefs_ended_fd(const struct ffs_treefs *t);
 /* Once it has ended: the kernel knows none of its files, and uppers may be mounted again before
  * this is freed. What only open files needed goes now. */
 void ffs_treefs_ended(struct ffs_treefs *t);
+/* It has ended, and no thread serves it any more. Requests of it may wait for the owner. */
+bool ffs_treefs_is_still(const struct ffs_treefs *t);
 /* Of one that never started, or has ended FFS_OWNER_WAIT_MS ago or longer, so that none of its
  * requests waits for the owner. Its threads are waited for; volumes are closed. */
 void ffs_treefs_free(struct ffs_treefs *t);

@@ -17,9 +17,7 @@
 #define TREE_FDS (1 + FFS_TREEFS_STATE_FDS)
 _Static_assert(TREE_FDS <= FFS_KEEP_FDS_MAX, "a connection is one item");
 #define NAME_BYTES "0123456789abcdefghijklmnopqrstuvwxyz-"
-/* When no request of an ended connection waits for the owner any more: all that were being served
- * at its end have come to wait, or been answered, and nobody waits; or nobody can. */
-#define CALM_AFTER_MS 3000
+/* By then no request of an ended connection waits for the owner. */
 #define FREE_AFTER_MS (FFS_OWNER_WAIT_MS + 10000)
 #define READ_AHEAD_KIB 1024
 
@@ -579,14 +577,21 @@ static void end_tree(struct ffs_treeset *s, struct tree *t)
         cas_log(CAS_LOG_INFO, "fs.connection_ended", "name=%s", t->spec.name);
 }
 
+/* Nobody works with it: its threads have ended first, and then nobody at all waits for the owner,
+ * or nobody can any more. */
+static bool is_over(const struct ffs_treeset *s, const struct tree *t)
+{
+        return t->ended_ms && !t->users && ffs_treefs_is_still(t->fs) &&
+               (ffs_ownerwait_count(s->config.wait) == 0 ||
+                now_ms() - t->ended_ms >= FREE_AFTER_MS);
+}
+
 /* The first that can be freed, taken off the list. */
 static struct tree *take_old(struct ffs_treeset *s)
 {
-        uint64_t now = now_ms();
-        uint64_t after = ffs_ownerwait_count(s->config.wait) ? FREE_AFTER_MS : CALM_AFTER_MS;
         cas_mutex_lock(&s->mutex);
         struct tree **at = &s->trees;
-        while (*at && (!(*at)->ended_ms || (*at)->users || now - (*at)->ended_ms < after))
+        while (*at && !is_over(s, *at))
                 at = &(*at)->next;
         struct tree *t = *at;
         if (t) {
