@@ -17,6 +17,7 @@ ACCESS = os.path.join(lamina.ROOT, "build/release/bench/access")
 MIX = os.path.join(lamina.ROOT, "build/release/bench/mix")
 SMALL_COUNT, SMALL_BYTES = 20000, 4000
 LARGE_BYTES = 512 << 20
+NPM_PACKAGES = ("express@4", "lodash", "react")
 PEERS = ("kernel", "fuse-overlayfs")
 OURS = ("overlay", "passthrough", "inode")
 
@@ -180,7 +181,7 @@ def npm_cache(directory):
     """A cache of packages, filled from the registry once; None where there is none."""
     cache, project = directory + "/npm-cache", directory + "/npm-first"
     os.makedirs(project)
-    done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--cache", cache, "express@4", "lodash", "react"],
+    done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--cache", cache, *NPM_PACKAGES],
                           cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
     return cache if done.returncode == 0 else None
 
@@ -195,7 +196,8 @@ def in_root(point, argv, binds=()):
                  timeout=600)
 
 
-def install_rows(b, host, tag, label, argv, binds, runs=3):
+def install_rows(b, host, tag, label, install, runs=3):
+    """install(point): seconds that it took in a new writable mount of the image."""
     tree = f"{host.dir}/tree-{tag}"
     lamina.unpack_reference(b.corpus, tag, tree)
     host.run("import", f"oci:{b.corpus}:{tag}", f"{tag}:1", timeout=600)
@@ -204,28 +206,35 @@ def install_rows(b, host, tag, label, argv, binds, runs=3):
         for _ in range(runs):
             for s in systems.names:
                 point = systems.mount(s)
-                figures[s].append(in_root(point, argv, binds))
+                figures[s].append(install(point))
                 systems.umount(s, point)
         table(b, label, figures, "s", "faster than fuse-overlayfs")
 
 
+def npm_install(point, cache):
+    project = point + "/srv/app"
+    os.makedirs(project)
+    return timed(["npm", "install", "--offline", "--no-audit", "--no-fund", "--cache", cache, *NPM_PACKAGES], cwd=project,
+                 timeout=600)
+
+
 def bench_installs(b):
-    """npm install and apt-get install in a writable sandbox; packages were fetched before."""
+    """npm install (the host's) and dpkg (the image's) in a writable mount; packages were fetched before."""
     with lamina.Host() as host:
-        if "node" in b.tags and shutil.which("npm") and (cache := npm_cache(host.dir)):
-            install_rows(b, host, "node", "npm install (offline)",
-                         ["sh", "-c", "mkdir -p /srv/app && cd /srv/app && npm install --offline --no-audit --no-fund "
-                          "--cache /var/npm express@4 lodash react"], [(cache, "/var/npm")])
-        if "debian12" in b.tags:
-            debs = host.dir + "/debs"
-            os.makedirs(debs + "/partial")
-            fetched = subprocess.run(["apt-get", "install", "-y", "--reinstall", "--download-only", "-o",
-                                      f"Dir::Cache::archives={debs}", "make", "xz-utils", "file", "bzip2"],
-                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            files = [f"/var/debs/{n}" for n in os.listdir(debs) if n.endswith(".deb")]
-            if fetched.returncode == 0 and files:
-                install_rows(b, host, "debian12", f"dpkg of {len(files)} packages",
-                             ["dpkg", "--force-all", "-i", *files], [(debs, "/var/debs")])
+        if "debian12" not in b.tags:
+            return
+        if shutil.which("npm") and (cache := npm_cache(host.dir)):
+            install_rows(b, host, "debian12", "npm install, offline", lambda point: npm_install(point, cache))
+        debs = host.dir + "/debs"
+        os.makedirs(debs + "/partial")
+        fetched = subprocess.run(["apt-get", "install", "-y", "--reinstall", "--download-only", "-o",
+                                  f"Dir::Cache::archives={debs}", "make", "xz-utils", "file", "bzip2"],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        files = [f"/var/debs/{n}" for n in os.listdir(debs) if n.endswith(".deb")]
+        if fetched.returncode == 0 and files:
+            shutil.rmtree(f"{host.dir}/tree-debian12", ignore_errors=True)
+            install_rows(b, host, "debian12", f"dpkg -i of {len(files)} packages",
+                         lambda point: in_root(point, ["dpkg", "--force-all", "-i", *files], [(debs, "/var/debs")]))
 
 
 def server_bytes(host):
