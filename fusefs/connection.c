@@ -12,9 +12,13 @@
 #include <sys/eventfd.h>
 
 #include "cas/log.h"
+#include "cas/mutex.h"
 
 #define REQUEST_BUFFER_BYTES (FFS_REQUEST_BYTES_MAX + 65536)
 #define THREAD_NAME_BYTES 16
+/* While others wait for a disk or a copy, so many threads at least can serve. */
+#define FREE_THREADS_MIN 2
+#define EXTRA_THREADS_MAX 64
 /* Of the kernel's protocol, newer than some systems' header. */
 #define NOTIFY_RESEND 7
 #define OPCODE_INIT 26
@@ -25,9 +29,11 @@ struct ffs_connection {
         struct ffs_connection_config config;
         struct fuse_session *session;
         int ended_fd;
-        pthread_t *threads; /* owned */
+        struct cas_mutex mutex; /* guards all below; leaf */
+        pthread_t *threads;     /* owned; has room for all that there may be */
         unsigned thread_count;
         atomic_uint running; /* threads */
+        unsigned blocked;    /* of them */
 };
 
 /* One request from the kernel; 0 when the connection has ended. */
@@ -66,6 +72,8 @@ static void *worker_thread(void *arg)
         while ((len = receive(c, buffer)) > 0)
                 process(c, buffer, len);
         free(buffer);
+        if (c->config.thread_ends)
+                c->config.thread_ends(c->config.userdata);
         uint64_t one = 1;
         (void)!write(c->ended_fd, &one, sizeof(one));
         atomic_fetch_sub(&c->running, 1);
@@ -132,22 +140,50 @@ static int make_session(struct ffs_connection *c, struct cas_err *err)
         return 0;
 }
 
-static int start_threads(struct ffs_connection *c, struct cas_err *err)
+static int start_thread_locked(struct ffs_connection *c, struct cas_err *err)
 {
         char name[THREAD_NAME_BYTES];
+        cas_assert_held(&c->mutex);
         (void)snprintf(name, sizeof(name), "%s", c->config.name);
-        c->threads = cas_xcalloc(c->config.threads, sizeof(c->threads[0]));
-        for (; c->thread_count < c->config.threads; c->thread_count++) {
-                pthread_t *thread = &c->threads[c->thread_count];
-                atomic_fetch_add(&c->running, 1);
-                int rc = pthread_create(thread, NULL, worker_thread, c);
-                if (rc) {
-                        atomic_fetch_sub(&c->running, 1);
-                        return cas_fail_sys(err, rc, "thread");
-                }
-                (void)pthread_setname_np(*thread, name);
+        pthread_t *thread = &c->threads[c->thread_count];
+        atomic_fetch_add(&c->running, 1);
+        int rc = pthread_create(thread, NULL, worker_thread, c);
+        if (rc) {
+                atomic_fetch_sub(&c->running, 1);
+                return cas_fail_sys(err, rc, "thread");
         }
+        c->thread_count++;
+        (void)pthread_setname_np(*thread, name);
         return 0;
+}
+
+static int start_threads(struct ffs_connection *c, struct cas_err *err)
+{
+        int rc = 0;
+        cas_mutex_lock(&c->mutex);
+        while (rc == 0 && c->thread_count < c->config.threads)
+                rc = start_thread_locked(c, err);
+        cas_mutex_unlock(&c->mutex);
+        return rc;
+}
+
+void ffs_connection_blocks(struct ffs_connection *c)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_mutex_lock(&c->mutex);
+        c->blocked++;
+        if (c->thread_count < c->blocked + FREE_THREADS_MIN &&
+            c->thread_count < c->config.threads + EXTRA_THREADS_MAX &&
+            start_thread_locked(c, &err) < 0)
+                cas_log(CAS_LOG_WARN, "fuse.thread", "why=\"%s\"", err.msg);
+        cas_mutex_unlock(&c->mutex);
+}
+
+void ffs_connection_goes_on(struct ffs_connection *c)
+{
+        cas_mutex_lock(&c->mutex);
+        c->blocked--;
+        cas_mutex_unlock(&c->mutex);
 }
 
 int ffs_connection_start(const struct ffs_connection_config *config, struct ffs_connection **out,
@@ -156,6 +192,8 @@ int ffs_connection_start(const struct ffs_connection_config *config, struct ffs_
         /* A session that has begun may have threads in it: a failure leaves all as it is. */
         struct ffs_connection *c = cas_xcalloc(1, sizeof(*c));
         c->config = *config;
+        cas_mutex_init(&c->mutex, "connection");
+        c->threads = cas_xcalloc(config->threads + EXTRA_THREADS_MAX, sizeof(c->threads[0]));
         c->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (c->ended_fd < 0)
                 return cas_fail_sys(err, errno, "eventfd");
@@ -184,8 +222,15 @@ struct fuse_session *ffs_connection_session(const struct ffs_connection *c)
 
 void ffs_connection_free(struct ffs_connection *c)
 {
-        for (unsigned i = 0; i < c->thread_count; i++)
+        for (unsigned i = 0;; i++) {
+                cas_mutex_lock(&c->mutex); /* those that still run may start more */
+                bool more = i < c->thread_count;
+                cas_mutex_unlock(&c->mutex);
+                if (!more)
+                        break;
                 (void)pthread_join(c->threads[i], NULL);
+        }
+        cas_mutex_release(&c->mutex);
         fuse_session_destroy(c->session);
         (void)close(c->ended_fd);
         free(c->threads);

@@ -18,8 +18,8 @@ struct ffs_connection;
 struct ffs_connection_config {
         int fuse_fd; /* borrowed */
         const struct fuse_lowlevel_ops *ops;
-        void *userdata; /* of the requests */
-        unsigned threads;
+        void *userdata;   /* of the requests */
+        unsigned threads; /* and more while some of them wait: ffs_connection_blocks() */
         const char *name; /* static; of threads and log lines */
         /* The INIT request that the connection began with; load gives *len 0 when there is none
          * yet. Borrowed. */
@@ -28,6 +28,8 @@ struct ffs_connection_config {
         /* May be NULL. A chance to see each request before libfuse does (its `unique` with the bit
          * above, its opcode and node), in the thread that will serve it. */
         void (*request_seen)(void *userdata, uint64_t unique, uint32_t opcode, uint64_t node);
+        /* May be NULL: called by each thread that has served, at its end. */
+        void (*thread_ends)(void *userdata);
         /* May be NULL: called after INIT has been answered, before any other request. */
         void (*inited)(void *userdata, struct fuse_session *session);
 };
@@ -38,6 +40,10 @@ int ffs_connection_ended_fd(const struct ffs_connection *c);
 /* It has ended, and so have its threads: what they were asked is answered, or kept somewhere. */
 bool ffs_connection_is_still(const struct ffs_connection *c);
 struct fuse_session *ffs_connection_session(const struct ffs_connection *c);
+/* Around what may take a thread that serves a request long: others serve meanwhile, within bounds,
+ * so that one user of a shared connection does not keep all waiting. */
+void ffs_connection_blocks(struct ffs_connection *c);
+void ffs_connection_goes_on(struct ffs_connection *c);
 /* Of one that has ended, with none of its requests kept anywhere: waits for its threads. */
 void ffs_connection_free(struct ffs_connection *c);
 

@@ -377,6 +377,12 @@ static void drop_strange_nodes(struct ffs_treefs *t)
         entries_put(&all);
 }
 
+static void thread_ends(void *userdata CAS_UNUSED)
+{
+        cas_buf_release(&read_scratch);
+        free(cas_steal(&read_reply));
+}
+
 int ffs_treefs_start(struct ffs_treefs *t, struct cas_err *err)
 {
         drop_strange_nodes(t);
@@ -389,6 +395,7 @@ int ffs_treefs_start(struct ffs_treefs *t, struct cas_err *err)
                 .init_load = init_load,
                 .init_save = init_save,
                 .request_seen = request_seen,
+                .thread_ends = thread_ends,
         };
         return ffs_connection_start(&connection, &t->connection, err);
 }
@@ -474,6 +481,18 @@ struct ffs_opener *ffs_treefs_opener(struct ffs_treefs *t)
 struct fuse_session *ffs_treefs_session(struct ffs_treefs *t)
 {
         return ffs_connection_session(t->connection);
+}
+
+void ffs_treefs_blocks(struct ffs_treefs *t)
+{
+        if (t->connection)
+                ffs_connection_blocks(t->connection);
+}
+
+void ffs_treefs_goes_on(struct ffs_treefs *t)
+{
+        if (t->connection)
+                ffs_connection_goes_on(t->connection);
 }
 
 void ffs_treefs_attr(const struct ffs_volume *v, uint64_t vid, const struct cas_inode *inode,

@@ -119,6 +119,9 @@ void ffs_treefs_volume_put(struct ffs_treefs *t, struct ffs_volume *v);
 struct ffs_backings *ffs_treefs_backings(struct ffs_treefs *t); /* backing_int.h */
 struct ffs_nodes *ffs_treefs_nodes(struct ffs_treefs *t);       /* nodes of writable volumes */
 struct fuse_session *ffs_treefs_session(struct ffs_treefs *t);  /* for notifications */
+/* Around what takes a thread that serves a request long; ffs_connection_blocks(). */
+void ffs_treefs_blocks(struct ffs_treefs *t);
+void ffs_treefs_goes_on(struct ffs_treefs *t);
 /* Content of an object for a read, waiting for the owner as the object file system does: replies
  * to req with [offset, offset + len) cut at the object's end, EIO with a line in the log. */
 void ffs_treefs_reply_object(struct ffs_treefs *t, fuse_req_t req, const struct cas_hash *object,

@@ -471,10 +471,12 @@ void ffs_rw_copying_end(struct ffs_rw *rw, uint64_t node)
 
 void ffs_rw_copying_wait(struct ffs_rw *rw, uint64_t node)
 {
+        ffs_treefs_blocks(rw->treefs);
         cas_mutex_lock(&rw->settling);
         while (is_copying_locked(rw, node) || rw->copying_count == FFS_RW_COPYING_MAX)
                 cas_mutex_wait(&rw->settling, &rw->settled);
         cas_mutex_unlock(&rw->settling);
+        ffs_treefs_goes_on(rw->treefs);
 }
 
 /* The kernel takes no locks for attributes alone, and waits for nobody. */

@@ -435,7 +435,9 @@ static int copy_without_lock(struct file_copy *c)
 {
         struct ffs_rw *rw = c->rw;
         bool into = c->fill || c->node.flags & FFS_NODE_UNLINKED;
+        ffs_treefs_blocks(rw->treefs);
         int rc = into ? copy_into(c) : copy_data(rw, c->node.vid, &c->lower.inode, c->fd);
+        ffs_treefs_goes_on(rw->treefs);
         (void)pthread_rwlock_wrlock(&rw->lock);
         if (rc == 0)
                 rc = finish(c);

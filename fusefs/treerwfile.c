@@ -437,12 +437,14 @@ static ssize_t copy_range(struct ffs_rw *rw, uid_t uid, uint64_t from, off_t fro
                 rc = reserve(rw, to_fd, uid, to_offset, len, &grown);
         if (rc < 0)
                 return rc;
+        ffs_treefs_blocks(rw->treefs);
         if (below) {
                 n = copy_from_lower(rw, &source, from_offset, to_fd, to_offset, len);
         } else {
                 n = copy_file_range(from_fd, &from_offset, to_fd, &to_offset, len, 0);
                 n = n < 0 ? -errno : n;
         }
+        ffs_treefs_goes_on(rw->treefs);
         uint64_t short_by = n < 0 ? len : len - (size_t)n;
         /* Whole blocks of it: what was written may have begun in the last one. */
         short_by -= short_by % FFS_UPPER_BLOCK_BYTES;
@@ -490,8 +492,12 @@ void ffs_rw_fsync(struct ffs_volume *v, fuse_req_t req, uint64_t id, int datasyn
         else if (rc == 0 && S_ISDIR(node.type) && !(node.flags & FFS_NODE_ORPHAN))
                 rc = open_dir(rw, &node, &fd);
         (void)pthread_rwlock_unlock(&rw->lock);
-        if (rc == 0 && fd >= 0 && (datasync ? fdatasync(fd) : fsync(fd)) < 0)
-                rc = -errno;
+        if (rc == 0 && fd >= 0) {
+                ffs_treefs_blocks(rw->treefs);
+                if ((datasync ? fdatasync(fd) : fsync(fd)) < 0)
+                        rc = -errno;
+                ffs_treefs_goes_on(rw->treefs);
+        }
         (void)fuse_reply_err(req, -rc);
 }
 
