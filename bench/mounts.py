@@ -284,7 +284,7 @@ def many(b, host, system, sandboxes, images):
         use_sandbox(point, "app", n)
         live.append((which, point))
     took = time.monotonic() - start
-    os.sync()
+    drop_caches()
     used = before - meminfo("MemAvailable")
     server = server_bytes(host) - server if system in OURS else 0
     start = time.monotonic()
@@ -330,6 +330,7 @@ def bench_starts(b, count=100):
                 in_root(point, ["sh", "-c", "echo hello >/written; cat /etc/os-release"])
                 times.append(time.monotonic() - start)
                 live.append(point)
+            drop_caches()
             used = (before - meminfo("MemAvailable")) / count / 1024
             own = (server_bytes(host) - server) / count / 1024 if system in OURS else 0
             for point in live + [first]:
