@@ -7,6 +7,7 @@
 #include "cas/blob.h"
 #include "cas/json.h"
 
+#define DATE_NEWEST_S INT64_C(253402300799) /* the end of 9999 */
 #define DATE_BYTES 32
 
 /* ---- dates ---- */
@@ -37,7 +38,11 @@ static int choose_date(const struct cas_derive_options *o, const json_t *base, c
                        struct cas_err *err)
 {
         const char *epoch = getenv("SOURCE_DATE_EPOCH");
-        int64_t when_s = o->newest_s, base_s;
+        /* Files of a sandbox may be of any time; a date has four digits of year. */
+        int64_t when_s = o->newest_s < 0               ? 0
+                         : o->newest_s > DATE_NEWEST_S ? DATE_NEWEST_S
+                                                       : o->newest_s;
+        int64_t base_s;
         if (epoch && epoch[0]) {
                 char *end;
                 errno = 0;

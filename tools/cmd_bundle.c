@@ -66,7 +66,7 @@ static void target_release(struct target *t)
 static int target_make(struct target *t, const char *dir, const char *upper, struct cas_err *err)
 {
         cas_cleanup_free char *absolute = NULL;
-        if (path_absolute(dir, &absolute, err) < 0 || path_make_dirs(absolute, 0755, err) < 0 ||
+        if (path_absolute(dir, &absolute, err) < 0 || path_make_dirs(absolute, 0700, err) < 0 ||
             path_real(absolute, &t->dir, err) < 0 ||
             (upper && path_real(upper, &t->upper, err) < 0))
                 return -(int)err->code;
@@ -74,7 +74,7 @@ static int target_make(struct target *t, const char *dir, const char *upper, str
         cas_cleanup_free char *config = cas_xasprintf("%s/config.json", t->dir);
         if (access(config, F_OK) == 0)
                 return cas_fail(err, CAS_E_EXISTS, "%s has a config.json already", t->dir);
-        return path_make_dirs(t->rootfs, 0755, err);
+        return path_make_dirs(t->rootfs, 0700, err);
 }
 
 /* Of the container: a range of its own, or what a user without privileges has. */
