@@ -127,6 +127,7 @@ static int make_session(struct ffs_connection *c, struct cas_err *err)
         struct fuse_args args = FUSE_ARGS_INIT(1, argv);
         c->session =
                 fuse_session_new(&args, c->config.ops, sizeof(*c->config.ops), c->config.userdata);
+        fuse_opt_free_args(&args);
         if (!c->session)
                 return cas_fail(err, CAS_E_NOMEM, "no FUSE session");
         int fd = dup(c->config.fuse_fd); /* the session closes its own */

@@ -18,7 +18,7 @@ export TSAN_OPTIONS=${TSAN_OPTIONS-suppressions=$root/tests/tsan.supp}
 jobs=${LAMINA_TEST_JOBS:-1}
 work=$(mktemp -d "${TMPDIR:-/tmp}/lamina-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-chmod 711 "$work" # some tests go on as another user
+chmod 711 "$work" # some tests go on as another user, for whom their directories are as /tmp
 : >"$work/counts"
 
 # The number before WORD in the last line of the output that has it, or nothing.
@@ -34,7 +34,7 @@ count() { # passed failed skipped
 run_one() { # number program
 	local program=$2 name=${2#"$root"/} dir=$work/$1 out=$work/$1.out
 	local args=() start rc took good bad why
-	mkdir "$dir"
+	mkdir -m 1777 "$dir"
 	if [ "$kind" = replay ]; then
 		args=("$root/tests/fuzz/corpus/$(basename "$program")")
 		[ -d "${args[0]}" ] || { echo "FAIL $name: no corpus"; count 0 1 0; return; }
