@@ -13,7 +13,8 @@
 
 #include "cas/digest.h"
 
-#define FFS_BACKINGS_IDLE_MAX 4096 /* kept without open files */
+#define FFS_BACKINGS_IDLE_MAX                                                                      \
+        32768 /* kept without open files; each holds an inode of about 1 KiB */
 
 struct ffs_backings;
 int ffs_backings_state_create(int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
