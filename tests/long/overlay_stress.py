@@ -31,7 +31,7 @@ USUAL = {"ENOENT", "EEXIST", "ENOTDIR", "EISDIR", "ENOTEMPTY", "EINVAL", "EACCES
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--of", default="passthrough,inode")
-    parser.add_argument("--seconds", type=float, default=float(os.environ.get("LAMINA_STRESS_SECONDS", "3")))
+    parser.add_argument("--seconds", type=float, default=float(os.environ.get("LAMINA_STRESS_SECONDS", "6")))
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     return parser.parse_args()
 
