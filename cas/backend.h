@@ -31,19 +31,19 @@ struct cas_backend {
         const struct cas_backend_ops *ops;
 };
 
-/* Content that is elsewhere, by digest. */
+/* Content that is elsewhere: what a layer that has not wholly come is made of. */
 struct cas_remote;
+struct cas_publish;
 struct cas_remote_ops {
-        /* Streams the content to sink in order. Errors: NOTFOUND, IO, BUSY (try again). */
-        int (*fetch_blob)(struct cas_remote *r, const struct cas_digest *digest,
-                          int (*sink)(void *arg, const void *data, size_t len, struct cas_err *err),
-                          void *arg, struct cas_err *err);
-        int (*fetch_object)(struct cas_remote *r, const struct cas_hash *id,
-                            int (*sink)(void *arg, const void *data, size_t len,
-                                        struct cas_err *err),
-                            void *arg, struct cas_err *err);
+        /* Adds objects of the layer to a publication, which the caller commits; chunks that are
+         * here already do not travel. Ids are checked. Blocks. Errors: NOTFOUND, CORRUPT (other
+         * bytes than their name says), DENIED, BUSY (try again), IO. */
+        int (*fetch_objects)(struct cas_remote *r, const struct cas_digest *layer,
+                             const struct cas_hash *ids, size_t count, struct cas_publish *p,
+                             struct cas_err *err);
         void (*close)(struct cas_remote *r);
 };
+/* Implementations embed this as their first member. */
 struct cas_remote {
         const struct cas_remote_ops *ops;
 };

@@ -41,6 +41,8 @@ static void req_unref(struct reg_http_req *req)
                 return;
         for (unsigned i = 0; i < req->header_count; i++)
                 free(req->headers[i].value);
+        if (req->context_free)
+                req->context_free(req->context);
         reg_uri_release(&req->uri);
         free(req);
 }
@@ -236,18 +238,10 @@ static enum MHD_Result queue_answer(struct reg_http_req *req)
         return rc;
 }
 
-static enum MHD_Result start_request(struct reg_http_req *req, const char *method)
+/* begin has answered, or wants the body. */
+static enum MHD_Result begun(struct reg_http_req *req)
 {
-        struct reg_http_server *server = req->server;
-        req->method = method_of(method);
-        req->method_text = method;
         req->stage = REG_HTTP_RECEIVING;
-        req->discard_bytes = REG_HTTP_DISCARD_BYTES_MAX;
-        read_body_length(req);
-        if (!req->answered && req->uri_status)
-                refuse(req, req->uri_status, "the URL cannot be read");
-        if (!req->answered)
-                server->config.begin(server->config.arg, req);
         cas_assert(req->answered || req->ops);
         if (!req->answered && req->body_bytes != UINT64_MAX &&
             req->body_bytes > req->body_bytes_max)
@@ -259,6 +253,50 @@ static enum MHD_Result start_request(struct reg_http_req *req, const char *metho
                 return MHD_YES;
         conn_of(req->connection)->linger = true;
         return queue_answer(req);
+}
+
+/* On a worker's thread: what begin has left for later. */
+static void run_deferred(struct reg_work_item *item)
+{
+        struct reg_http_req *req = (struct reg_http_req *)item;
+        req->defer_fn(req->defer_arg, req);
+        cas_assert(req->answered || req->ops);
+        MHD_resume_connection(req->connection);
+        req_unref(req);
+}
+
+/* Hands a request to the workers, its connection suspended meanwhile. */
+static enum MHD_Result hand_over(struct reg_http_req *req, enum reg_http_stage stage,
+                                 void (*fn)(struct reg_work_item *item))
+{
+        struct reg_http_server *server = req->server;
+        req->stage = stage;
+        cas_mutex_lock(&server->mutex);
+        bool ended = server->ended;
+        if (!ended) {
+                atomic_fetch_add(&req->refs, 1);
+                req->work.fn = fn;
+                MHD_suspend_connection(req->connection);
+                reg_work_push(server->work, &req->work);
+        }
+        cas_mutex_unlock(&server->mutex);
+        return ended ? MHD_NO : MHD_YES;
+}
+
+static enum MHD_Result start_request(struct reg_http_req *req, const char *method)
+{
+        struct reg_http_server *server = req->server;
+        req->method = method_of(method);
+        req->method_text = method;
+        req->discard_bytes = REG_HTTP_DISCARD_BYTES_MAX;
+        read_body_length(req);
+        if (!req->answered && req->uri_status)
+                refuse(req, req->uri_status, "the URL cannot be read");
+        if (!req->answered)
+                server->config.begin(server->config.arg, req);
+        if (req->defer_fn)
+                return hand_over(req, REG_HTTP_DEFERRED, run_deferred);
+        return begun(req);
 }
 
 static enum MHD_Result take_piece(struct reg_http_req *req, const void *data, size_t len)
@@ -293,22 +331,6 @@ static void run_end(struct reg_work_item *item)
         req_unref(req);
 }
 
-static enum MHD_Result hand_to_worker(struct reg_http_req *req)
-{
-        struct reg_http_server *server = req->server;
-        req->stage = REG_HTTP_WORKING;
-        cas_mutex_lock(&server->mutex);
-        bool ended = server->ended;
-        if (!ended) {
-                atomic_fetch_add(&req->refs, 1);
-                req->work.fn = run_end;
-                MHD_suspend_connection(req->connection);
-                reg_work_push(server->work, &req->work);
-        }
-        cas_mutex_unlock(&server->mutex);
-        return ended ? MHD_NO : MHD_YES;
-}
-
 static enum MHD_Result on_access(void *arg CAS_UNUSED, struct MHD_Connection *connection CAS_UNUSED,
                                  const char *url CAS_UNUSED, const char *method,
                                  const char *version CAS_UNUSED, const char *data, size_t *len,
@@ -319,12 +341,14 @@ static enum MHD_Result on_access(void *arg CAS_UNUSED, struct MHD_Connection *co
                 return MHD_NO;
         if (req->stage == REG_HTTP_NEW)
                 return start_request(req, method);
+        if (req->stage == REG_HTTP_DEFERRED) /* resumed: nothing of a body was read */
+                return begun(req);
         if (*len > 0) {
                 size_t piece_len = *len;
                 *len = 0;
                 return take_piece(req, data, piece_len);
         }
-        return req->answered ? queue_answer(req) : hand_to_worker(req);
+        return req->answered ? queue_answer(req) : hand_over(req, REG_HTTP_WORKING, run_end);
 }
 
 /* The request, for handlers */
@@ -351,6 +375,18 @@ bool reg_http_body(const struct reg_http_req *req, uint64_t *out_bytes)
         return req->body_bytes > 0;
 }
 
+void reg_http_set_context(struct reg_http_req *req, void *context, void (*free_fn)(void *context))
+{
+        cas_assert(!req->context);
+        req->context = context;
+        req->context_free = free_fn;
+}
+
+void *reg_http_context(const struct reg_http_req *req)
+{
+        return req->context;
+}
+
 bool reg_http_peer_uid(const struct reg_http_req *req, uid_t *out)
 {
         struct ucred peer;
@@ -373,6 +409,16 @@ void reg_http_accept(struct reg_http_req *req, const struct reg_http_body_ops *o
         req->ops = ops;
         req->state = state;
         req->body_bytes_max = ops->bytes_max;
+}
+
+void reg_http_defer(struct reg_http_req *req, void (*fn)(void *arg, struct reg_http_req *req),
+                    void *arg)
+{
+        cas_assert(!req->defer_fn);
+        cas_assert(!req->ops);
+        cas_assert(!req->answered);
+        req->defer_fn = fn;
+        req->defer_arg = arg;
 }
 
 /* Whole bodies: the ops of one that collects pieces. */

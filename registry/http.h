@@ -31,6 +31,27 @@
 struct reg_http_server;
 struct reg_http_req;
 struct reg_http_stream;
+struct reg_http_answer;
+
+/* TLS by certificate files (PEM), read again by reg_http_tls_reload. */
+struct reg_http_tls {
+        const char *cert_path, *key_path; /* the chain, and its key */
+        const char *client_ca_path;       /* certificates of clients are asked for; NULL: are not */
+        bool client_required;             /* connections without one are refused */
+};
+
+/* A request that is over: for logs and metrics. Borrowed for the call. */
+struct reg_http_done {
+        const char *method;           /* "?" when it is none that is known */
+        const char *target;           /* as sent; "" when it could not be read */
+        const char *client;           /* address, reg_http_client */
+        const char *agent, *referer;  /* "" when not sent */
+        void *context;                /* reg_http_set_context; NULL */
+        unsigned status;              /* 0: the connection broke off before an answer */
+        bool whole;                   /* the answer was sent to its end */
+        uint64_t in_bytes, out_bytes; /* of bodies */
+        uint64_t duration_ns;         /* from the request's first line to the end of its answer */
+};
 
 struct reg_http_config {
         /* "ADDR:PORT", "[V6]:PORT" (port 0: any), or the absolute path of a Unix socket, where a
@@ -47,7 +68,13 @@ struct reg_http_config {
         /* Answers a request whose target or body length makes no sense, in the protocol's own
          * words; begin is not called. NULL: the status alone. */
         void (*refuse)(void *arg, struct reg_http_req *req, unsigned status, const char *why);
+        /* Told of each request when all is over, on any thread; must not block. May be NULL. */
+        void (*done)(void *arg, const struct reg_http_done *done);
         void *arg;
+        const struct reg_http_tls *tls; /* NULL: plain. Borrowed during start */
+        /* Networks ("10.0.0.0/8, ::1/128") of proxies whose X-Forwarded-For (client) and
+         * X-Forwarded-Proto are believed; NULL: none. Borrowed during start */
+        const char *trusted_proxies;
 };
 
 /* Listens and serves until stop. Errors: INVALID (address), BUSY (address in use), DENIED, IO. */
@@ -55,6 +82,9 @@ int reg_http_start(const struct reg_http_config *config, struct reg_http_server 
                    struct cas_err *err) CAS_MUST_CHECK;
 /* The TCP port, 0 for a Unix socket. */
 unsigned reg_http_port(const struct reg_http_server *server);
+/* Reads the certificates again: connections from now on use them, those that are open go on.
+ * Errors: INVALID, NOTFOUND, IO; the former stay in force then. */
+int reg_http_tls_reload(struct reg_http_server *server, struct cas_err *err) CAS_MUST_CHECK;
 /* Listens no more; requests under way are finished, for at most wait_ms; then connections are
  * closed and streams fail. Returns when every `end` has returned. */
 void reg_http_stop(struct reg_http_server *server, unsigned wait_ms);
@@ -81,6 +111,23 @@ const char *reg_http_header(const struct reg_http_req *req, const char *name);
 bool reg_http_body(const struct reg_http_req *req, uint64_t *out_bytes);
 /* Who is at the other end of a Unix socket. False on TCP. */
 bool reg_http_peer_uid(const struct reg_http_req *req, uid_t *out);
+
+/* Who asks: the address of the other end, or what a trusted proxy says; "unix" on a Unix socket.
+ * Valid as long as the request. */
+const char *reg_http_client(const struct reg_http_req *req);
+/* Whether the client sees https: TLS here, or a trusted proxy says so. */
+bool reg_http_is_https(const struct reg_http_req *req);
+/* The common name of the client's certificate, which a trusted authority has signed, or NULL. */
+const char *reg_http_client_cert_name(const struct reg_http_req *req);
+/* Something of the caller's that lives as long as the request, set at most once (asserted), from
+ * begin; free_fn (may be NULL) is called when all is over, after `done`. */
+void reg_http_set_context(struct reg_http_req *req, void *context, void (*free_fn)(void *context));
+void *reg_http_context(const struct reg_http_req *req); /* NULL when none was set */
+/* From begin, which may not use the request afterwards: fn goes on in its place, on a thread of the
+ * worker pool, where it may block; it answers or accepts a body, as begin would. No byte of the
+ * body is read before. */
+void reg_http_defer(struct reg_http_req *req, void (*fn)(void *arg, struct reg_http_req *req),
+                    void *arg);
 
 struct reg_http_body_ops {
         uint64_t bytes_max; /* a longer body is answered by too_long */
@@ -128,6 +175,18 @@ void reg_http_reply_source(struct reg_http_req *req, unsigned status, uint64_t l
                            const struct reg_http_source_ops *ops, void *source);
 /* The headers of an answer of len bytes, for HEAD and 304. */
 void reg_http_reply_head(struct reg_http_req *req, unsigned status, uint64_t len);
+
+/* An answer made once and sent to many: status, headers and body, immutable. Refcounted and
+ * thread-safe. The body is copied. */
+struct reg_http_header {
+        const char *name, *value;
+};
+struct reg_http_answer *reg_http_answer_new(unsigned status, const struct reg_http_header *headers,
+                                            size_t count, const void *body, size_t len);
+struct reg_http_answer *reg_http_answer_ref(struct reg_http_answer *a);
+void reg_http_answer_unref(struct reg_http_answer *a); /* NULL is nothing */
+/* Answers with it, and with nothing else: no header may have been set. To HEAD without the body. */
+void reg_http_reply_answer(struct reg_http_req *req, struct reg_http_answer *a);
 
 /* An answer that is written while it is made: status and headers leave at once, the bytes as
  * they are written. From begin, piece or end, which may not use the request after it; the stream

@@ -58,6 +58,7 @@ struct reg_http_server {
 
 enum reg_http_stage {
         REG_HTTP_NEW,
+        REG_HTTP_DEFERRED,  /* suspended: what begin has handed to a worker */
         REG_HTTP_RECEIVING, /* body, if any, is on its way */
         REG_HTTP_WORKING,   /* suspended: `end` has the request */
 };
@@ -84,6 +85,11 @@ struct reg_http_req {
         uint64_t body_bytes_max;
         const struct reg_http_body_ops *ops; /* until its free was called */
         void *state;
+
+        void (*defer_fn)(void *arg, struct reg_http_req *req); /* reg_http_defer */
+        void *defer_arg;
+        void *context; /* reg_http_set_context */
+        void (*context_free)(void *context);
 
         bool answered;
         bool streamed; /* `end` has sent its answer on its way before it returned */

@@ -4,25 +4,26 @@
 #include "registry/registry_int.h"
 
 /* What can be done with what. HEAD is GET. */
-static const struct {
+static const struct route {
         enum reg_noun noun;
         enum reg_http_method method;
+        unsigned actions; /* enum reg_action: what who asks must be allowed to do */
         reg_handler handler;
 } routes[] = {
-        {REG_NOUN_PING, REG_HTTP_GET, reg_ping},
-        {REG_NOUN_CATALOG, REG_HTTP_GET, reg_catalog},
-        {REG_NOUN_BLOB, REG_HTTP_GET, reg_blob_get},
-        {REG_NOUN_BLOB, REG_HTTP_DELETE, reg_blob_delete},
-        {REG_NOUN_UPLOADS, REG_HTTP_POST, reg_upload_create},
-        {REG_NOUN_UPLOAD, REG_HTTP_GET, reg_upload_status},
-        {REG_NOUN_UPLOAD, REG_HTTP_PATCH, reg_upload_patch},
-        {REG_NOUN_UPLOAD, REG_HTTP_PUT, reg_upload_put},
-        {REG_NOUN_UPLOAD, REG_HTTP_DELETE, reg_upload_delete},
-        {REG_NOUN_MANIFEST, REG_HTTP_GET, reg_manifest_get},
-        {REG_NOUN_MANIFEST, REG_HTTP_PUT, reg_manifest_put},
-        {REG_NOUN_MANIFEST, REG_HTTP_DELETE, reg_manifest_delete},
-        {REG_NOUN_TAGS, REG_HTTP_GET, reg_tags_list},
-        {REG_NOUN_REFERRERS, REG_HTTP_GET, reg_referrers_list},
+        {REG_NOUN_PING, REG_HTTP_GET, 0, reg_ping},
+        {REG_NOUN_CATALOG, REG_HTTP_GET, 0, reg_catalog},
+        {REG_NOUN_BLOB, REG_HTTP_GET, REG_ACTION_PULL, reg_blob_get},
+        {REG_NOUN_BLOB, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_blob_delete},
+        {REG_NOUN_UPLOADS, REG_HTTP_POST, REG_ACTION_PUSH, reg_upload_create},
+        {REG_NOUN_UPLOAD, REG_HTTP_GET, REG_ACTION_PUSH, reg_upload_status},
+        {REG_NOUN_UPLOAD, REG_HTTP_PATCH, REG_ACTION_PUSH, reg_upload_patch},
+        {REG_NOUN_UPLOAD, REG_HTTP_PUT, REG_ACTION_PUSH, reg_upload_put},
+        {REG_NOUN_UPLOAD, REG_HTTP_DELETE, REG_ACTION_PUSH, reg_upload_delete},
+        {REG_NOUN_MANIFEST, REG_HTTP_GET, REG_ACTION_PULL, reg_manifest_get},
+        {REG_NOUN_MANIFEST, REG_HTTP_PUT, REG_ACTION_PUSH, reg_manifest_put},
+        {REG_NOUN_MANIFEST, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_manifest_delete},
+        {REG_NOUN_TAGS, REG_HTTP_GET, REG_ACTION_PULL, reg_tags_list},
+        {REG_NOUN_REFERRERS, REG_HTTP_GET, REG_ACTION_PULL, reg_referrers_list},
 };
 
 static const char *method_text(enum reg_http_method method)
@@ -71,26 +72,84 @@ static void refuse(void *arg CAS_UNUSED, struct reg_http_req *req, unsigned stat
         reg_reply_status(req, status, "UNSUPPORTED", why);
 }
 
-static void begin(void *arg, struct reg_http_req *req)
+static const struct route *find_route(enum reg_noun noun, enum reg_http_method method)
 {
-        struct reg_registry *registry = arg;
-        struct reg_call call = {.registry = registry, .store = registry->store, .req = req};
+        if (method == REG_HTTP_HEAD)
+                method = REG_HTTP_GET;
+        for (size_t i = 0; i < CAS_COUNT(routes); i++) {
+                if (routes[i].noun == noun && routes[i].method == method)
+                        return &routes[i];
+        }
+        return NULL;
+}
+
+static void context_free(void *context)
+{
+        struct reg_identity *identity = context;
+        reg_identity_release(identity);
+        free(identity);
+}
+
+/* Who asks, kept with the request. NULL: answered, or (REG_LATER) to be asked again. */
+static const struct reg_identity *identify(struct reg_registry *registry, struct reg_http_req *req,
+                                           bool may_block, enum reg_verdict *verdict)
+{
+        cas_cleanup_free struct reg_identity *identity = cas_xcalloc(1, sizeof(*identity));
+        *verdict = reg_access_identify(registry->access, req, may_block, identity);
+        if (*verdict == REG_ALLOWED) {
+                reg_http_set_context(req, identity, context_free);
+                return cas_steal(&identity);
+        }
+        if (*verdict != REG_LATER)
+                reg_access_refuse(registry->access, req, *verdict, NULL, 0);
+        return NULL;
+}
+
+/* Who asks is known: what they ask for. */
+static void serve(struct reg_registry *registry, struct reg_http_req *req,
+                  const struct reg_identity *identity)
+{
+        struct reg_call call = {
+                .registry = registry, .store = registry->store, .req = req, .identity = identity};
         struct cas_err err = CAS_ERR_INIT;
-        common_headers(req);
         if (reg_route_parse(reg_http_uri(req), &call.route, &err) < 0) {
                 reg_reply_err(req, REG_ABOUT_NAME, &err);
                 return;
         }
-        enum reg_http_method method = reg_http_method(req);
-        if (method == REG_HTTP_HEAD)
-                method = REG_HTTP_GET;
-        for (size_t i = 0; i < CAS_COUNT(routes); i++) {
-                if (routes[i].noun == call.route.noun && routes[i].method == method) {
-                        routes[i].handler(&call);
-                        return;
-                }
+        const struct route *route = find_route(call.route.noun, reg_http_method(req));
+        if (!route) {
+                refuse_method(&call);
+                return;
         }
-        refuse_method(&call);
+        const char *repo = call.route.repo[0] ? call.route.repo : NULL;
+        enum reg_verdict verdict =
+                reg_access_check(registry->access, req, identity, repo, route->actions);
+        if (verdict == REG_ALLOWED)
+                route->handler(&call);
+        else
+                reg_access_refuse(registry->access, req, verdict, repo, route->actions);
+}
+
+static void begin_blocking(void *arg, struct reg_http_req *req)
+{
+        struct reg_registry *registry = arg;
+        enum reg_verdict verdict;
+        const struct reg_identity *identity = identify(registry, req, true, &verdict);
+        cas_assert(verdict != REG_LATER);
+        if (identity)
+                serve(registry, req, identity);
+}
+
+static void begin(void *arg, struct reg_http_req *req)
+{
+        struct reg_registry *registry = arg;
+        enum reg_verdict verdict;
+        common_headers(req);
+        const struct reg_identity *identity = identify(registry, req, false, &verdict);
+        if (identity)
+                serve(registry, req, identity);
+        else if (verdict == REG_LATER)
+                reg_http_defer(req, begin_blocking, registry);
 }
 
 void reg_ping(struct reg_call *call)
@@ -138,11 +197,26 @@ void reg_call_work(const struct reg_call *call, reg_handler work)
         reg_http_accept(call->req, &ops, d);
 }
 
+static void registry_free(struct reg_registry *registry)
+{
+        reg_decoder_stop(registry->decoder);
+        reg_access_free(registry->access);
+        reg_events_free(registry->events);
+        free(registry);
+}
+
 int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_registry **out,
               struct cas_err *err)
 {
         struct reg_registry *registry = cas_xcalloc(1, sizeof(*registry));
         registry->store = s;
+        registry->config = config;
+        registry->events = reg_events_new();
+        int rc = reg_access_new(NULL, &registry->access, err);
+        if (rc < 0) {
+                registry_free(registry);
+                return rc;
+        }
         registry->decoder = reg_decoder_start(s);
         struct reg_http_config http = {
                 .listen = config->listen,
@@ -152,14 +226,18 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                 .refuse = refuse,
                 .arg = registry,
         };
-        int rc = reg_http_start(&http, &registry->http, err);
+        rc = reg_http_start(&http, &registry->http, err);
         if (rc < 0) {
-                reg_decoder_stop(registry->decoder);
-                free(registry);
+                registry_free(registry);
                 return rc;
         }
         *out = registry;
         return 0;
+}
+
+int reg_reload(struct reg_registry *r, struct cas_err *err)
+{
+        return reg_access_reload(r->access, err);
 }
 
 unsigned reg_port(const struct reg_registry *r)
@@ -172,6 +250,5 @@ void reg_stop(struct reg_registry *r, unsigned wait_ms)
         if (!r)
                 return;
         reg_http_stop(r->http, wait_ms);
-        reg_decoder_stop(r->decoder);
-        free(r);
+        registry_free(r);
 }

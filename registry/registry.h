@@ -5,15 +5,15 @@
 #define REG_REGISTRY_H
 
 #include "cas/store.h"
+#include "registry/reg_config.h"
 
-struct reg_config {
-        const char *listen; /* "ADDR:PORT", "[v6]:PORT"; port 0: any, see reg_port */
-        unsigned threads;   /* 0: one per CPU */
-};
 struct reg_registry;
-/* Serves until stop. The store outlives it. */
+/* Serves at config->listen until stop. The store and the configuration outlive it. */
 int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_registry **out,
               struct cas_err *err) CAS_MUST_CHECK;
+/* Certificates, password files and keys are read again; what cannot be read stays as it was, and
+ * the error says why. No connection is dropped. */
+int reg_reload(struct reg_registry *r, struct cas_err *err) CAS_MUST_CHECK;
 unsigned reg_port(const struct reg_registry *r);
 /* Ends: requests under way are finished, at most for wait_ms. */
 void reg_stop(struct reg_registry *r, unsigned wait_ms);

@@ -11,6 +11,8 @@
 #include "cas/blob.h"
 #include "cas/image.h"
 #include "cas/publish.h"
+#include "registry/reg_access.h"
+#include "registry/events.h"
 #include "registry/http.h"
 #include "registry/reg_err.h"
 #include "registry/registry.h"
@@ -19,18 +21,22 @@
 struct reg_decoder;
 
 struct reg_registry {
-        struct cas_store *store; /* borrowed */
+        struct cas_store *store;         /* borrowed */
+        const struct reg_config *config; /* borrowed */
         struct reg_http_server *http;
         struct reg_decoder *decoder;
+        struct reg_access *access;
+        struct reg_events *events;
 };
 
-/* One request on its way through a handler. On the stack in begin; handlers that go on in end
- * keep a copy (reg_call_keep). */
+/* One request on its way through a handler: who asks is known, and that they may. May be copied;
+ * what it borrows lives as long as the request. */
 struct reg_call {
         struct reg_registry *registry;
         struct cas_store *store;
         struct reg_http_req *req;
         struct reg_route route;
+        const struct reg_identity *identity; /* borrowed from the request's context */
 };
 typedef void (*reg_handler)(struct reg_call *call);
 

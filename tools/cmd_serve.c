@@ -46,8 +46,11 @@ static int run(const struct cli *cli, void *args)
                 rc = path_store(cli->store_option ? cli->store_option : config.store_path, &store,
                                 &err);
         if (rc == 0) {
-                const char *listen =
-                        config.registry_listen ? config.registry_listen : LISTEN_DEFAULT;
+                const char *listen = a->listen ? a->listen : LISTEN_DEFAULT;
+                if (a->listen || !config.registry.listen) {
+                        free(config.registry.listen);
+                        config.registry.listen = cas_xstrdup(listen);
+                }
                 bool background = a->ready_fd != 0;
                 if (background)
                         (void)umask(077); /* whoever starts it: lamina fs has none */
@@ -60,10 +63,7 @@ static int run(const struct cli *cli, void *args)
                         .condense_share_percent =
                                 config.condense && !background ? config.condense_share_percent : 0,
                         .condense_cold = config.condense_cold,
-                        .listen = a->no_registry ? NULL
-                                  : a->listen    ? a->listen
-                                                 : listen,
-                        .registry_threads = config.registry_threads,
+                        .registry = a->no_registry ? NULL : &config.registry,
                         .lock_wait_ms = background ? 0 : config.lock_wait_s * 1000,
                         .upgrade = a->upgrade,
                         .idle_s = background ? BACKGROUND_IDLE_S : 0,

@@ -28,7 +28,7 @@ void config_init(struct config *c)
 void config_release(struct config *c)
 {
         free(c->store_path);
-        free(c->registry_listen);
+        reg_config_release(&c->registry);
         *c = (struct config){0};
 }
 
@@ -73,13 +73,30 @@ static bool trees_set(const char *text, bool *out_flat)
         return *out_flat || strcmp(text, "shared") == 0;
 }
 
+/* A line of the registry's sections. */
+static bool registry_line(struct parse *p, const char *section, const char *key, const char *value,
+                          bool *known)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        int rc = reg_config_set(&p->config->registry, section, key, value, known, &err);
+        if (rc < 0 && !p->failed) {
+                *p->err = err;
+                (void)!cas_err_wrap(p->err, "[%s] %s", section, key);
+                p->failed = true;
+        }
+        return rc == 0;
+}
+
 /* Returns 0 for a line that is wrong, as inih wants it. */
 static int line_seen(void *user, const char *section, const char *key, const char *value)
 {
         struct parse *p = user;
         struct config *c = p->config;
         cas_cleanup_free char *name = cas_xasprintf("%s.%s", section, key);
-        bool known = true, good = false;
+        bool known = true, good = registry_line(p, section, key, value, &known);
+        if (known)
+                return good;
+        known = true;
         if (strcmp(name, "store.path") == 0)
                 good = value[0] == '/' && text_set(value, &c->store_path);
         else if (strcmp(name, "store.threads") == 0)
@@ -99,10 +116,6 @@ static int line_seen(void *user, const char *section, const char *key, const cha
                        c->condense_share_percent > 0;
         else if (strcmp(name, "condense.codec") == 0)
                 good = codec_set(value, &c->condense_cold);
-        else if (strcmp(name, "registry.listen") == 0)
-                good = text_set(value, &c->registry_listen);
-        else if (strcmp(name, "registry.threads") == 0)
-                good = number_set(value, THREADS_MAX, &c->registry_threads);
         else
                 known = false;
         if (good)

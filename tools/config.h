@@ -4,14 +4,14 @@
 #define TOOLS_CONFIG_H
 
 #include "cas/err.h"
+#include "registry/reg_config.h"
 
 struct config {
         char *store_path; /* owned; NULL when it is not set, as the others */
         unsigned store_threads;
         bool flat_trees;
         unsigned lock_wait_s;
-        char *registry_listen; /* owned */
-        unsigned registry_threads;
+        struct reg_config registry;
         bool condense; /* in the background */
         unsigned condense_share_percent;
         bool condense_cold;

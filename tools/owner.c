@@ -165,11 +165,8 @@ static int owner_start(struct owner *o, struct cas_err *err)
         if (leases_reconcile(o, err) < 0 ||
             ffs_resolver_start(o->store, o->resolve_path, &o->resolver, err) < 0)
                 return -(int)err->code;
-        if (c->listen) {
-                struct reg_config registry = {.listen = c->listen, .threads = c->registry_threads};
-                if (reg_start(o->store, &registry, &o->registry, err) < 0)
-                        return cas_err_wrap(err, "registry at %s", c->listen);
-        }
+        if (c->registry && reg_start(o->store, c->registry, &o->registry, err) < 0)
+                return cas_err_wrap(err, "registry at %s", c->registry->listen);
         if (c->condense_share_percent > 0) {
                 const struct cas_condenser_config condenser = {
                         .share_percent = c->condense_share_percent,
@@ -251,6 +248,15 @@ static void uploads_expire(struct owner *o)
                 cas_log(CAS_LOG_INFO, "uploads", "expired=%llu", (unsigned long long)count);
 }
 
+static void registry_reload(struct owner *o)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        if (o->registry && reg_reload(o->registry, &err) < 0)
+                cas_log(CAS_LOG_ERROR, "registry", "reload=failed message=\"%s\"", err.msg);
+        else if (o->registry)
+                cas_log(CAS_LOG_INFO, "registry", "reload=ok");
+}
+
 static void owner_loop(struct owner *o, const sigset_t *signals)
 {
         unsigned idle_s = o->config->idle_s;
@@ -262,6 +268,8 @@ static void owner_loop(struct owner *o, const sigset_t *signals)
                         cas_log(CAS_LOG_INFO, "owner", "end=signal signal=%d", sig);
                         return;
                 }
+                if (sig == SIGHUP)
+                        registry_reload(o);
                 uint64_t now = monotonic_s();
                 if (now - uploads_s >= UPLOAD_CHECK_S || uploads_s == 0) {
                         uploads_s = now;
@@ -299,12 +307,12 @@ int owner_run(const struct owner_config *config, struct cas_err *err)
         sigset_t signals;
         sigemptyset(&signals);
         sigaddset(&signals, SIGTERM);
+        sigaddset(&signals, SIGHUP);
         struct sigaction interrupt;
         (void)sigaction(SIGINT, NULL, &interrupt);
         if (interrupt.sa_handler != SIG_IGN) /* a shell's background job leaves ^C to others */
                 sigaddset(&signals, SIGINT);
         (void)pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread starts */
-        (void)signal(SIGHUP, SIG_IGN);
         (void)signal(SIGPIPE, SIG_IGN);
         raise_file_limit();
         int rc = owner_start(&o, err);

@@ -5,6 +5,7 @@
 #define TOOLS_OWNER_H
 
 #include "cas/store.h"
+#include "registry/reg_config.h"
 
 struct owner_config {
         const char *store_path; /* absolute */
@@ -14,8 +15,7 @@ struct owner_config {
         uint64_t blob_cache_bytes;       /* of verbatim copies of condensed blobs */
         unsigned condense_share_percent; /* 0: not in the background */
         bool condense_cold;
-        const char *listen; /* of the registry; NULL: none */
-        unsigned registry_threads;
+        const struct reg_config *registry; /* NULL: none */
         unsigned lock_wait_ms;
         bool upgrade;    /* takes the place of an owner that runs, and gives mounts this program */
         unsigned idle_s; /* ends by itself after as long without requests and mounts; 0: never */

@@ -22,7 +22,8 @@
 static struct reg_registry *start(struct teststore *t)
 {
         struct cas_err err = CAS_ERR_INIT;
-        const struct reg_config config = {.listen = "127.0.0.1:0", .threads = 2};
+        static char listen[] = "127.0.0.1:0";
+        static struct reg_config config = {.listen = listen, .threads = 2};
         struct reg_registry *r = NULL;
         ok(reg_start(t->store, &config, &r, &err));
         return r;

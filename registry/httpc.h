@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The HTTP client: transfers by libcurl's multi interface on one thread of its
+ * own, with pooled connections, HTTP/1.1 and 2, TLS, proxies from the
+ * environment. Nothing of libcurl shows here.
+ *
+ * Thread-safe: any number of transfers by any number of threads. */
+#ifndef REG_HTTPC_H
+#define REG_HTTPC_H
+
+#include "cas/buf.h"
+
+struct reg_httpc;
+struct reg_httpc_config {
+        unsigned connections_per_host; /* 0: 6 */
+        unsigned connections;          /* 0: 64 */
+        unsigned connect_timeout_ms;   /* 0: 10,000 */
+        unsigned idle_timeout_ms;      /* a transfer on which nothing moves; 0: 30,000 */
+        bool http1_only;
+        const char *ca_path; /* a file of certificates to trust besides the system's; may be NULL */
+        const char *client_cert_path, *client_key_path; /* may be NULL */
+        bool insecure;                                  /* certificates are not checked */
+};
+int reg_httpc_new(const struct reg_httpc_config *config, struct reg_httpc **out,
+                  struct cas_err *err) CAS_MUST_CHECK;
+/* Breaks off what is under way. No transfer may be open. */
+void reg_httpc_free(struct reg_httpc *c);
+
+struct reg_httpc_request {
+        const char *method;         /* "GET" … */
+        const char *url;            /* http or https */
+        const char *const *headers; /* "Name: value", NULL-terminated; may be NULL */
+        /* A body: bytes, or a source that gives exactly body_bytes in order from body_offset. */
+        const void *body;
+        uint64_t body_bytes;
+        int (*body_read)(void *arg, uint64_t offset, void *buf, size_t len, size_t *out_len,
+                         struct cas_err *err);
+        void *body_arg;
+        /* Redirects are followed: at most 5, http(s) only, never from https to http. Authorization
+         * goes to the first host alone. */
+        bool no_redirects;
+};
+
+/* One exchange. The caller reads the answer as it comes: what is not read is not taken from the
+ * network (a bounded buffer). */
+struct reg_httpc_transfer;
+/* Sends the request; returns when the answer's headers are here. Errors: IO (no connection, TLS,
+ * broken off), LIMIT (timeout), INVALID (URL). Any status is success. */
+int reg_httpc_begin(struct reg_httpc *c, const struct reg_httpc_request *request,
+                    struct reg_httpc_transfer **out, struct cas_err *err) CAS_MUST_CHECK;
+unsigned reg_httpc_status(const struct reg_httpc_transfer *t);
+/* The last header of this name in the final answer (any case), or NULL. Borrowed. */
+const char *reg_httpc_header(const struct reg_httpc_transfer *t, const char *name);
+/* Content-Length, or UINT64_MAX when it was not said. */
+uint64_t reg_httpc_length(const struct reg_httpc_transfer *t);
+/* The URL that answered, after redirects. Borrowed. */
+const char *reg_httpc_url(const struct reg_httpc_transfer *t);
+/* Blocks until something is there; *out_len 0: the end. Errors: IO (the answer broke off). */
+int reg_httpc_read(struct reg_httpc_transfer *t, void *buf, size_t len, size_t *out_len,
+                   struct cas_err *err) CAS_MUST_CHECK;
+/* The whole rest, appended. Errors: LIMIT (> max_bytes), IO. */
+int reg_httpc_read_all(struct reg_httpc_transfer *t, size_t max_bytes, struct cas_buf *out,
+                       struct cas_err *err) CAS_MUST_CHECK;
+/* Breaks off what is under way. */
+void reg_httpc_end(struct reg_httpc_transfer *t);
+CAS_DEFINE_CLEANUP(reg_cleanup_transfer_, struct reg_httpc_transfer *, reg_httpc_end);
+#define reg_cleanup_transfer __attribute__((cleanup(reg_cleanup_transfer_)))
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who asks, and what they may do (spec/registry-access.md): htpasswd, bearer
+ * tokens of our own and of an outside issuer, client certificates, rules by
+ * repository, rates and quotas.
+ *
+ * Thread-safe. What is looked up in files is read again when they change. */
+#ifndef REG_ACCESS_H
+#define REG_ACCESS_H
+
+#include "registry/http.h"
+
+/* What is done to a repository; a set of bits. */
+enum reg_action {
+        REG_ACTION_PULL = 1,
+        REG_ACTION_PUSH = 2, /* upload sessions may also be cancelled by who may push */
+        REG_ACTION_DELETE = 4,
+};
+
+#define REG_USER_BYTES_MAX 255
+/* Who asks. Copied freely; `grants` is the token's own list of what it is for, when it has one. */
+struct reg_identity {
+        char user[REG_USER_BYTES_MAX + 1]; /* "" when anonymous */
+        struct reg_grants *grants;         /* refcounted; NULL: rules alone decide */
+};
+void reg_identity_release(struct reg_identity *identity);
+
+struct reg_access;
+struct reg_access_config; /* registry/access_config.h */
+/* config NULL: everybody may do everything. config is borrowed until free. */
+int reg_access_new(const struct reg_access_config *config, struct reg_access **out,
+                   struct cas_err *err) CAS_MUST_CHECK;
+void reg_access_free(struct reg_access *a);
+/* Reads its files again; what cannot be read leaves the former in force, and is told. */
+int reg_access_reload(struct reg_access *a, struct cas_err *err) CAS_MUST_CHECK;
+
+enum reg_verdict {
+        REG_ALLOWED,
+        REG_UNAUTHORIZED, /* who asks is not known, or needs to say: 401 with a challenge */
+        REG_FORBIDDEN,    /* known, and may not: 403 */
+        REG_LIMITED,      /* too often: 429 with Retry-After */
+        REG_LATER,        /* only with may_block false: ask again where blocking is allowed */
+};
+/* Finds out who asks from Authorization or the client's certificate. Slow password hashes are
+ * computed only with may_block; results are kept for a while. out is to be released. */
+enum reg_verdict reg_access_identify(struct reg_access *a, const struct reg_http_req *req,
+                                     bool may_block, struct reg_identity *out);
+/* Whether who asks may do all of `actions` (bits) to the repository. Does not block. repo NULL:
+ * the API as such (/v2/). Counts against rates. */
+enum reg_verdict reg_access_check(struct reg_access *a, const struct reg_http_req *req,
+                                  const struct reg_identity *identity, const char *repo,
+                                  unsigned actions);
+/* The same without counting or refusing: to filter lists, and for mounts from other repositories.
+ */
+bool reg_access_allows(struct reg_access *a, const struct reg_identity *identity, const char *repo,
+                       unsigned actions);
+/* Whether everybody may pull from it: what is served from there may be kept by shared caches. */
+bool reg_access_public(struct reg_access *a, const char *repo);
+/* Answers with the verdict, which is none of ALLOWED and LATER. */
+void reg_access_refuse(struct reg_access *a, struct reg_http_req *req, enum reg_verdict verdict,
+                       const char *repo, unsigned actions);
+
+/* Bytes that the user and the repository may still add; UINT64_MAX when nothing limits them. */
+uint64_t reg_access_room(struct reg_access *a, const struct reg_identity *identity,
+                         const char *repo);
+
+#endif
