@@ -14,6 +14,11 @@
 #include "tests/support/deflatesample.h"
 
 #define MARKS_CHECKED_MAX 24
+#ifdef __SANITIZE_ADDRESS__ /* ten times slower: what the bytes are, the other build says of all */
+#define VECTORS_STRIDE 4
+#else
+#define VECTORS_STRIDE 1
+#endif
 
 struct vector {
         const struct cas_deflate_class *class;
@@ -190,11 +195,11 @@ static void vectors(void **state CAS_UNUSED)
                 fail_msg("no vectors");
         for (size_t i = 0; i < found.gl_pathc; i++) {
                 char line[512];
-                size_t count = 0, marks = 0;
+                size_t seen = 0, count = 0, marks = 0;
                 FILE *f = fopen(found.gl_pathv[i], "re");
                 assert_non_null(f);
                 while (fgets(line, sizeof(line), f)) {
-                        if (line[0] == '#')
+                        if (line[0] == '#' || seen++ % VECTORS_STRIDE != 0)
                                 continue;
                         marks += check_vector(line);
                         count++;
