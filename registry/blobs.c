@@ -26,8 +26,11 @@ void reg_blob_get(struct reg_call *call)
                 .media_type = "application/octet-stream",
                 .cache_control = REG_CACHE_FOR_EVER,
         };
-        if (find_linked(call, &digest))
-                reg_reply_content(call, &content, REG_ABOUT_BLOB);
+        if (find_linked(call, &digest) && reg_reply_content(call, &content, REG_ABOUT_BLOB))
+                reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_PULL_BLOB,
+                                                       .digest = digest,
+                                                       .media_type = content.media_type,
+                                                       .bytes = content.size_bytes});
 }
 
 static int unlink_blob(struct reg_call *call, const struct cas_digest *digest, struct cas_err *err)
@@ -51,6 +54,7 @@ static void blob_delete_work(struct reg_call *call)
                 reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
                 return;
         }
+        reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_DELETE_BLOB, .digest = digest});
         reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);
         reg_http_reply_empty(call->req, 202);
 }

@@ -65,19 +65,19 @@ static void reply_stream(struct reg_http_req *req, unsigned status, struct cas_b
         reg_http_reply_source(req, status, len, &ops, stream);
 }
 
-void reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about)
+bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about)
 {
         struct reg_http_req *req = call->req;
         struct cas_err err = CAS_ERR_INIT;
         char digest[CAS_DIGEST_TEXT_BYTES];
         if (!check_there(call, content, about))
-                return;
+                return false;
         cas_digest_text(content->digest, digest);
         bool head = reg_http_method(req) == REG_HTTP_HEAD;
         if (reg_etag_listed(reg_http_header(req, "If-None-Match"), digest)) {
                 content_headers(req, content, digest);
                 reg_http_reply_head(req, 304, content->size_bytes);
-                return;
+                return false;
         }
         struct reg_range part = {.bytes = content->size_bytes};
         enum reg_range_kind kind = REG_RANGE_WHOLE;
@@ -85,13 +85,13 @@ void reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
                 kind = reg_range_parse(reg_http_header(req, "Range"), content->size_bytes, &part);
         if (kind == REG_RANGE_UNSATISFIABLE) {
                 reply_unsatisfiable(req, content);
-                return;
+                return false;
         }
         struct cas_blob_stream *stream = NULL;
         if (!head && cas_blob_stream_open(call->store, content->digest, part.first, part.bytes,
                                           false, &stream, &err) < 0) {
                 reg_reply_err(req, about, &err);
-                return;
+                return false;
         }
         content_headers(req, content, digest);
         reg_http_reply_header(req, "Content-Type", content->media_type);
@@ -105,6 +105,7 @@ void reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
                 reg_http_reply_head(req, 200, content->size_bytes);
         else
                 reply_stream(req, kind == REG_RANGE_PART ? 206 : 200, stream);
+        return !head && part.first == 0;
 }
 
 void reg_reply_list(struct reg_http_req *req, const char *media_type, struct cas_buf *body)

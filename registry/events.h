@@ -17,7 +17,9 @@ enum reg_event_kind {
         REG_EVENT_DELETE_BLOB,
 };
 
-/* Strings are borrowed for the call. */
+struct reg_http_req;
+
+/* Strings are borrowed for the call, and never NULL. */
 struct reg_event {
         enum reg_event_kind kind;
         const char *repo;
@@ -29,6 +31,8 @@ struct reg_event {
         uint64_t bytes;
         const char *user;   /* "" when anonymous */
         const char *client; /* address; "" when the store's own commands did it */
+        const struct reg_http_req
+                *req; /* of the client, for its headers; NULL when there is none */
 };
 
 struct reg_events;

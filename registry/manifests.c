@@ -78,7 +78,12 @@ void reg_manifest_get(struct reg_call *call)
                 .media_type = info.media_type,
                 .cache_control = ref.is_digest ? REG_CACHE_FOR_EVER : REG_CACHE_TAG,
         };
-        reg_reply_content(call, &content, REG_ABOUT_MANIFEST);
+        if (reg_reply_content(call, &content, REG_ABOUT_MANIFEST))
+                reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_PULL_MANIFEST,
+                                                       .tag = ref.is_digest ? NULL : ref.tag,
+                                                       .digest = info.digest,
+                                                       .media_type = info.media_type,
+                                                       .bytes = info.size_bytes});
 }
 
 /* PUT */
@@ -89,6 +94,7 @@ struct manifest_put {
         char media_type[256]; /* without parameters; "" when none was sent */
         size_t tag_count;     /* of the query, PUT by digest only */
         const char *tags[MANIFEST_TAGS_MAX];
+        struct cas_digest before[MANIFEST_TAGS_MAX]; /* what the tags named */
 };
 
 /* The type alone: parameters such as a charset are no part of what is stored. */
@@ -140,6 +146,43 @@ static bool digest_agrees(const struct manifest_put *put, const struct cas_buf *
         return cas_digest_equal(&digest, &put->ref.digest);
 }
 
+/* Tags that are set: of the path, or of the query. */
+static size_t count_tags(const struct manifest_put *put)
+{
+        return put->ref.is_digest ? put->tag_count : 1;
+}
+
+static const char *nth_tag(const struct manifest_put *put, size_t i)
+{
+        return put->ref.is_digest ? put->tags[i] : put->ref.tag;
+}
+
+/* What the tags name before they are set; alg NONE for those that are new. */
+static void look_before(struct manifest_put *put)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        for (size_t i = 0; i < count_tags(put); i++) {
+                if (cas_tag_get(put->call.store, put->call.route.repo, nth_tag(put, i),
+                                &put->before[i], &err) < 0)
+                        put->before[i] = (struct cas_digest){0};
+        }
+}
+
+static void tell_put(const struct manifest_put *put, const struct cas_manifest_info *info)
+{
+        struct reg_event event = {.kind = REG_EVENT_PUSH_MANIFEST,
+                                  .digest = info->digest,
+                                  .media_type = info->media_type,
+                                  .bytes = info->size_bytes};
+        if (count_tags(put) == 0)
+                reg_call_tell(&put->call, event);
+        for (size_t i = 0; i < count_tags(put); i++) {
+                event.tag = nth_tag(put, i);
+                event.before = put->before[i];
+                reg_call_tell(&put->call, event);
+        }
+}
+
 static void reply_put(struct manifest_put *put, const struct cas_manifest_info *info,
                       const struct cas_manifest *manifest)
 {
@@ -177,6 +220,7 @@ static void put_end(struct reg_http_req *req, void *state, const struct cas_buf 
                 .linked_only = true,
         };
         int rc = cas_manifest_parse(body->data, body->len_bytes, media_type, &manifest, &err);
+        look_before(put);
         if (rc == 0)
                 rc = cas_manifest_put(put->call.store, &options, body->data, body->len_bytes, &info,
                                       &err);
@@ -187,6 +231,7 @@ static void put_end(struct reg_http_req *req, void *state, const struct cas_buf 
                 return;
         }
         reg_decoder_add(put->call.registry->decoder, &manifest);
+        tell_put(put, &info);
         reply_put(put, &info, &manifest);
 }
 
@@ -231,12 +276,24 @@ static void manifest_delete_work(struct reg_call *call)
                 reg_reply_code(call->req, code, err.msg);
                 return;
         }
-        int rc = cas_manifest_delete(call->store, call->route.repo, ref.is_digest ? NULL : ref.tag,
-                                     &ref.digest, &err);
+        struct cas_digest before = ref.digest;
+        int rc = 0;
+        if (!ref.is_digest)
+                rc = cas_tag_get(call->store, call->route.repo, ref.tag, &before, &err);
+        if (rc == 0)
+                rc = cas_manifest_delete(call->store, call->route.repo,
+                                         ref.is_digest ? NULL : ref.tag, &ref.digest, &err);
         if (rc < 0) {
                 reg_reply_err(call->req, REG_ABOUT_MANIFEST, &err);
                 return;
         }
+        struct reg_event event = {.kind = REG_EVENT_DELETE_MANIFEST, .digest = ref.digest};
+        if (!ref.is_digest) {
+                event.kind = REG_EVENT_DELETE_TAG;
+                event.tag = ref.tag;
+                event.digest = before;
+        }
+        reg_call_tell(call, event);
         reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);
         reg_http_reply_empty(call->req, 202);
 }

@@ -152,6 +152,18 @@ static void begin(void *arg, struct reg_http_req *req)
                 reg_http_defer(req, begin_blocking, registry);
 }
 
+void reg_call_tell(const struct reg_call *call, struct reg_event event)
+{
+        event.repo = call->route.repo;
+        event.tag = event.tag ? event.tag : "";
+        event.from_repo = event.from_repo ? event.from_repo : "";
+        event.media_type = event.media_type ? event.media_type : "";
+        event.user = call->identity->user;
+        event.client = "";
+        event.req = call->req;
+        reg_events_tell(call->registry->events, &event);
+}
+
 void reg_ping(struct reg_call *call)
 {
         reg_http_reply_header(call->req, "Content-Type", "application/json");

@@ -40,6 +40,10 @@ struct reg_call {
 };
 typedef void (*reg_handler)(struct reg_call *call);
 
+/* Tells of what was asked for and done, once it is durable and before the answer. Fills in the
+ * repository, who asks, and "" for texts that are NULL. */
+void reg_call_tell(const struct reg_call *call, struct reg_event event);
+
 void reg_ping(struct reg_call *call);
 void reg_catalog(struct reg_call *call);
 void reg_blob_get(struct reg_call *call);
@@ -73,8 +77,9 @@ struct reg_content {
         const char *cache_control;
 };
 /* Answers a GET or HEAD with the verbatim bytes of a blob that the caller may see; 404 when the
- * store has lost them. Fills in size_bytes. */
-void reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about);
+ * store has lost them. Fills in size_bytes. True when that is a pull: the content is on its way,
+ * from its first byte. */
+bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about);
 /* A list made for this request, with an entity tag over its bytes. Takes the body. */
 void reg_reply_list(struct reg_http_req *req, const char *media_type, struct cas_buf *body);
 

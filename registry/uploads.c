@@ -142,11 +142,16 @@ static void finish_end(struct reg_http_req *req CAS_UNUSED, void *state)
         struct cas_err err = CAS_ERR_INIT;
         if (!upload_complete(u))
                 return;
+        uint64_t bytes = cas_upload_bytes(u->session);
         if (cas_upload_finish(u->session, &u->digest, &err) < 0) {
                 upload_fail(u, &err);
                 return;
         }
         u->session = NULL;
+        reg_call_tell(&u->call, (struct reg_event){.kind = REG_EVENT_PUSH_BLOB,
+                                                   .digest = u->digest,
+                                                   .media_type = "application/octet-stream",
+                                                   .bytes = bytes});
         reply_created(&u->call, &u->digest);
 }
 
@@ -284,17 +289,16 @@ static void create_session(struct reg_call *call)
 /* Links a blob of repository `from`, or of any (NULL), to this one. *mounted says whether it
  * was there. The publication is open from before the first look, so that collection waits. */
 static int mount_blob(struct reg_call *call, const struct cas_digest *digest, const char *from,
-                      bool *mounted, struct cas_err *err)
+                      bool *mounted, uint64_t *bytes, struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *p = NULL;
-        uint64_t bytes;
         bool here = true;
         int rc = cas_publish_begin(call->store, &p, err);
         if (rc == 0 && from)
                 rc = cas_blob_linked(call->store, from, digest, &here, err);
         if (rc == 0 && here) {
                 struct cas_err miss = CAS_ERR_INIT;
-                rc = cas_blob_stat(call->store, digest, &bytes, &miss);
+                rc = cas_blob_stat(call->store, digest, bytes, &miss);
                 here = rc == 0;
                 if (rc == -CAS_E_NOTFOUND)
                         rc = 0;
@@ -314,17 +318,24 @@ static void mount_work(struct reg_call *call)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_digest digest;
         bool mounted = false;
+        uint64_t bytes = 0;
         const char *from = reg_uri_param(reg_http_uri(call->req), "from");
         if (!query_digest(call, "mount", &digest))
                 return;
         if (from && (!from[0] || !cas_repo_name_valid(from)))
                 from = from[0] ? "" : NULL; /* not a repository: nothing is found in it */
-        if (mount_blob(call, &digest, from, &mounted, &err) < 0)
+        if (mount_blob(call, &digest, from, &mounted, &bytes, &err) < 0) {
                 reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
-        else if (mounted)
+        } else if (mounted) {
+                reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_MOUNT_BLOB,
+                                                       .digest = digest,
+                                                       .from_repo = from,
+                                                       .media_type = "application/octet-stream",
+                                                       .bytes = bytes});
                 reply_created(call, &digest);
-        else
+        } else {
                 create_session(call);
+        }
 }
 
 void reg_upload_create(struct reg_call *call)
