@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "cas/dirwalk_int.h"
+#include "cas/elsewhere_int.h"
 #include "cas/map.h"
 #include "cas/packset_int.h"
 
@@ -135,6 +136,31 @@ static int sweep_layer(void *arg, const void *key, size_t key_len, const void *v
         return drop(gc, CAS_FAMILY_LAYERS, key, key_len, err);
 }
 
+/* What is noted of layers that are elsewhere goes with the images that want them. */
+static int sweep_elsewhere(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
+                           size_t value_len CAS_UNUSED, struct cas_err *err)
+{
+        struct gc *gc = arg;
+        struct cas_digest blob;
+        int rc = cas_digest_value_decode(key, key_len, &blob, err);
+        if (rc < 0 || cas_hashset_has(&gc->marks.layers, blob.bytes))
+                return rc;
+        gc->out->layers_removed++;
+        return drop(gc, CAS_FAMILY_ELSEWHERE, key, key_len, err);
+}
+
+/* Orders of images that are gone; the latest of a repository goes with its image's. */
+static int sweep_order(void *arg, const void *key, size_t key_len, const void *value,
+                       size_t value_len, struct cas_err *err)
+{
+        struct gc *gc = arg;
+        struct cas_digest manifest;
+        if (cas_order_manifest(key, key_len, value, value_len, &manifest) &&
+            cas_hashset_has(&gc->marks.blobs, manifest.bytes))
+                return 0;
+        return drop(gc, CAS_FAMILY_ORDERS, key, key_len, err);
+}
+
 static int sweep_recipe(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
                         size_t value_len CAS_UNUSED, struct cas_err *err)
 {
@@ -202,6 +228,13 @@ static int sweep_blobs(struct gc *gc, struct cas_err *err)
 {
         int rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_LAYERS},
                                 sweep_layer, gc, err);
+        if (rc == 0)
+                rc = cas_index_scan(gc->s->index,
+                                    &(struct cas_scan){.family = CAS_FAMILY_ELSEWHERE},
+                                    sweep_elsewhere, gc, err);
+        if (rc == 0)
+                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_ORDERS},
+                                    sweep_order, gc, err);
         if (rc == 0)
                 rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_RECIPES},
                                     sweep_recipe, gc, err);

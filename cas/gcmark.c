@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "cas/blob.h"
+#include "cas/elsewhere.h"
 #include "cas/flights_int.h"
 #include "cas/gc_int.h"
 #include "cas/image.h"
@@ -37,11 +38,29 @@ void cas_gc_marks_release(struct cas_gc_marks *m)
 
 /* ---- layers and objects ---- */
 
+static int mark_listing(struct marking *mk, const struct cas_layer_record *rec, struct cas_err *err)
+{
+        cas_cleanup_listing struct cas_listing listing = {0};
+        int rc = cas_layer_listing(mk->s, rec, &listing, err);
+        if (rc < 0) {
+                char text[CAS_DIGEST_TEXT_BYTES];
+                return cas_err_wrap(err, "listing of layer %s", cas_digest_text(&rec->blob, text));
+        }
+        (void)cas_hashset_add(&mk->m->objects, rec->listing.bytes);
+        for (size_t i = 0; i < listing.count; i++) {
+                const struct cas_entry *e = &listing.entries[i];
+                if (e->type == CAS_ENTRY_FILE && e->size_bytes > CAS_INLINE_BYTES_MAX)
+                        (void)cas_hashset_add(&mk->m->objects, e->object.bytes);
+        }
+        return 0;
+}
+
+/* A layer that is here, or one that has not wholly come, with what has. */
 static int mark_layer(struct marking *mk, const struct cas_digest *blob, struct cas_err *err)
 {
         struct cas_layer_record rec;
         struct cas_err miss = CAS_ERR_INIT;
-        int rc = cas_index_get_layer(mk->s->index, blob, &rec, &miss);
+        int rc = cas_elsewhere_layer(mk->s, blob, &rec, &miss);
         if (rc == -CAS_E_NOTFOUND)
                 return 0; /* not a layer, or not decoded yet */
         if (rc < 0) {
@@ -50,19 +69,7 @@ static int mark_layer(struct marking *mk, const struct cas_digest *blob, struct 
         }
         if (!cas_hashset_add(&mk->m->layers, blob->bytes))
                 return 0;
-        cas_cleanup_listing struct cas_listing listing = {0};
-        rc = cas_layer_listing(mk->s, &rec, &listing, err);
-        if (rc < 0) {
-                char text[CAS_DIGEST_TEXT_BYTES];
-                return cas_err_wrap(err, "listing of layer %s", cas_digest_text(blob, text));
-        }
-        (void)cas_hashset_add(&mk->m->objects, rec.listing.bytes);
-        for (size_t i = 0; i < listing.count; i++) {
-                const struct cas_entry *e = &listing.entries[i];
-                if (e->type == CAS_ENTRY_FILE && e->size_bytes > CAS_INLINE_BYTES_MAX)
-                        (void)cas_hashset_add(&mk->m->objects, e->object.bytes);
-        }
-        return 0;
+        return mark_listing(mk, &rec, err);
 }
 
 static int mark_referred(void *arg, const struct cas_hash *object, struct cas_err *err CAS_UNUSED)

@@ -71,6 +71,8 @@ struct cas_tree_record {
         X(TAGS, "tags", 0, 't')                                                                    \
         X(BLOB_LINKS, "blob-links", 0, 'b')                                                        \
         X(REFERRERS, "referrers", 0, 'r')                                                          \
+        X(ELSEWHERE, "elsewhere", 0, 'X')                                                          \
+        X(ORDERS, "orders", 0, 'O')                                                                \
         X(CHUNKS, "chunks", 1, 'c')                                                                \
         X(OBJECTS, "objects", 2, 'o')                                                              \
         X(OBJECT_CHUNKS, "object-chunks", 2, 'l')

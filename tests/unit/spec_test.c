@@ -238,6 +238,8 @@ static void say_entry(const struct words *w, const void *key, size_t key_len, co
                 say_name(w, &rec);
                 return;
         }
+        case CAS_FAMILY_ELSEWHERE:
+        case CAS_FAMILY_ORDERS:
         case CAS_FAMILY_META:
         case CAS_FAMILY_COUNT:
                 break;
