@@ -35,6 +35,12 @@ static uint64_t now_ns(void)
 
 /* Requests */
 
+static struct reg_http_conn *conn_of(struct MHD_Connection *connection)
+{
+        return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)
+                ->socket_context;
+}
+
 static void req_unref(struct reg_http_req *req)
 {
         if (atomic_fetch_sub(&req->refs, 1) != 1)
@@ -43,7 +49,9 @@ static void req_unref(struct reg_http_req *req)
                 free(req->headers[i].value);
         if (req->context_free)
                 req->context_free(req->context);
-        reg_uri_release(&req->uri);
+        if (req->uri)
+                reg_uri_release(req->uri);
+        free(req->uri);
         free(req);
 }
 
@@ -56,15 +64,16 @@ static void release_state(struct reg_http_req *req)
                 ops->free(req->state);
 }
 
+static const struct {
+        const char *text;
+        enum reg_http_method method;
+} methods[] = {
+        {"GET", REG_HTTP_GET}, {"HEAD", REG_HTTP_HEAD},   {"POST", REG_HTTP_POST},
+        {"PUT", REG_HTTP_PUT}, {"PATCH", REG_HTTP_PATCH}, {"DELETE", REG_HTTP_DELETE},
+};
+
 static enum reg_http_method method_of(const char *text)
 {
-        static const struct {
-                const char *text;
-                enum reg_http_method method;
-        } methods[] = {
-                {"GET", REG_HTTP_GET}, {"HEAD", REG_HTTP_HEAD},   {"POST", REG_HTTP_POST},
-                {"PUT", REG_HTTP_PUT}, {"PATCH", REG_HTTP_PATCH}, {"DELETE", REG_HTTP_DELETE},
-        };
         for (size_t i = 0; i < CAS_COUNT(methods); i++) {
                 if (strcmp(text, methods[i].text) == 0)
                         return methods[i].method;
@@ -72,22 +81,29 @@ static enum reg_http_method method_of(const char *text)
         return REG_HTTP_OTHER;
 }
 
+static const char *text_of(enum reg_http_method method)
+{
+        for (size_t i = 0; i < CAS_COUNT(methods); i++) {
+                if (method == methods[i].method)
+                        return methods[i].text;
+        }
+        return "?";
+}
+
 /* The first thing the library says of a request; its answer is the request's context. */
 static void *on_target(void *arg, const char *target, struct MHD_Connection *connection)
 {
         struct reg_http_server *server = arg;
-        struct reg_http_req *req = cas_xcalloc(1, sizeof(*req));
-        struct cas_err err = CAS_ERR_INIT;
+        size_t len = target ? strlen(target) : 0;
+        struct reg_http_req *req = cas_xcalloc(1, sizeof(*req) + len + 1);
         req->server = server;
         req->connection = connection;
         req->start_ns = now_ns();
+        req->method = REG_HTTP_OTHER;
         atomic_init(&req->refs, 1);
-        if (reg_uri_parse(target ? target : "", &req->uri, &err) < 0)
-                req->uri_status =
-                        err.code == CAS_E_LIMIT ? MHD_HTTP_URI_TOO_LONG : MHD_HTTP_BAD_REQUEST;
-        cas_mutex_lock(&server->mutex);
-        server->request_count++;
-        cas_mutex_unlock(&server->mutex);
+        if (len > 0)
+                memcpy(req->target, target, len);
+        atomic_fetch_add(&server->request_count, 1);
         return req;
 }
 
@@ -99,10 +115,32 @@ static void log_request(const struct reg_http_req *req)
                 return;
         double ms = (double)(now_ns() - req->start_ns) / 1e6;
         cas_log(level, req->server->config.name,
-                "method=%s target=\"%.512s\" status=%u in=%llu ms=%.2f",
-                req->method == REG_HTTP_OTHER ? "?" : req->method_text,
-                req->uri.raw ? req->uri.raw : "?", req->status,
-                (unsigned long long)req->body_seen_bytes, ms);
+                "method=%s target=\"%.512s\" status=%u in=%llu ms=%.2f", text_of(req->method),
+                req->target, req->status, (unsigned long long)req->body_seen_bytes, ms);
+}
+
+/* Tells who wants to know that a request is over. */
+static void tell_done(const struct reg_http_req *req, bool whole)
+{
+        const struct reg_http_config *config = &req->server->config;
+        if (!config->done)
+                return;
+        const char *agent = reg_http_header(req, MHD_HTTP_HEADER_USER_AGENT);
+        const char *referer = reg_http_header(req, MHD_HTTP_HEADER_REFERER);
+        const struct reg_http_done done = {
+                .method = text_of(req->method),
+                .target = req->target,
+                .client = reg_http_client(req),
+                .agent = agent ? agent : "",
+                .referer = referer ? referer : "",
+                .context = req->context,
+                .status = req->status,
+                .whole = whole,
+                .in_bytes = req->body_seen_bytes,
+                .out_bytes = reg_http_reply_sent_bytes(req, !whole),
+                .duration_ns = now_ns() - req->start_ns,
+        };
+        config->done(config->arg, &done);
 }
 
 /* On a worker's thread: giving back may wait for the disk, as end may. */
@@ -128,38 +166,49 @@ static void release_abandoned(struct reg_http_req *req)
                 run_release(&req->work);
 }
 
-static void on_completed(void *arg, struct MHD_Connection *connection CAS_UNUSED, void **context,
-                         enum MHD_RequestTerminationCode code CAS_UNUSED)
+static void on_completed(void *arg, struct MHD_Connection *connection, void **context,
+                         enum MHD_RequestTerminationCode code)
 {
         struct reg_http_server *server = arg;
         struct reg_http_req *req = *context;
         *context = NULL;
         if (!req)
                 return;
+        bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && req->queued;
         if (req->response)
-                MHD_destroy_response(req->response);
+                MHD_destroy_response(cas_steal(&req->response));
+        if (!req->queued)
+                req->status = 0;
         log_request(req);
+        tell_done(req, whole);
+        conn_of(connection)->forwarded[0] = '\0';
+        reg_http_answer_unref(cas_steal(&req->answer));
         /* a request that a worker has is released by it */
         if (req->stage != REG_HTTP_WORKING && req->ops)
                 release_abandoned(req);
         req_unref(req);
-        cas_mutex_lock(&server->mutex);
-        if (--server->request_count == 0)
+        if (atomic_fetch_sub(&server->request_count, 1) == 1 && atomic_load(&server->quiet)) {
+                cas_mutex_lock(&server->mutex);
                 (void)pthread_cond_broadcast(&server->change);
-        cas_mutex_unlock(&server->mutex);
+                cas_mutex_unlock(&server->mutex);
+        }
 }
 
 /* Connections */
 
-static struct reg_http_conn *conn_of(struct MHD_Connection *connection)
-{
-        return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)
-                ->socket_context;
-}
-
 static int fd_of(struct MHD_Connection *connection)
 {
         return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+}
+
+struct reg_http_conn *reg_http_conn(const struct reg_http_req *req)
+{
+        return conn_of(req->connection);
+}
+
+int reg_http_fd(const struct reg_http_req *req)
+{
+        return fd_of(req->connection);
 }
 
 static void on_connection(void *arg, struct MHD_Connection *connection, void **context,
@@ -229,13 +278,8 @@ static bool wants_early_answer(const struct reg_http_req *req)
 
 static enum MHD_Result queue_answer(struct reg_http_req *req)
 {
-        struct MHD_Response *response = cas_steal(&req->response);
-        cas_assert(response != NULL);
-        if (atomic_load(&req->server->quiet))
-                (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
-        enum MHD_Result rc = MHD_queue_response(req->connection, req->status, response);
-        MHD_destroy_response(response);
-        return rc;
+        req->queued = true;
+        return reg_http_reply_queue(req, atomic_load(&req->server->quiet));
 }
 
 /* begin has answered, or wants the body. */
@@ -283,17 +327,28 @@ static enum MHD_Result hand_over(struct reg_http_req *req, enum reg_http_stage s
         return ended ? MHD_NO : MHD_YES;
 }
 
+/* The target in parts. False: refused. */
+static bool parse_target(struct reg_http_req *req)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        req->uri = cas_xmalloc(sizeof(*req->uri));
+        int rc = reg_uri_parse(req->target, req->uri, &err);
+        if (rc < 0)
+                refuse(req, rc == -CAS_E_LIMIT ? MHD_HTTP_URI_TOO_LONG : MHD_HTTP_BAD_REQUEST,
+                       "the URL cannot be read");
+        return rc == 0;
+}
+
 static enum MHD_Result start_request(struct reg_http_req *req, const char *method)
 {
-        struct reg_http_server *server = req->server;
+        const struct reg_http_config *config = &req->server->config;
         req->method = method_of(method);
-        req->method_text = method;
         req->discard_bytes = REG_HTTP_DISCARD_BYTES_MAX;
         read_body_length(req);
-        if (!req->answered && req->uri_status)
-                refuse(req, req->uri_status, "the URL cannot be read");
-        if (!req->answered)
-                server->config.begin(server->config.arg, req);
+        if (!req->answered && config->ready)
+                config->ready(config->arg, req);
+        if (!req->answered && parse_target(req))
+                config->begin(config->arg, req);
         if (req->defer_fn)
                 return hand_over(req, REG_HTTP_DEFERRED, run_deferred);
         return begun(req);
@@ -360,12 +415,40 @@ enum reg_http_method reg_http_method(const struct reg_http_req *req)
 
 const struct reg_uri *reg_http_uri(const struct reg_http_req *req)
 {
-        return &req->uri;
+        static const struct reg_uri none = {.raw = "", .query = ""};
+        return req->uri ? req->uri : &none;
+}
+
+const char *reg_http_target(const struct reg_http_req *req)
+{
+        return req->target;
 }
 
 const char *reg_http_header(const struct reg_http_req *req, const char *name)
 {
         return MHD_lookup_connection_value(req->connection, MHD_HEADER_KIND, name);
+}
+
+struct header_each {
+        const char *name;
+        bool (*fn)(void *arg, const char *value);
+        void *arg;
+};
+
+static enum MHD_Result each_header(void *arg, enum MHD_ValueKind kind CAS_UNUSED, const char *name,
+                                   const char *value)
+{
+        const struct header_each *each = arg;
+        if (strcasecmp(name, each->name) != 0 || each->fn(each->arg, value ? value : ""))
+                return MHD_YES;
+        return MHD_NO;
+}
+
+void reg_http_header_each(const struct reg_http_req *req, const char *name,
+                          bool (*fn)(void *arg, const char *value), void *arg)
+{
+        struct header_each each = {.name = name, .fn = fn, .arg = arg};
+        (void)MHD_get_connection_values(req->connection, MHD_HEADER_KIND, each_header, &each);
 }
 
 bool reg_http_body(const struct reg_http_req *req, uint64_t *out_bytes)
@@ -551,6 +634,7 @@ static void server_free(struct reg_http_server *server)
         free(server->socket_path);
         reg_work_free(server->work);
         reg_linger_free(server->linger);
+        reg_proxies_free(server->proxies);
         (void)pthread_cond_destroy(&server->change);
         cas_mutex_release(&server->mutex);
         free(server);
@@ -568,9 +652,14 @@ int reg_http_start(const struct reg_http_config *config, struct reg_http_server 
         cas_mutex_init(&server->mutex, "http server");
         cas_cond_init(&server->change);
         fill_defaults(&server->config);
+        int rc = config->trusted_proxies
+                         ? reg_proxies_parse(config->trusted_proxies, &server->proxies, err)
+                         : 0;
+        if (rc < 0)
+                return rc;
         int fd = config->listen_fd;
         if (config->listen) {
-                int rc = reg_listen(config->listen, server->config.socket_mode, &fd, err);
+                rc = reg_listen(config->listen, server->config.socket_mode, &fd, err);
                 if (rc < 0)
                         return rc;
                 server->listen_fd = fd;
@@ -579,13 +668,13 @@ int reg_http_start(const struct reg_http_config *config, struct reg_http_server 
         } else if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
                 return cas_fail_sys(err, errno, "inherited socket %d", fd);
         }
-        server->config.listen = NULL; /* was borrowed */
+        server->config.listen = server->config.trusted_proxies = NULL; /* were borrowed */
         server->port = reg_listen_port(fd);
         server->work = reg_work_new(server->config.workers_max);
         server->linger = reg_linger_new();
         int inherited_fd = server->listen_fd;
         server->listen_fd = fd;
-        int rc = start_daemon(server, err);
+        rc = start_daemon(server, err);
         if (rc < 0) {
                 server->listen_fd = inherited_fd; /* not ours yet */
                 return rc;
@@ -612,7 +701,7 @@ static void wait_requests(struct reg_http_server *server, unsigned wait_ms)
         }
         atomic_store(&server->quiet, true);
         cas_mutex_lock(&server->mutex);
-        while (server->request_count > 0 &&
+        while (atomic_load(&server->request_count) > 0 &&
                cas_mutex_timedwait(&server->mutex, &server->change, &deadline))
                 ;
         server->ended = true;

@@ -40,15 +40,16 @@ struct reg_http_tls {
         bool client_required;             /* connections without one are refused */
 };
 
-/* A request that is over: for logs and metrics. Borrowed for the call. */
+/* A request that is over: for logs and metrics. Borrowed for the call. out_bytes of an answer that
+ * is not whole is what the client has acknowledged of a file, within its headers' length. */
 struct reg_http_done {
-        const char *method;           /* "?" when it is none that is known */
-        const char *target;           /* as sent; "" when it could not be read */
-        const char *client;           /* address, reg_http_client */
-        const char *agent, *referer;  /* "" when not sent */
-        void *context;                /* reg_http_set_context; NULL */
-        unsigned status;              /* 0: the connection broke off before an answer */
-        bool whole;                   /* the answer was sent to its end */
+        const char *method;          /* "?" when it is none that is known */
+        const char *target;          /* as sent; "" when it could not be read */
+        const char *client;          /* address, reg_http_client */
+        const char *agent, *referer; /* "" when not sent */
+        void *context;               /* reg_http_set_context; NULL */
+        unsigned status;             /* 0: no answer of ours: what came was no HTTP, or broke off */
+        bool whole;                  /* the answer was sent to its end */
         uint64_t in_bytes, out_bytes; /* of bodies */
         uint64_t duration_ns;         /* from the request's first line to the end of its answer */
 };
@@ -65,6 +66,9 @@ struct reg_http_config {
         unsigned idle_s;          /* a connection with no traffic for as long is closed; 0: 120 */
         const char *name;         /* event word of the access log lines; static storage */
         void (*begin)(void *arg, struct reg_http_req *req);
+        /* Asked before begin, and before the target is even parsed: it answers at once, from
+         * memory, or does nothing. May be NULL. */
+        void (*ready)(void *arg, struct reg_http_req *req);
         /* Answers a request whose target or body length makes no sense, in the protocol's own
          * words; begin is not called. NULL: the status alone. */
         void (*refuse)(void *arg, struct reg_http_req *req, unsigned status, const char *why);
@@ -72,7 +76,7 @@ struct reg_http_config {
         void (*done)(void *arg, const struct reg_http_done *done);
         void *arg;
         const struct reg_http_tls *tls; /* NULL: plain. Borrowed during start */
-        /* Networks ("10.0.0.0/8, ::1/128") of proxies whose X-Forwarded-For (client) and
+        /* Networks ("10.0.0.0/8, ::1/128, unix") of proxies whose X-Forwarded-For (client) and
          * X-Forwarded-Proto are believed; NULL: none. Borrowed during start */
         const char *trusted_proxies;
 };
@@ -101,11 +105,16 @@ enum reg_http_method {
         REG_HTTP_OTHER,
 };
 enum reg_http_method reg_http_method(const struct reg_http_req *req);
+/* As it was sent, not checked. */
+const char *reg_http_target(const struct reg_http_req *req);
 /* Path and query, split and percent-decoded. Never NULL: what cannot be parsed is refused with
- * 400 or 414 before begin is called (and is empty in `refuse`). */
+ * 400 or 414 before begin is called (and is empty in `refuse`). Not in `ready`. */
 const struct reg_uri *reg_http_uri(const struct reg_http_req *req);
-/* The first header of this name (any case), or NULL. */
+/* The first header of this name (any case), or NULL. Of what was sent twice, see header_each. */
 const char *reg_http_header(const struct reg_http_req *req, const char *name);
+/* Every header of this name, in the order they came, until fn returns false. */
+void reg_http_header_each(const struct reg_http_req *req, const char *name,
+                          bool (*fn)(void *arg, const char *value), void *arg);
 /* Whether a body follows. *out_bytes (may be NULL): its length, or UINT64_MAX when it is chunked
  * and so unknown; 0 when there is none. */
 bool reg_http_body(const struct reg_http_req *req, uint64_t *out_bytes);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of the HTTP server share: http.c (requests and the daemon),
  * http_reply.c (answers), http_stream.c (answers written while they are made),
- * http_work.c (threads for `end`), http_linger.c (closing after an early answer). */
+ * http_client.c (who asks), http_work.c (threads for `end`), http_linger.c
+ * (closing after an early answer). */
 #ifndef REG_HTTP_INT_H
 #define REG_HTTP_INT_H
 
+#include <arpa/inet.h>
 #include <microhttpd.h>
 
 #include "cas/mutex.h"
@@ -38,20 +40,28 @@ struct reg_linger *reg_linger_new(void);
 void reg_linger_add(struct reg_linger *l, int fd);
 void reg_linger_free(struct reg_linger *l);
 
+/* Networks of proxies that are believed. */
+struct reg_proxies;
+/* "10.0.0.0/8, ::1, unix". Errors: INVALID. */
+int reg_proxies_parse(const char *text, struct reg_proxies **out,
+                      struct cas_err *err) CAS_MUST_CHECK;
+void reg_proxies_free(struct reg_proxies *p);
+
 struct reg_http_server {
-        struct reg_http_config config; /* defaults filled in */
+        struct reg_http_config config; /* defaults filled in; what was borrowed is NULL */
         struct MHD_Daemon *daemon;
         int listen_fd;
         unsigned port;
         char *socket_path; /* owned; NULL unless this server made a Unix socket */
         struct reg_work *work;
         struct reg_linger *linger;
+        struct reg_proxies *proxies; /* NULL: none */
 
         _Atomic bool quiet; /* stop has begun: answers close their connections */
+        _Atomic unsigned request_count;
 
-        struct cas_mutex mutex; /* guards all below; taken before a stream's */
-        pthread_cond_t change;  /* request_count */
-        unsigned request_count;
+        struct cas_mutex mutex;          /* guards all below; taken before a stream's */
+        pthread_cond_t change;           /* request_count is 0 */
         bool ended;                      /* the time is over: nothing new is begun */
         struct reg_http_stream *streams; /* those that the daemon still holds */
 };
@@ -63,8 +73,12 @@ enum reg_http_stage {
         REG_HTTP_WORKING,   /* suspended: `end` has the request */
 };
 
+#define REG_HTTP_CLIENT_BYTES INET6_ADDRSTRLEN
 struct reg_http_conn {
-        bool linger; /* answered early: its end needs care */
+        bool linger;   /* answered early: its end needs care */
+        bool is_proxy; /* its other end is a trusted proxy; valid once `client` is filled */
+        char client[REG_HTTP_CLIENT_BYTES];    /* address of the other end; "" until asked for */
+        char forwarded[REG_HTTP_CLIENT_BYTES]; /* what the proxy says of this request; likewise */
 };
 
 struct reg_http_req {
@@ -74,9 +88,7 @@ struct reg_http_req {
         _Atomic unsigned refs; /* the daemon's, and the worker's while `end` runs */
         enum reg_http_stage stage;
         enum reg_http_method method;
-        const char *method_text; /* the connection's; in the daemon's calls only */
-        struct reg_uri uri;
-        unsigned uri_status; /* 0, or what a bad target is answered with */
+        struct reg_uri *uri; /* owned; NULL until the request is begun */
         uint64_t start_ns;
 
         uint64_t body_bytes; /* announced; UINT64_MAX: chunked */
@@ -92,20 +104,34 @@ struct reg_http_req {
         void (*context_free)(void *context);
 
         bool answered;
-        bool streamed; /* `end` has sent its answer on its way before it returned */
-        unsigned status;
+        bool queued;             /* the answer is the daemon's */
+        bool streamed;           /* `end` has sent its answer on its way before it returned */
+        unsigned status;         /* 0 until answered */
+        uint64_t body_out_bytes; /* of the answer; of streams, what was sent so far */
+        uint64_t acked_bytes;    /* of files: what the other end had taken from us before */
+        bool is_file;
         unsigned header_count;
         struct {
                 const char *name;
                 char *value; /* owned */
         } headers[REG_HTTP_REPLY_HEADERS_MAX];
-        struct MHD_Response *response; /* until it is queued */
+        struct MHD_Response *response;  /* until it is queued */
+        struct reg_http_answer *answer; /* the same, of one made before; owned */
+        char target[];                  /* as it was sent */
 };
 
+/* http.c */
+struct reg_http_conn *reg_http_conn(const struct reg_http_req *req);
+int reg_http_fd(const struct reg_http_req *req);
+
 /* http_reply.c */
-/* Takes response, adds the headers. */
+/* Takes response, of a body of len bytes, and adds the headers. */
 void reg_http_reply_response(struct reg_http_req *req, unsigned status,
-                             struct MHD_Response *response);
+                             struct MHD_Response *response, uint64_t len);
+/* The answer that is kept: given to the daemon. closing: the connection ends with it. */
+enum MHD_Result reg_http_reply_queue(struct reg_http_req *req, bool closing);
+/* Bytes of the body that were sent. broken: the connection ended before all were. */
+uint64_t reg_http_reply_sent_bytes(const struct reg_http_req *req, bool broken);
 
 /* http_stream.c */
 /* Makes every stream of the server fail. */

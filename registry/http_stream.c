@@ -13,6 +13,7 @@
 struct reg_http_stream {
         struct reg_http_server *server;        /* valid while `linked` */
         struct MHD_Connection *connection;     /* valid while `suspended`, or on its event thread */
+        struct reg_http_req *req;              /* valid on the event thread, while it reads */
         struct reg_http_stream *next;          /* guarded by the server's mutex, as is */
         struct reg_http_stream **link;         /* the pointer to this one */
         const struct reg_http_source_ops *ops; /* NULL: there is a writer */
@@ -67,6 +68,7 @@ static ssize_t stream_read(void *arg, uint64_t at CAS_UNUSED, char *out, size_t 
                 n = (ssize_t)cas_min_u64(left, max);
                 memcpy(out, s->buf.data + s->sent_bytes, (size_t)n);
                 s->sent_bytes += (size_t)n;
+                s->req->body_out_bytes += (uint64_t)n;
                 if (s->sent_bytes == s->buf.len_bytes) {
                         cas_buf_clear(&s->buf);
                         s->sent_bytes = 0;
@@ -122,6 +124,7 @@ static ssize_t source_read(void *arg, uint64_t at CAS_UNUSED, char *out, size_t 
                         return MHD_CONTENT_READER_END_WITH_ERROR;
                 }
         } while (got == 0 && !source_suspend(s));
+        s->req->body_out_bytes += got;
         return (ssize_t)got;
 }
 
@@ -150,6 +153,7 @@ static struct reg_http_stream *stream_new(struct reg_http_req *req, unsigned ref
         struct reg_http_stream *s = cas_xcalloc(1, sizeof(*s));
         s->server = server;
         s->connection = req->connection;
+        s->req = req;
         s->refs = refs;
         cas_mutex_init(&s->mutex, "http stream");
         cas_cond_init(&s->change);
@@ -170,7 +174,8 @@ struct reg_http_stream *reg_http_reply_stream(struct reg_http_req *req, unsigned
         struct reg_http_stream *s = stream_new(req, 2);
         reg_http_reply_response(req, status,
                                 MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 32 * 1024,
-                                                                  stream_read, s, stream_released));
+                                                                  stream_read, s, stream_released),
+                                0);
         /* `end` goes on; its answer leaves now */
         if (req->stage == REG_HTTP_WORKING) {
                 req->streamed = true;
@@ -187,7 +192,8 @@ void reg_http_reply_source(struct reg_http_req *req, unsigned status, uint64_t l
         s->source = source;
         reg_http_reply_response(req, status,
                                 MHD_create_response_from_callback(len, SOURCE_BLOCK_BYTES,
-                                                                  source_read, s, stream_released));
+                                                                  source_read, s, stream_released),
+                                0);
 }
 
 int reg_http_stream_write(struct reg_http_stream *s, const void *data, size_t len,

@@ -13,6 +13,7 @@ _Static_assert(sizeof(areas) / sizeof(areas[0]) <= REG_CONFIG_AREAS_MAX + 1, "ro
 void reg_config_release(struct reg_config *c)
 {
         free(c->listen);
+        free(c->trusted_proxies);
         for (size_t i = 0; areas[i].word; i++) {
                 if (c->areas[i])
                         areas[i].release(c->areas[i]);
@@ -26,6 +27,8 @@ static int registry_set(struct reg_config *c, const char *key, const char *value
         uint64_t threads = 0;
         if (strcmp(key, "listen") == 0)
                 return reg_config_text(value, &c->listen, err);
+        if (strcmp(key, "trusted_proxies") == 0)
+                return reg_config_text(value, &c->trusted_proxies, err);
         if (strcmp(key, "threads") != 0)
                 return cas_fail(err, CAS_E_NOTFOUND, "no such setting");
         int rc = reg_config_number(value, 1024, &threads, err);

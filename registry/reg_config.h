@@ -19,6 +19,7 @@ struct reg_config_area {
 struct reg_config {
         char *listen;                      /* owned; NULL: no registry */
         unsigned threads;                  /* 0: one per CPU */
+        char *trusted_proxies;             /* owned; NULL: none (reg_http_config) */
         void *areas[REG_CONFIG_AREAS_MAX]; /* in the order of the table in reg_config.c */
 };
 void reg_config_release(struct reg_config *c);

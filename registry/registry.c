@@ -236,6 +236,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                 .name = "registry-request",
                 .begin = begin,
                 .refuse = refuse,
+                .trusted_proxies = config->trusted_proxies,
                 .arg = registry,
         };
         rc = reg_http_start(&http, &registry->http, err);

@@ -98,7 +98,9 @@ const struct cli_command cmd_serve = {
                 "[condense] background (yes or no: keep recipes in place of blobs, see "
                 "lamina-condense(1)), share (percent of one CPU that it may take, 50), codec "
                 "(default or cold)\n\n"
-                "[registry] listen (ADDR:PORT), threads (0: one per CPU)",
+                "[registry] listen (ADDR:PORT), threads (0: one per CPU), trusted_proxies (networks "
+                "such as 10.0.0.0/8 or ::1, or the word unix: what their X-Forwarded-For and "
+                "X-Forwarded-Proto say is believed)",
         .examples = "lamina serve --listen 0.0.0.0:5000\n"
                     "skopeo copy --dest-tls-verify=false docker-archive:web.tar "
                     "docker://127.0.0.1:5000/web:1.0",
