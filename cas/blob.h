@@ -55,6 +55,25 @@ struct cas_upload;
 
 int cas_upload_create(struct cas_store *s, const char *repo, char id[CAS_UPLOAD_ID_BYTES],
                       struct cas_err *err) CAS_MUST_CHECK;
+/* What is known of a session, and kept with it. */
+#define CAS_UPLOAD_OWNER_BYTES_MAX 511
+struct cas_upload_info {
+        char id[CAS_UPLOAD_ID_BYTES];
+        char owner[CAS_UPLOAD_OWNER_BYTES_MAX + 1]; /* who began it, printable; "" */
+        enum cas_digest_alg alg;  /* computed while bytes arrive, so that the end need not read them
+                                   * again; NONE: the digest's, or SHA-256 */
+        struct cas_digest digest; /* of the whole, when it was said at the beginning */
+        uint64_t size_bytes;      /* so far; of cas_upload_each only, as is */
+        uint64_t touched_unix_s;  /* when bytes came last */
+};
+/* cas_upload_create with what the caller knows: owner, alg and digest of info. */
+int cas_upload_begin(struct cas_store *s, const char *repo, const struct cas_upload_info *info,
+                     char id[CAS_UPLOAD_ID_BYTES], struct cas_err *err) CAS_MUST_CHECK;
+/* Calls fn for each session of the repository, in no order, until it returns false; blocks. A
+ * session may end meanwhile. */
+int cas_upload_each(struct cas_store *s, const char *repo,
+                    bool (*fn)(void *arg, const struct cas_upload_info *info), void *arg,
+                    struct cas_err *err) CAS_MUST_CHECK;
 /* Errors: NOTFOUND (no such session in this repository), BUSY. */
 int cas_upload_open(struct cas_store *s, const char *repo, const char *id, struct cas_upload **out,
                     struct cas_err *err) CAS_MUST_CHECK;

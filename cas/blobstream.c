@@ -73,7 +73,7 @@ struct cas_flights {
 
 struct cas_blob_stream {
         struct cas_store *store;
-        uint64_t offset, end;
+        uint64_t start, offset, end;
         int fd;                /* -1: a flight */
         struct flight *flight; /* one reader count */
         struct waiter waiter;
@@ -431,7 +431,7 @@ int cas_blob_stream_open(struct cas_store *s, const struct cas_digest *digest, u
         struct cas_err why = CAS_ERR_INIT;
         uint64_t blob_bytes;
         st->store = s;
-        st->offset = offset;
+        st->start = st->offset = offset;
         st->fd = -1;
         int rc = cas_blob_open(s, digest, &st->fd, &blob_bytes, &why);
         if (rc == 0) {
@@ -473,6 +473,12 @@ void cas_blob_stream_close(struct cas_blob_stream *st)
 uint64_t cas_blob_stream_left(const struct cas_blob_stream *st)
 {
         return st->end - st->offset;
+}
+
+void cas_blob_stream_seek(struct cas_blob_stream *st, uint64_t offset)
+{
+        cas_assert(offset >= st->start && offset <= st->end);
+        st->offset = offset;
 }
 
 int cas_blob_stream_take_fd(struct cas_blob_stream *st, uint64_t *out_offset)

@@ -13,10 +13,8 @@ static const char position_key[] = "journal";
 
 struct cas_commit {
         struct cas_commit *next;
-        struct cas_batch *batch;       /* borrowed */
-        const struct cas_buf *records; /* borrowed */
-        uint32_t count;
-        bool removes;
+        struct cas_batch *batch;                /* borrowed */
+        const struct cas_name_changes *changes; /* borrowed */
         bool done;
         int rc;
         struct cas_err err;
@@ -24,9 +22,19 @@ struct cas_commit {
 
 /* ---- what a commit changes ---- */
 
+/* Commits that are written together, those that were checked already. */
+struct group {
+        struct cas_buf records;
+        uint32_t count;
+        struct cas_batch *batch;
+        struct cas_map *tags; /* key -> owned struct cas_digest, as they leave it */
+};
+
 /* Records of one commit while they are checked. */
 struct change {
         struct cas_store *store;
+        const struct group *group;
+        const struct cas_name_changes *wanted;
         struct cas_map *touched; /* family byte and key -> enum touch, as this commit leaves it */
         struct cas_buf records;  /* what goes into the journal */
         uint32_t count;
@@ -57,6 +65,48 @@ static bool same_value(const struct cas_name_record *rec, const struct cas_buf *
                (now->len_bytes == 0 || memcmp(now->data, wanted->data, now->len_bytes) == 0);
 }
 
+/* What a tag names before this commit; alg NONE when there is none. */
+static int tag_before(const struct change *ch, const struct cas_record_key *key,
+                      struct cas_digest *out, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_err miss = CAS_ERR_INIT;
+        struct cas_name_record rec;
+        const uint64_t *earlier = cas_map_get(ch->group->tags, key->bytes, key->len);
+        *out = (struct cas_digest){.alg = CAS_DIGEST_NONE};
+        if (earlier) {
+                *out = *(const struct cas_digest *)(uintptr_t)*earlier;
+                return 0;
+        }
+        int rc = cas_index_get(ch->store->index, CAS_FAMILY_TAGS, key->bytes, key->len, &value,
+                               &miss);
+        if (rc == -CAS_E_NOTFOUND)
+                return 0;
+        if (rc < 0) {
+                *err = miss;
+                return rc;
+        }
+        rc = cas_name_record_from_index(CAS_FAMILY_TAGS, key->bytes, key->len, value.data,
+                                        value.len_bytes, &rec, err);
+        if (rc == 0)
+                *out = rec.digest;
+        return rc;
+}
+
+/* A tag is set or removed: asks who guards it. *noop: it is so already. */
+static int tag_guard(const struct change *ch, const struct cas_name_record *rec,
+                     const struct cas_record_key *key, bool *noop, struct cas_err *err)
+{
+        struct cas_tag_change change = {.repo = rec->repo, .tag = rec->tag};
+        if (rec->kind == CAS_NAME_TAG)
+                change.after = rec->digest;
+        int rc = tag_before(ch, key, &change.before, err);
+        if (rc < 0)
+                return rc;
+        *noop = cas_digest_equal(&change.before, &change.after);
+        return ch->wanted->guard ? ch->wanted->guard(ch->wanted->guard_arg, &change, err) : 0;
+}
+
 /* Whether the index already says what rec says. */
 static int is_noop(struct change *ch, const struct cas_name_record *rec, enum cas_family family,
                    const struct cas_record_key *key, bool *out, struct cas_err *err)
@@ -64,6 +114,8 @@ static int is_noop(struct change *ch, const struct cas_name_record *rec, enum ca
         cas_cleanup_buf struct cas_buf now = CAS_BUF_INIT;
         cas_cleanup_buf struct cas_buf wanted = CAS_BUF_INIT;
         struct cas_err miss = CAS_ERR_INIT;
+        if (family == CAS_FAMILY_TAGS)
+                return tag_guard(ch, rec, key, out, err);
         bool adds = cas_name_record_value(rec, &wanted);
         int rc = cas_index_get(ch->store->index, family, key->bytes, key->len, &now, &miss);
         if (rc < 0 && rc != -CAS_E_NOTFOUND) {
@@ -162,8 +214,9 @@ static int check_tag(struct change *ch, const struct cas_name_record *tag, struc
 static int change_fill(struct change *ch, const struct cas_commit *c, struct cas_err *err)
 {
         struct cas_name_record rec;
-        struct cas_cursor at = cas_cursor_over(c->records->data, c->records->len_bytes);
-        for (uint32_t i = 0; i < c->count; i++) {
+        const struct cas_buf *records = c->changes->records;
+        struct cas_cursor at = cas_cursor_over(records->data, records->len_bytes);
+        for (uint32_t i = 0; i < c->changes->count; i++) {
                 int rc = cas_name_record_decode(&at, &rec, err);
                 if (rc == 0 && rec.kind == CAS_NAME_MANIFEST_UNLINK)
                         rc = change_follow(ch, &rec, err);
@@ -172,8 +225,8 @@ static int change_fill(struct change *ch, const struct cas_commit *c, struct cas
                 if (rc < 0)
                         return rc;
         }
-        at = cas_cursor_over(c->records->data, c->records->len_bytes);
-        for (uint32_t i = 0; i < c->count; i++) {
+        at = cas_cursor_over(records->data, records->len_bytes);
+        for (uint32_t i = 0; i < c->changes->count; i++) {
                 int rc = cas_name_record_decode(&at, &rec, err);
                 if (rc == 0 && rec.kind == CAS_NAME_TAG)
                         rc = check_tag(ch, &rec, err);
@@ -284,32 +337,67 @@ static int write_changes(struct cas_store *s, const struct cas_buf *records, uin
         return rc;
 }
 
-/* Checks a commit and joins its changes to the group's, or notes its error. */
-static void join_commit(struct cas_store *s, struct cas_commit *c, struct cas_buf *records,
-                        uint32_t *count, struct cas_batch *batch)
+static void note_tag(struct cas_map *tags, const struct cas_name_record *rec)
 {
-        struct change ch = {.store = s, .touched = cas_map_new(), .batch = cas_batch_new()};
+        struct cas_record_key key;
+        bool made;
+        (void)cas_name_record_key(rec, &key);
+        uint64_t *slot = cas_map_put(tags, key.bytes, key.len, &made);
+        if (made)
+                *slot = (uintptr_t)cas_xmalloc(sizeof(struct cas_digest));
+        *(struct cas_digest *)(uintptr_t)*slot =
+                rec->kind == CAS_NAME_TAG ? rec->digest : (struct cas_digest){0};
+}
+
+/* For the commits that come later in the group: what tags name from now on. */
+static void note_tags(struct group *g, const struct change *ch)
+{
+        struct cas_cursor at = cas_cursor_over(ch->records.data, ch->records.len_bytes);
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_name_record rec;
+        for (uint32_t i = 0; i < ch->count; i++) {
+                int rc = cas_name_record_decode(&at, &rec, &err);
+                cas_assert(rc == 0); /* it was encoded here */
+                if (rec.kind == CAS_NAME_TAG || rec.kind == CAS_NAME_UNTAG)
+                        note_tag(g->tags, &rec);
+        }
+}
+
+/* Checks a commit and joins its changes to the group's, or notes its error. */
+static void join_commit(struct cas_store *s, struct cas_commit *c, struct group *g)
+{
+        struct change ch = {.store = s,
+                            .group = g,
+                            .wanted = c->changes,
+                            .touched = cas_map_new(),
+                            .batch = cas_batch_new()};
         c->rc = change_fill(&ch, c, &c->err);
         if (c->rc == 0) {
-                cas_buf_append(records, ch.records.data, ch.records.len_bytes);
-                *count += ch.count;
-                cas_batch_join(batch, c->batch);
-                cas_batch_join(batch, ch.batch);
+                cas_buf_append(&g->records, ch.records.data, ch.records.len_bytes);
+                g->count += ch.count;
+                cas_batch_join(g->batch, c->batch);
+                cas_batch_join(g->batch, ch.batch);
+                if (c->next)
+                        note_tags(g, &ch);
         }
         cas_map_free(ch.touched);
         cas_buf_release(&ch.records);
         cas_batch_free(ch.batch);
 }
 
+static void free_tag(void *arg CAS_UNUSED, const void *key CAS_UNUSED, size_t key_len CAS_UNUSED,
+                     uint64_t value)
+{
+        free((void *)(uintptr_t)value);
+}
+
 static void write_group(struct cas_store *s, struct cas_commit *first)
 {
-        cas_cleanup_buf struct cas_buf records = CAS_BUF_INIT;
-        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        struct group g = {.records = CAS_BUF_INIT, .batch = cas_batch_new(), .tags = cas_map_new()};
         struct cas_err err = CAS_ERR_INIT;
-        uint32_t count = 0;
         for (struct cas_commit *c = first; c; c = c->next)
-                join_commit(s, c, &records, &count, batch);
-        int rc = write_changes(s, &records, count, batch, &err);
+                join_commit(s, c, &g);
+        int rc = write_changes(s, &g.records, g.count, g.batch, &err);
         for (struct cas_commit *c = first; c; c = c->next) {
                 if (c->rc == 0 && rc < 0) {
                         c->rc = rc;
@@ -319,6 +407,10 @@ static void write_group(struct cas_store *s, struct cas_commit *first)
         /* Its failure takes nothing back that was committed. */
         if (rc == 0 && cas_journal_wants_compaction(s->journal))
                 rc = cas_commit_compact(s, &err);
+        cas_map_each(g.tags, free_tag, NULL);
+        cas_map_free(g.tags);
+        cas_batch_free(g.batch);
+        cas_buf_release(&g.records);
 }
 
 /* Takes the commits that share the next sync. They are checked against the index as it is, so
@@ -327,8 +419,8 @@ static struct cas_commit *take_group(struct cas_store *s)
 {
         cas_assert_held(&s->names);
         struct cas_commit *first = s->commit_first, *last = first;
-        for (unsigned n = 1; n < GROUP_COMMITS_MAX && !last->removes; n++) {
-                if (!last->next || last->next->removes)
+        for (unsigned n = 1; n < GROUP_COMMITS_MAX && !last->changes->removes; n++) {
+                if (!last->next || last->next->changes->removes)
                         break;
                 last = last->next;
         }
@@ -374,11 +466,10 @@ static void fail_queue(struct cas_store *s)
         (void)pthread_cond_broadcast(&s->names_change);
 }
 
-int cas_commit_names(struct cas_store *s, struct cas_batch *batch, const struct cas_buf *records,
-                     uint32_t count, bool removes, struct cas_err *err)
+int cas_commit_names(struct cas_store *s, struct cas_batch *batch,
+                     const struct cas_name_changes *changes, struct cas_err *err)
 {
-        struct cas_commit mine = {
-                .batch = batch, .records = records, .count = count, .removes = removes};
+        struct cas_commit mine = {.batch = batch, .changes = changes};
         cas_mutex_lock(&s->names);
         *s->commit_last = &mine;
         s->commit_last = &mine.next;

@@ -7,12 +7,20 @@
 #define CAS_COMMIT_INT_H
 
 #include "cas/journal_int.h"
+#include "cas/publish.h"
 #include "cas/store_int.h"
 
-/* records: `count` encoded name records. removes: they unlink a manifest. The
- * batch is emptied. Errors: NOTFOUND (a tag without its manifest), and what I/O gives. */
-int cas_commit_names(struct cas_store *s, struct cas_batch *batch, const struct cas_buf *records,
-                     uint32_t count, bool removes, struct cas_err *err) CAS_MUST_CHECK;
+struct cas_name_changes {
+        const struct cas_buf *records; /* borrowed: `count` encoded name records */
+        uint32_t count;
+        bool removes;           /* they unlink a manifest */
+        cas_tag_guard_fn guard; /* cas_publish_guard_tags; NULL: none */
+        void *guard_arg;
+};
+/* The batch is emptied. Errors: NOTFOUND (a tag without its manifest), what the guard says, and
+ * what I/O gives. */
+int cas_commit_names(struct cas_store *s, struct cas_batch *batch,
+                     const struct cas_name_changes *changes, struct cas_err *err) CAS_MUST_CHECK;
 
 /* Records that follow from what is published and are written with it; borrowed until commit. */
 struct cas_batch *cas_publish_batch(struct cas_publish *p);

@@ -73,6 +73,16 @@ const char *cas_digest_alg_name(enum cas_digest_alg alg)
         return "none";
 }
 
+enum cas_digest_alg cas_digest_alg_find(const char *name)
+{
+        static const enum cas_digest_alg known[] = {CAS_DIGEST_SHA256, CAS_DIGEST_SHA512};
+        for (size_t i = 0; i < CAS_COUNT(known); i++) {
+                if (strcmp(cas_digest_alg_name(known[i]), name) == 0)
+                        return known[i];
+        }
+        return CAS_DIGEST_NONE;
+}
+
 bool cas_digest_equal(const struct cas_digest *a, const struct cas_digest *b)
 {
         return a->alg == b->alg && memcmp(a->bytes, b->bytes, cas_digest_alg_bytes(a->alg)) == 0;

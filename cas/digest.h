@@ -41,6 +41,8 @@ struct cas_digest {
 
 size_t cas_digest_alg_bytes(enum cas_digest_alg alg); /* 32 or 64; 0 for none */
 const char *cas_digest_alg_name(enum cas_digest_alg alg);
+/* NONE when it is the name of none. */
+enum cas_digest_alg cas_digest_alg_find(const char *name);
 bool cas_digest_equal(const struct cas_digest *a, const struct cas_digest *b);
 /* "alg:hex", NUL-terminated; out has CAS_DIGEST_TEXT_BYTES. Returns out. */
 char *cas_digest_text(const struct cas_digest *d, char *out);

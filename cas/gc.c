@@ -53,8 +53,9 @@ static int drop_links(struct gc *gc, struct cas_err *err)
         if (gc->options->dry_run || gc->marks.unlink_count == 0)
                 return 0;
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
-        return cas_commit_names(gc->s, batch, &gc->marks.unlinks, gc->marks.unlink_count, false,
-                                err);
+        const struct cas_name_changes changes = {.records = &gc->marks.unlinks,
+                                                 .count = gc->marks.unlink_count};
+        return cas_commit_names(gc->s, batch, &changes, err);
 }
 
 static int sweep_lease(void *arg, const void *key, size_t key_len, const void *value,

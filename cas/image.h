@@ -6,6 +6,7 @@
 
 #include "cas/layer.h"
 #include "cas/names.h"
+#include "cas/publish.h"
 #include "cas/tree.h"
 
 #define CAS_MT_OCI_MANIFEST "application/vnd.oci.image.manifest.v1+json"
@@ -83,14 +84,20 @@ struct cas_manifest_put_options {
         const struct cas_digest *expected; /* may be NULL */
         bool allow_sparse;
         bool linked_only;
+        const char *const *tags; /* more of them, in the same publication */
+        size_t tag_count;
+        cas_tag_guard_fn guard; /* cas_publish_guard_tags; may be NULL */
+        void *guard_arg;
 };
 int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options *options,
                      const void *data, size_t len, struct cas_manifest_info *out,
                      struct cas_err *err) CAS_MUST_CHECK;
 /* Removes a tag, or (tag NULL) a manifest with every tag of it in this repository. Blobs stay
- * linked: a push under way may count on them. Durable on return. Errors: NOTFOUND. */
+ * linked: a push under way may count on them. Durable on return. guard: cas_publish_guard_tags;
+ * may be NULL. Errors: NOTFOUND. */
 int cas_manifest_delete(struct cas_store *s, const char *repo, const char *tag,
-                        const struct cas_digest *digest, struct cas_err *err) CAS_MUST_CHECK;
+                        const struct cas_digest *digest, cas_tag_guard_fn guard, void *guard_arg,
+                        struct cas_err *err) CAS_MUST_CHECK;
 
 /* The runtime configuration that an image carries. Strings owned; arrays NULL-terminated. */
 struct cas_image_config {

@@ -137,6 +137,9 @@ int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options 
                 r = put_chain(&put, &m, &info.digest, err);
         if (r == 0 && options->tag && options->tag[0])
                 r = cas_publish_tag(p, options->repo, options->tag, &info.digest, err);
+        for (size_t i = 0; r == 0 && i < options->tag_count; i++)
+                r = cas_publish_tag(p, options->repo, options->tags[i], &info.digest, err);
+        cas_publish_guard_tags(p, options->guard, options->guard_arg);
         if (r == 0)
                 r = cas_publish_commit(p, err);
         if (r == 0 && out)
@@ -145,12 +148,14 @@ int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options 
 }
 
 int cas_manifest_delete(struct cas_store *s, const char *repo, const char *tag,
-                        const struct cas_digest *digest, struct cas_err *err)
+                        const struct cas_digest *digest, cas_tag_guard_fn guard, void *guard_arg,
+                        struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *p = NULL;
         int r = cas_publish_begin(s, &p, err);
         if (r < 0)
                 return r;
+        cas_publish_guard_tags(p, guard, guard_arg);
         if (tag) {
                 struct cas_digest now;
                 r = cas_tag_get(s, repo, tag, &now, err);

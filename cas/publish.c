@@ -48,6 +48,8 @@ struct cas_publish {
         struct cas_buf names;
         uint32_t name_count;
         bool removes_manifest;
+        cas_tag_guard_fn guard; /* NULL: none */
+        void *guard_arg;
         bool ended; /* committed, or a commit was tried */
 };
 
@@ -488,6 +490,12 @@ int cas_publish_referrer(struct cas_publish *p, const char *repo, const struct c
         return add_name(p, rec, err);
 }
 
+void cas_publish_guard_tags(struct cas_publish *p, cas_tag_guard_fn fn, void *arg)
+{
+        p->guard = fn;
+        p->guard_arg = arg;
+}
+
 struct cas_batch *cas_publish_batch(struct cas_publish *p)
 {
         return p->batch;
@@ -520,9 +528,16 @@ static int write_batch(struct cas_publish *p, struct cas_err *err)
 {
         bool replaces = p->ingest && cas_ingest_replaces(p->ingest);
         cas_assert(!replaces || p->name_count == 0); /* frames come without names */
-        if (p->name_count > 0)
-                return cas_commit_names(p->store, p->batch, &p->names, p->name_count,
-                                        p->removes_manifest, err);
+        if (p->name_count > 0) {
+                const struct cas_name_changes changes = {
+                        .records = &p->names,
+                        .count = p->name_count,
+                        .removes = p->removes_manifest,
+                        .guard = p->guard,
+                        .guard_arg = p->guard_arg,
+                };
+                return cas_commit_names(p->store, p->batch, &changes, err);
+        }
         return cas_packset_write(p->store->packset, p->batch, replaces, err);
 }
 

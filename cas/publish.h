@@ -94,6 +94,19 @@ int cas_publish_tag(struct cas_publish *p, const char *repo, const char *tag,
                     const struct cas_digest *manifest, struct cas_err *err) CAS_MUST_CHECK;
 int cas_publish_untag(struct cas_publish *p, const char *repo, const char *tag,
                       struct cas_err *err) CAS_MUST_CHECK;
+/* What a commit does to a tag; alg NONE: there is no such tag before, or afterwards. */
+struct cas_tag_change {
+        const char *repo, *tag;
+        struct cas_digest before, after;
+};
+/* Inside the commit, before anything is written and with nothing that could come in between, fn is
+ * told of each tag that is set or removed, also with its manifest, and also when that changes
+ * nothing. It may refuse: its error is the commit's then, which has no effect. It runs on the
+ * thread of any commit, must be short and must not use the store. Of a commit that fails for other
+ * reasons it may have been told. */
+typedef int (*cas_tag_guard_fn)(void *arg, const struct cas_tag_change *change,
+                                struct cas_err *err);
+void cas_publish_guard_tags(struct cas_publish *p, cas_tag_guard_fn fn, void *arg);
 /* referrer: a manifest with `subject` (also while the subject is absent). */
 int cas_publish_referrer(struct cas_publish *p, const char *repo, const struct cas_digest *subject,
                          const struct cas_digest *referrer, struct cas_err *err) CAS_MUST_CHECK;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Upload sessions. One is two files of STORE/uploads: ID.data, the bytes, whose
- * length tells how far it is; and ID.repo, the repository's name, written first.
+ * length tells how far it is; and ID.repo, written first, with up to three lines:
+ * the repository's name, who began it, and the digest or its algorithm.
  * What this process knows besides (who writes, the running digest) is only to
  * save work: it can be lost at any time. */
 #include "cas/upload_int.h"
@@ -19,11 +20,14 @@
 
 #define UPLOAD_PATH_BYTES 64
 #define READ_BYTES (1 * CAS_MIB)
+/* Of ID.repo: three lines. */
+#define NOTES_BYTES_MAX                                                                            \
+        (CAS_REPO_NAME_BYTES_MAX + CAS_UPLOAD_OWNER_BYTES_MAX + CAS_DIGEST_TEXT_BYTES + 2)
 
 /* What is remembered of a session while the store is open. */
 struct upload_state {
         bool writing;
-        struct cas_hasher *hasher; /* SHA-256 of the first hashed_bytes; NULL: not known */
+        struct cas_hasher *hasher; /* of the first hashed_bytes; NULL: not known */
         uint64_t hashed_bytes;
 };
 
@@ -31,6 +35,7 @@ struct cas_upload {
         struct cas_store *store;
         char id[CAS_UPLOAD_ID_BYTES];
         char repo[CAS_REPO_NAME_BYTES_MAX + 1];
+        enum cas_digest_alg alg; /* of state->hasher */
         int fd;
         uint64_t size_bytes;
         bool unsynced;
@@ -134,12 +139,55 @@ static void state_forget_digest(struct upload_state *state)
 
 /* ---- a session's life ---- */
 
+/* What ID.repo holds. */
+static int notes_write(const char *repo, const struct cas_upload_info *info, struct cas_buf *out,
+                       struct cas_err *err)
+{
+        char digest[CAS_DIGEST_TEXT_BYTES] = "";
+        for (const char *c = info->owner; *c; c++) {
+                if ((unsigned char)*c < ' ' || *c == 0x7f)
+                        return cas_fail(err, CAS_E_INVALID, "upload: not the name of anybody");
+        }
+        if (info->digest.alg != CAS_DIGEST_NONE)
+                (void)cas_digest_text(&info->digest, digest);
+        else if (info->alg != CAS_DIGEST_NONE)
+                (void)snprintf(digest, sizeof(digest), "%s", cas_digest_alg_name(info->alg));
+        cas_buf_append_str(out, repo);
+        if (info->owner[0] || digest[0])
+                cas_buf_printf(out, "\n%s\n%s", info->owner, digest);
+        return 0;
+}
+
+/* The same back. What does not make sense is left empty: it only saves work. */
+static void notes_read(char *text, char repo[CAS_REPO_NAME_BYTES_MAX + 1],
+                       struct cas_upload_info *info)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        char *line = text;
+        (void)snprintf(repo, CAS_REPO_NAME_BYTES_MAX + 1, "%s", strsep(&line, "\n"));
+        if (line)
+                (void)snprintf(info->owner, sizeof(info->owner), "%s", strsep(&line, "\n"));
+        if (line && cas_digest_parse(line, &info->digest, &ignored) == 0)
+                info->alg = info->digest.alg;
+        else if (line)
+                info->alg = cas_digest_alg_find(line);
+}
+
 int cas_upload_create(struct cas_store *s, const char *repo, char id[CAS_UPLOAD_ID_BYTES],
                       struct cas_err *err)
 {
+        return cas_upload_begin(s, repo, &(struct cas_upload_info){0}, id, err);
+}
+
+int cas_upload_begin(struct cas_store *s, const char *repo, const struct cas_upload_info *info,
+                     char id[CAS_UPLOAD_ID_BYTES], struct cas_err *err)
+{
         char path[UPLOAD_PATH_BYTES];
+        cas_cleanup_buf struct cas_buf notes = CAS_BUF_INIT;
         if (!cas_repo_name_valid(repo))
                 return cas_fail(err, CAS_E_INVALID, "invalid repository name %.255s", repo);
+        if (notes_write(repo, info, &notes, err) < 0)
+                return -(int)err->code;
         int rc = new_id(id, err);
         if (rc < 0)
                 return rc;
@@ -149,7 +197,7 @@ int cas_upload_create(struct cas_store *s, const char *repo, char id[CAS_UPLOAD_
         rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd, err);
         if (rc < 0)
                 return rc;
-        rc = cas_io_pwrite_all(s->io, fd, repo, strlen(repo), 0, path, err);
+        rc = cas_io_pwrite_all(s->io, fd, notes.data, notes.len_bytes, 0, path, err);
         if (rc == 0)
                 rc = cas_io_fsync(s->io, fd, path, err);
         (void)s->io->ops->close(s->io->ctx, fd);
@@ -171,17 +219,33 @@ static void upload_free(struct cas_upload *u, bool forget)
         free(u);
 }
 
+static int notes_load(struct cas_store *s, const char *id, char repo[CAS_REPO_NAME_BYTES_MAX + 1],
+                      struct cas_upload_info *info, struct cas_err *err)
+{
+        char path[UPLOAD_PATH_BYTES];
+        cas_cleanup_buf struct cas_buf notes = CAS_BUF_INIT;
+        repo_path(id, path);
+        int rc = cas_io_read_file(s->io, s->dirfd, path, NOTES_BYTES_MAX, &notes, err);
+        if (rc < 0)
+                return rc;
+        cas_cleanup_free char *text = cas_xstrdup(cas_buf_str(&notes));
+        *info = (struct cas_upload_info){0};
+        memcpy(info->id, id, sizeof(info->id));
+        notes_read(text, repo, info);
+        return 0;
+}
+
 static int open_files(struct cas_upload *u, const char *repo, struct cas_err *err)
 {
         struct cas_store *s = u->store;
-        char path[UPLOAD_PATH_BYTES];
-        cas_cleanup_buf struct cas_buf owner = CAS_BUF_INIT;
-        repo_path(u->id, path);
-        int rc = cas_io_read_file(s->io, s->dirfd, path, CAS_REPO_NAME_BYTES_MAX, &owner, err);
+        struct cas_upload_info info;
+        char path[UPLOAD_PATH_BYTES], owner[CAS_REPO_NAME_BYTES_MAX + 1];
+        int rc = notes_load(s, u->id, owner, &info, err);
         if (rc < 0)
                 return rc;
-        if (strcmp(cas_buf_str(&owner), repo) != 0)
+        if (strcmp(owner, repo) != 0)
                 return cas_fail(err, CAS_E_NOTFOUND, "of another repository");
+        u->alg = info.alg == CAS_DIGEST_NONE ? CAS_DIGEST_SHA256 : info.alg;
         (void)snprintf(u->repo, sizeof(u->repo), "%s", repo);
         data_path(u->id, path);
         rc = cas_io_open(s->io, s->dirfd, path, O_RDWR, 0, &u->fd, err);
@@ -242,7 +306,7 @@ int cas_upload_append(struct cas_upload *u, const void *data, size_t len, struct
                 return rc;
         }
         if (u->size_bytes == 0 && !state->hasher)
-                state->hasher = cas_hasher_new(CAS_DIGEST_SHA256);
+                state->hasher = cas_hasher_new(u->alg);
         if (state->hasher) {
                 cas_hasher_update(state->hasher, data, len);
                 state->hashed_bytes += len;
@@ -331,7 +395,7 @@ static int hash_file(struct cas_upload *u, enum cas_digest_alg alg, struct cas_d
 static int verify(struct cas_upload *u, const struct cas_digest *expected, struct cas_err *err)
 {
         struct cas_digest got;
-        if (expected->alg == CAS_DIGEST_SHA256 && u->state->hasher &&
+        if (expected->alg == u->alg && u->state->hasher &&
             u->state->hashed_bytes == u->size_bytes) {
                 cas_hasher_peek(u->state->hasher, &got);
         } else {
@@ -385,6 +449,63 @@ int cas_upload_cancel(struct cas_upload *u, struct cas_err *err)
         return 0;
 }
 
+/* ---- all of them ---- */
+
+/* The session whose data file this is; *mine false: it is none of the repository's, or over. */
+static int look_at(struct cas_store *s, const char *repo, const char *name,
+                   struct cas_upload_info *info, bool *mine, struct cas_err *err)
+{
+        char id[CAS_UPLOAD_ID_BYTES], path[UPLOAD_PATH_BYTES], owner[CAS_REPO_NAME_BYTES_MAX + 1];
+        struct cas_err miss = CAS_ERR_INIT;
+        struct stat st;
+        *mine = false;
+        (void)snprintf(id, sizeof(id), "%.36s", name);
+        if (!id_valid(id) || strcmp(name + strlen(id), ".data") != 0)
+                return 0;
+        int rc = notes_load(s, id, owner, info, &miss);
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
+                *err = miss;
+                return rc;
+        }
+        data_path(id, path);
+        if (rc < 0 || strcmp(owner, repo) != 0 ||
+            s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, 0) != 0)
+                return 0;
+        info->size_bytes = (uint64_t)st.st_size;
+        info->touched_unix_s = (uint64_t)st.st_mtime;
+        *mine = true;
+        return 0;
+}
+
+static int open_directory(struct cas_store *s, DIR **out, struct cas_err *err)
+{
+        int fd = openat(s->dirfd, CAS_DIR_UPLOADS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+                return cas_fail_sys(err, errno, "open %s", CAS_DIR_UPLOADS);
+        *out = fdopendir(fd);
+        cas_assert(*out != NULL);
+        return 0;
+}
+
+int cas_upload_each(struct cas_store *s, const char *repo,
+                    bool (*fn)(void *arg, const struct cas_upload_info *info), void *arg,
+                    struct cas_err *err)
+{
+        struct cas_upload_info info;
+        DIR *dir;
+        int rc = open_directory(s, &dir, err);
+        if (rc < 0)
+                return rc;
+        bool mine, more = true;
+        for (struct dirent *e = readdir(dir); e && rc == 0 && more; e = readdir(dir)) {
+                rc = look_at(s, repo, e->d_name, &info, &mine, err);
+                if (rc == 0 && mine)
+                        more = fn(arg, &info);
+        }
+        (void)closedir(dir);
+        return rc;
+}
+
 /* Removes one file's session when it is old and nobody writes it. */
 static int expire_one(struct cas_store *s, const char *name, time_t before, uint64_t *count,
                       struct cas_err *err)
@@ -421,13 +542,11 @@ static int expire_one(struct cas_store *s, const char *name, time_t before, uint
 int cas_upload_expire(struct cas_store *s, uint64_t age_s, uint64_t *out_count, struct cas_err *err)
 {
         *out_count = 0;
-        int fd = openat(s->dirfd, CAS_DIR_UPLOADS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-                return cas_fail_sys(err, errno, "open %s", CAS_DIR_UPLOADS);
-        DIR *dir = fdopendir(fd);
-        cas_assert(dir != NULL);
+        DIR *dir;
+        int rc = open_directory(s, &dir, err);
+        if (rc < 0)
+                return rc;
         time_t before = time(NULL) - (time_t)cas_min_u64(age_s, INT32_MAX);
-        int rc = 0;
         for (struct dirent *e = readdir(dir); e && rc == 0; e = readdir(dir))
                 rc = expire_one(s, e->d_name, before, out_count, err);
         (void)closedir(dir);

@@ -282,7 +282,8 @@ static void manifest_delete_work(struct reg_call *call)
                 rc = cas_tag_get(call->store, call->route.repo, ref.tag, &before, &err);
         if (rc == 0)
                 rc = cas_manifest_delete(call->store, call->route.repo,
-                                         ref.is_digest ? NULL : ref.tag, &ref.digest, &err);
+                                         ref.is_digest ? NULL : ref.tag, &ref.digest, NULL, NULL,
+                                         &err);
         if (rc < 0) {
                 reg_reply_err(call->req, REG_ABOUT_MANIFEST, &err);
                 return;

@@ -186,15 +186,16 @@ static void deletes_take_tags_and_referrers(void **state)
         check(cas_referrer_each(t->store, "r", &image.digest, count_referrer, &referrers, &err),
               &err);
         assert_int_equal(referrers, 1);
-        check(cas_manifest_delete(t->store, "r", NULL, &referrer.digest, &err), &err);
+        check(cas_manifest_delete(t->store, "r", NULL, &referrer.digest, NULL, NULL, &err), &err);
         referrers = 0;
         check(cas_referrer_each(t->store, "r", &image.digest, count_referrer, &referrers, &err),
               &err);
         assert_int_equal(referrers, 0);
-        check(cas_manifest_delete(t->store, "r", "one", NULL, &err), &err);
-        assert_int_equal(cas_manifest_delete(t->store, "r", "one", NULL, &err), -CAS_E_NOTFOUND);
+        check(cas_manifest_delete(t->store, "r", "one", NULL, NULL, NULL, &err), &err);
+        assert_int_equal(cas_manifest_delete(t->store, "r", "one", NULL, NULL, NULL, &err),
+                         -CAS_E_NOTFOUND);
         check(cas_manifest_stat(t->store, "r", &image.digest, &stat, &err), &err);
-        check(cas_manifest_delete(t->store, "r", NULL, &image.digest, &err), &err);
+        check(cas_manifest_delete(t->store, "r", NULL, &image.digest, NULL, NULL, &err), &err);
         assert_int_equal(cas_tag_get(t->store, "r", "two", &now, &err), -CAS_E_NOTFOUND);
 }
 
@@ -307,7 +308,7 @@ static void drop_image(struct teststore *t, const char *repo, const char *tag)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_digest manifest;
         check(cas_tag_get(t->store, repo, tag, &manifest, &err), &err);
-        check(cas_manifest_delete(t->store, repo, NULL, &manifest, &err), &err);
+        check(cas_manifest_delete(t->store, repo, NULL, &manifest, NULL, NULL, &err), &err);
 }
 
 static void chains_are_cut_where_others_stand(void **state)

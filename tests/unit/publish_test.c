@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "cas/object.h"
 #include "tests/support/teststore.h"
@@ -161,6 +162,113 @@ static void a_whole_publication_is_there(void **state)
         assert_true(cas_digest_equal(&tagged, &layer.blob));
 }
 
+struct guard {
+        const struct cas_digest *expected; /* NULL: the tag must not be there */
+        struct cas_tag_change last;
+        int calls;
+};
+
+static int guard_tag(void *arg, const struct cas_tag_change *change, struct cas_err *err)
+{
+        struct guard *g = arg;
+        static const struct cas_digest none;
+        g->calls++;
+        g->last = *change;
+        if (cas_digest_equal(&change->before, g->expected ? g->expected : &none))
+                return 0;
+        return cas_fail(err, CAS_E_DENIED, "not what was expected");
+}
+
+static int guarded_tag(struct cas_store *s, struct guard *g, const struct cas_digest *to)
+{
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        struct cas_err err = CAS_ERR_INIT;
+        ok(cas_publish_begin(s, &p, &err));
+        cas_publish_guard_tags(p, guard_tag, g);
+        ok(to ? cas_publish_tag(p, "r", "t", to, &err) : cas_publish_untag(p, "r", "t", &err));
+        return cas_publish_commit(p, &err);
+}
+
+static void tags_change_under_guard(void **state)
+{
+        struct teststore *t = *state;
+        const struct cas_digest one = test_put_manifest(t->store, "r", NULL, "one");
+        const struct cas_digest two = test_put_manifest(t->store, "r", NULL, "two");
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest now;
+        struct guard absent = {0}, is_one = {.expected = &one};
+        assert_int_equal(guarded_tag(t->store, &is_one, &two), -CAS_E_DENIED);
+        assert_int_equal(is_one.last.before.alg, CAS_DIGEST_NONE);
+        ok(guarded_tag(t->store, &absent, &one));
+        assert_true(cas_digest_equal(&absent.last.after, &one));
+        assert_int_equal(guarded_tag(t->store, &absent, &two), -CAS_E_DENIED);
+        ok(guarded_tag(t->store, &is_one, &one)); /* changes nothing, and is asked nevertheless */
+        assert_int_equal(is_one.calls, 2);
+        ok(cas_tag_get(t->store, "r", "t", &now, &err));
+        assert_true(cas_digest_equal(&now, &one));
+        ok(guarded_tag(t->store, &is_one, &two));
+        assert_int_equal(guarded_tag(t->store, &is_one, NULL), -CAS_E_DENIED);
+
+        /* A manifest takes its tags along. */
+        struct guard is_two = {.expected = &two};
+        for (int refused = 1; refused >= 0; refused--) {
+                cas_cleanup_publish struct cas_publish *p = NULL;
+                ok(cas_publish_begin(t->store, &p, &err));
+                cas_publish_guard_tags(p, guard_tag, refused ? &is_one : &is_two);
+                ok(cas_publish_manifest_unlink(p, "r", &two, &err));
+                assert_int_equal(cas_publish_commit(p, &err), refused ? -CAS_E_DENIED : 0);
+        }
+        assert_int_equal(is_two.last.after.alg, CAS_DIGEST_NONE);
+        assert_int_equal(cas_tag_get(t->store, "r", "t", &now, &err), -CAS_E_NOTFOUND);
+        struct cas_manifest_info info;
+        assert_int_equal(cas_manifest_stat(t->store, "r", &two, &info, &err), -CAS_E_NOTFOUND);
+}
+
+/* Each moves the tag once from what it saw to its own. */
+#define RACERS 8
+struct racer {
+        struct cas_store *store;
+        struct cas_digest mine;
+        atomic_int *won;
+};
+
+static void *race_tag(void *arg)
+{
+        struct racer *r = arg;
+        struct guard absent = {0};
+        if (guarded_tag(r->store, &absent, &r->mine) == 0)
+                atomic_fetch_add(r->won, 1);
+        return NULL;
+}
+
+static void one_of_many_conditional_changes_wins(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct racer racers[RACERS];
+        for (int i = 0; i < RACERS; i++) {
+                char text[16];
+                (void)snprintf(text, sizeof(text), "racer %d", i);
+                racers[i].mine = test_put_manifest(t->store, "r", NULL, text);
+        }
+        for (int round = 0; round < 20; round++) {
+                pthread_t threads[RACERS];
+                atomic_int won = 0;
+                for (int i = 0; i < RACERS; i++) {
+                        racers[i].store = t->store;
+                        racers[i].won = &won;
+                        ok(pthread_create(&threads[i], NULL, race_tag, &racers[i]));
+                }
+                for (int i = 0; i < RACERS; i++)
+                        ok(pthread_join(threads[i], NULL));
+                assert_int_equal(won, 1);
+                cas_cleanup_publish struct cas_publish *p = NULL;
+                ok(cas_publish_begin(t->store, &p, &err));
+                ok(cas_publish_untag(p, "r", "t", &err));
+                ok(cas_publish_commit(p, &err));
+        }
+}
+
 static void refuses_bad_names(void **state)
 {
         struct teststore *t = *state;
@@ -278,6 +386,8 @@ int main(void)
                 TEST(who_brings_a_damaged_blob_heals_it),
                 TEST(a_damaged_small_blob_is_healed),
                 TEST(a_whole_publication_is_there),
+                TEST(tags_change_under_guard),
+                TEST(one_of_many_conditional_changes_wins),
                 TEST(refuses_bad_names),
                 TEST(many_publish_at_once),
         };

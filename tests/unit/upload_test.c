@@ -89,6 +89,78 @@ static void survives_a_restart(void **state)
         expect_blob(t, "r", "before after");
 }
 
+struct seen {
+        unsigned count;
+        struct cas_upload_info last;
+};
+
+static bool see(void *arg, const struct cas_upload_info *info)
+{
+        struct seen *seen = arg;
+        seen->count++;
+        seen->last = *info;
+        return true;
+}
+
+/* Who comes back finds a session again, and what was said when it was begun. */
+static void sessions_are_found_again(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        char id[CAS_UPLOAD_ID_BYTES], other[CAS_UPLOAD_ID_BYTES];
+        struct cas_upload_info info = {.owner = "user:a b", .digest = test_digest("before after")};
+        struct cas_upload_info nobody = {.alg = CAS_DIGEST_SHA512};
+        struct cas_upload_info bad = {.owner = "a\nb"};
+        struct seen seen = {0};
+        ok(cas_upload_begin(t->store, "a/b", &info, id, &err));
+        ok(cas_upload_begin(t->store, "a/c", &nobody, other, &err));
+        assert_int_equal(cas_upload_begin(t->store, "a/b", &bad, other, &err), -CAS_E_INVALID);
+        struct cas_upload *u = open_upload(t, "a/b", id);
+        append(u, "before ");
+        cas_upload_close(u);
+        teststore_reopen(t);
+        ok(cas_upload_each(t->store, "a/b", see, &seen, &err));
+        assert_int_equal(seen.count, 1);
+        assert_string_equal(seen.last.id, id);
+        assert_string_equal(seen.last.owner, "user:a b");
+        assert_int_equal(seen.last.alg, CAS_DIGEST_SHA256);
+        assert_true(cas_digest_equal(&seen.last.digest, &info.digest));
+        assert_int_equal(seen.last.size_bytes, 7);
+        assert_true(seen.last.touched_unix_s > 0);
+        u = open_upload(t, "a/b", id);
+        append(u, "after");
+        ok(cas_upload_finish(u, &info.digest, &err));
+        seen.count = 0;
+        ok(cas_upload_each(t->store, "a/b", see, &seen, &err));
+        assert_int_equal(seen.count, 0);
+        ok(cas_upload_each(t->store, "a/c", see, &seen, &err));
+        assert_int_equal(seen.count, 1);
+        assert_int_equal(seen.last.alg, CAS_DIGEST_SHA512);
+        assert_int_equal(seen.last.digest.alg, CAS_DIGEST_NONE);
+        assert_string_equal(seen.last.owner, "");
+}
+
+static void either_algorithm_may_be_announced(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        static const char text[] = "some text";
+        static const enum cas_digest_alg algs[] = {CAS_DIGEST_SHA256, CAS_DIGEST_SHA512};
+        for (int i = 0; i < 4; i++) {
+                char id[CAS_UPLOAD_ID_BYTES];
+                struct cas_upload_info info = {.alg = algs[i % 2]};
+                struct cas_digest d, wrong;
+                cas_digest_of(algs[i / 2], text, strlen(text), &d);
+                cas_digest_of(algs[i / 2], text, 1, &wrong);
+                ok(cas_upload_begin(t->store, "r", &info, id, &err));
+                struct cas_upload *u = open_upload(t, "r", id);
+                append(u, text);
+                assert_int_equal(cas_upload_finish(u, &wrong, &err), -CAS_E_INVALID);
+                ok(cas_upload_finish(u, &d, &err));
+                assert_true(test_has_blob(t->store, &d));
+        }
+}
+
 static void takes_back_what_failed(void **state)
 {
         struct teststore *t = *state;
@@ -293,6 +365,8 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(arrives_in_pieces),
                 TEST(survives_a_restart),
+                TEST(sessions_are_found_again),
+                TEST(either_algorithm_may_be_announced),
                 TEST(takes_back_what_failed),
                 TEST(a_wrong_digest_ends_nothing),
                 TEST(has_one_writer),
