@@ -24,7 +24,6 @@ void reg_blob_get(struct reg_call *call)
         struct reg_content content = {
                 .digest = &digest,
                 .media_type = "application/octet-stream",
-                .cache_control = REG_CACHE_FOR_EVER,
         };
         if (find_linked(call, &digest) && reg_reply_content(call, &content, REG_ABOUT_BLOB))
                 reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_PULL_BLOB,

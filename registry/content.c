@@ -7,12 +7,21 @@
 #include "registry/registry_int.h"
 
 /* Headers that every answer about the content carries. */
-static void content_headers(struct reg_http_req *req, const struct reg_content *content,
+static void content_headers(struct reg_call *call, const struct reg_content *content,
                             const char *digest)
 {
+        struct reg_http_req *req = call->req;
+        const char *repo = call->route.repo;
+        struct reg_cached cached = {
+                .kind = content->tag ? REG_CACHED_TAG : REG_CACHED_CONTENT,
+                .is_public = !repo[0] || reg_access_public(call->registry->access, repo),
+                .repo = repo,
+                .tag = content->tag,
+                .digest = content->digest,
+        };
         reg_http_reply_header(req, "Docker-Content-Digest", digest);
         reg_http_reply_headerf(req, "ETag", "\"%s\"", digest);
-        reg_http_reply_header(req, "Cache-Control", content->cache_control);
+        reg_cachepolicy_reply(call->registry->caches, &cached, req);
 }
 
 static void reply_unsatisfiable(struct reg_http_req *req, const struct reg_content *content)
@@ -75,7 +84,7 @@ bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
         cas_digest_text(content->digest, digest);
         bool head = reg_http_method(req) == REG_HTTP_HEAD;
         if (reg_etag_listed(reg_http_header(req, "If-None-Match"), digest)) {
-                content_headers(req, content, digest);
+                content_headers(call, content, digest);
                 reg_http_reply_head(req, 304, content->size_bytes);
                 return false;
         }
@@ -93,7 +102,7 @@ bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
                 reg_reply_err(req, about, &err);
                 return false;
         }
-        content_headers(req, content, digest);
+        content_headers(call, content, digest);
         reg_http_reply_header(req, "Content-Type", content->media_type);
         reg_http_reply_header(req, "Accept-Ranges", "bytes");
         if (kind == REG_RANGE_PART)
@@ -108,14 +117,21 @@ bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
         return !head && part.first == 0;
 }
 
-void reg_reply_list(struct reg_http_req *req, const char *media_type, struct cas_buf *body)
+void reg_reply_list(struct reg_call *call, const char *media_type, struct cas_buf *body)
 {
+        struct reg_http_req *req = call->req;
+        const char *repo = call->route.repo[0] ? call->route.repo : NULL;
+        struct reg_cached cached = {
+                .kind = REG_CACHED_LIST,
+                .is_public = reg_access_public(call->registry->access, repo),
+                .repo = repo,
+        };
         struct cas_hash hash;
         char tag[CAS_HASH_HEX_BYTES];
         cas_sha256(body->data, body->len_bytes, &hash);
         cas_hash_hex(&hash, tag);
         reg_http_reply_headerf(req, "ETag", "\"%s\"", tag);
-        reg_http_reply_header(req, "Cache-Control", REG_CACHE_LIST);
+        reg_cachepolicy_reply(call->registry->caches, &cached, req);
         if (reg_etag_listed(reg_http_header(req, "If-None-Match"), tag)) {
                 reg_http_reply_head(req, 304, body->len_bytes);
                 return;

@@ -76,7 +76,7 @@ void reg_manifest_get(struct reg_call *call)
                 .digest = &info.digest,
                 .size_bytes = info.size_bytes,
                 .media_type = info.media_type,
-                .cache_control = ref.is_digest ? REG_CACHE_FOR_EVER : REG_CACHE_TAG,
+                .tag = ref.is_digest ? NULL : ref.tag,
         };
         if (reg_reply_content(call, &content, REG_ABOUT_MANIFEST))
                 reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_PULL_MANIFEST,

@@ -129,7 +129,7 @@ static void reply_referrers(const struct referrers *r, json_t *list)
         link_next(r);
         if (r->filter)
                 reg_http_reply_header(r->call->req, "OCI-Filters-Applied", "artifactType");
-        reg_reply_list(r->call->req, CAS_MT_OCI_INDEX, &body);
+        reg_reply_list(r->call, CAS_MT_OCI_INDEX, &body);
 }
 
 static int list_referrers(struct referrers *r, const struct cas_digest *subject, json_t *list,

@@ -53,7 +53,8 @@ enum reg_verdict reg_access_check(struct reg_access *a, const struct reg_http_re
  */
 bool reg_access_allows(struct reg_access *a, const struct reg_identity *identity, const char *repo,
                        unsigned actions);
-/* Whether everybody may pull from it: what is served from there may be kept by shared caches. */
+/* Whether everybody may pull from it: what is served from there may be kept by shared caches. repo
+ * NULL: from every repository that there is or could be. */
 bool reg_access_public(struct reg_access *a, const char *repo);
 /* Answers with the verdict, which is none of ALLOWED and LATER. */
 void reg_access_refuse(struct reg_access *a, struct reg_http_req *req, enum reg_verdict verdict,

@@ -4,9 +4,12 @@
 #include <errno.h>
 #include <string.h>
 
+#include "registry/cache_config.h"
+
 /* What may be configured: a word of section headers, and who reads it. */
-static const struct reg_config_area areas[] = {
-        {NULL, NULL, NULL},
+static const struct reg_config_area *const areas[] = {
+        &reg_cache_area,
+        NULL,
 };
 _Static_assert(sizeof(areas) / sizeof(areas[0]) <= REG_CONFIG_AREAS_MAX + 1, "room for each");
 
@@ -14,9 +17,9 @@ void reg_config_release(struct reg_config *c)
 {
         free(c->listen);
         free(c->trusted_proxies);
-        for (size_t i = 0; areas[i].word; i++) {
+        for (size_t i = 0; areas[i]; i++) {
                 if (c->areas[i])
-                        areas[i].release(c->areas[i]);
+                        areas[i]->release(c->areas[i]);
         }
         *c = (struct reg_config){0};
 }
@@ -45,9 +48,9 @@ int reg_config_set(struct reg_config *c, const char *section, const char *key, c
         *known = true;
         if (strcmp(section, "registry") == 0)
                 return registry_set(c, key, value, err);
-        for (size_t i = 0; areas[i].word; i++) {
-                if (strlen(areas[i].word) == word && memcmp(section, areas[i].word, word) == 0)
-                        return areas[i].set(&c->areas[i], name, key, value, err);
+        for (size_t i = 0; areas[i]; i++) {
+                if (strlen(areas[i]->word) == word && memcmp(section, areas[i]->word, word) == 0)
+                        return areas[i]->set(&c->areas[i], name, key, value, err);
         }
         *known = false;
         return 0;
@@ -55,8 +58,8 @@ int reg_config_set(struct reg_config *c, const char *section, const char *key, c
 
 void *reg_config_area(const struct reg_config *c, const char *word)
 {
-        for (size_t i = 0; areas[i].word; i++) {
-                if (strcmp(areas[i].word, word) == 0)
+        for (size_t i = 0; areas[i]; i++) {
+                if (strcmp(areas[i]->word, word) == 0)
                         return c->areas[i];
         }
         cas_assert(!"an area of the configuration");

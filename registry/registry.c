@@ -214,6 +214,7 @@ static void registry_free(struct reg_registry *registry)
         reg_decoder_stop(registry->decoder);
         reg_access_free(registry->access);
         reg_events_free(registry->events);
+        reg_cachepolicy_free(registry->caches);
         free(registry);
 }
 
@@ -224,6 +225,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         registry->store = s;
         registry->config = config;
         registry->events = reg_events_new();
+        registry->caches = reg_cachepolicy_new(reg_config_area(config, reg_cache_area.word));
         int rc = reg_access_new(NULL, &registry->access, err);
         if (rc < 0) {
                 registry_free(registry);

@@ -11,6 +11,7 @@
 #include "cas/blob.h"
 #include "cas/image.h"
 #include "cas/publish.h"
+#include "registry/cachepolicy.h"
 #include "registry/reg_access.h"
 #include "registry/events.h"
 #include "registry/http.h"
@@ -27,6 +28,7 @@ struct reg_registry {
         struct reg_decoder *decoder;
         struct reg_access *access;
         struct reg_events *events;
+        struct reg_cachepolicy *caches;
 };
 
 /* One request on its way through a handler: who asks is known, and that they may. May be copied;
@@ -63,25 +65,19 @@ void reg_referrers_list(struct reg_call *call);
  * The call is copied; route.last stays valid. A body that comes nevertheless is ignored. */
 void reg_call_work(const struct reg_call *call, reg_handler work);
 
-/* Caching (spec/registry.md) */
-#define REG_CACHE_FOR_EVER "public, max-age=31536000, immutable, no-transform"
-#define REG_CACHE_TAG "public, max-age=0, s-maxage=5, stale-while-revalidate=60, stale-if-error=600"
-#define REG_CACHE_LIST "public, max-age=0, s-maxage=5"
-#define REG_CACHE_NONE "no-store"
-
 /* content.c: what a digest names, served whole, in part, by its headers or not at all (304). */
 struct reg_content {
         const struct cas_digest *digest;
         uint64_t size_bytes;
         const char *media_type;
-        const char *cache_control;
+        const char *tag; /* that it was asked for by; NULL: by digest */
 };
 /* Answers a GET or HEAD with the verbatim bytes of a blob that the caller may see; 404 when the
  * store has lost them. Fills in size_bytes. True when that is a pull: the content is on its way,
  * from its first byte. */
 bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about);
 /* A list made for this request, with an entity tag over its bytes. Takes the body. */
-void reg_reply_list(struct reg_http_req *req, const char *media_type, struct cas_buf *body);
+void reg_reply_list(struct reg_call *call, const char *media_type, struct cas_buf *body);
 
 /* Whether the query asks for pages, and how large. False: answered with an error. */
 #define REG_PAGE_MAX 10000

@@ -62,7 +62,7 @@ static void reply_names(struct reg_call *call, const json_t *doc)
 {
         cas_cleanup_buf struct cas_buf body = CAS_BUF_INIT;
         cas_json_append(doc, &body);
-        reg_reply_list(call->req, "application/json", &body);
+        reg_reply_list(call, "application/json", &body);
 }
 
 void reg_tags_list(struct reg_call *call)

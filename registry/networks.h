@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Networks as the configuration lists them ("10.0.0.0/8, ::1/128, 192.0.2.7"),
+ * and whether an address is in one. Pure functions. */
+#ifndef REG_NETWORKS_H
+#define REG_NETWORKS_H
+
+#include "cas/err.h"
+
+#define REG_NETWORKS_MAX 256
+struct reg_network {
+        uint8_t address[16]; /* IPv4 as ::ffff:a.b.c.d */
+        unsigned bits;       /* of those 128 that count */
+};
+/* Zeroed, it is empty and holds no address. */
+struct reg_networks {
+        size_t count;
+        struct reg_network *list; /* owned */
+};
+/* Adds what `text` lists, separated by spaces, tabs or commas. Errors: INVALID, LIMIT; nothing is
+ * added then. */
+int reg_networks_add(struct reg_networks *n, const char *text, struct cas_err *err) CAS_MUST_CHECK;
+/* False also for what is no address ("unix"). */
+bool reg_networks_have(const struct reg_networks *n, const char *address);
+void reg_networks_release(struct reg_networks *n);
+
+#endif
