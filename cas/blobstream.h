@@ -22,7 +22,7 @@ CAS_DEFINE_CLEANUP(cas_cleanup_blob_stream_, struct cas_blob_stream *, cas_blob_
 uint64_t cas_blob_stream_left(const struct cas_blob_stream *st);
 /* Goes to another byte of what was opened: [offset, offset + bytes) at opening. A regeneration
  * makes all of that once, in order, and what was made is kept for the stream: going back costs
- * nothing, going ahead waits. Not while a poll has promised to wake. */
+ * nothing, going ahead waits. */
 void cas_blob_stream_seek(struct cas_blob_stream *st, uint64_t offset);
 /* A descriptor of the whole verbatim file, which is the caller's from then on, and the offset where
  * the stream stands; -1 when the blob is regenerated. */

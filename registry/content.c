@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers with what a digest names, and with lists: entity tags, conditional
- * requests, single ranges. Verbatim bytes leave by sendfile. */
+ * requests, ranges. Verbatim bytes leave by sendfile, but for those of several
+ * ranges (parts.c). */
 #include "cas/blobstream.h"
 #include "cas/log.h"
-#include "registry/range.h"
+#include "registry/parts.h"
 #include "registry/registry_int.h"
 
 /* Headers that every answer about the content carries. */
@@ -74,47 +75,94 @@ static void reply_stream(struct reg_http_req *req, unsigned status, struct cas_b
         reg_http_reply_source(req, status, len, &ops, stream);
 }
 
+/* What of the content is asked for. */
+struct wanted {
+        enum reg_range_kind kind;
+        struct reg_range window; /* all of it */
+        struct reg_range *list;  /* owned */
+        size_t count;
+};
+
+/* False: answered. */
+static bool read_ranges(struct reg_http_req *req, const struct reg_content *content,
+                        const char *digest, struct wanted *w)
+{
+        *w = (struct wanted){.window = {.bytes = content->size_bytes}};
+        if (reg_http_method(req) == REG_HTTP_HEAD ||
+            !reg_if_range_allows(reg_http_header(req, "If-Range"), digest))
+                return true;
+        w->kind = reg_ranges_parse(reg_http_header(req, "Range"), content->size_bytes, &w->list,
+                                   &w->count);
+        switch (w->kind) {
+        case REG_RANGE_UNSATISFIABLE:
+                reply_unsatisfiable(req, content);
+                return false;
+        case REG_RANGE_TOO_MANY:
+                reg_reply_status(req, 400, reg_code_text(REG_E_RANGE_INVALID),
+                                 "more than 1024 ranges");
+                return false;
+        case REG_RANGE_PART:
+        case REG_RANGE_PARTS:
+                w->window = reg_parts_window(w->list, w->count);
+                return true;
+        case REG_RANGE_WHOLE:
+                return true;
+        }
+        return true;
+}
+
+/* Takes the stream, which is open over the window. */
+static void reply_wanted(struct reg_http_req *req, const struct reg_content *content,
+                         struct wanted *w, struct cas_blob_stream *stream)
+{
+        reg_http_reply_header(req, "Accept-Ranges", "bytes");
+        if (w->kind == REG_RANGE_PARTS) {
+                reg_parts_reply(reg_parts_new(stream, cas_steal(&w->list), w->count,
+                                              content->size_bytes, content->media_type),
+                                req);
+                return;
+        }
+        reg_http_reply_header(req, "Content-Type", content->media_type);
+        if (w->kind == REG_RANGE_PART)
+                reg_http_reply_headerf(req, "Content-Range", "bytes %llu-%llu/%llu",
+                                       (unsigned long long)w->window.first,
+                                       (unsigned long long)(w->window.first + w->window.bytes - 1),
+                                       (unsigned long long)content->size_bytes);
+        if (stream)
+                reply_stream(req, w->kind == REG_RANGE_PART ? 206 : 200, stream);
+        else
+                reg_http_reply_head(req, 200, content->size_bytes);
+}
+
 bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about)
 {
         struct reg_http_req *req = call->req;
         struct cas_err err = CAS_ERR_INIT;
         char digest[CAS_DIGEST_TEXT_BYTES];
+        struct wanted w;
         if (!check_there(call, content, about))
                 return false;
         cas_digest_text(content->digest, digest);
-        bool head = reg_http_method(req) == REG_HTTP_HEAD;
         if (reg_etag_listed(reg_http_header(req, "If-None-Match"), digest)) {
                 content_headers(call, content, digest);
                 reg_http_reply_head(req, 304, content->size_bytes);
                 return false;
         }
-        struct reg_range part = {.bytes = content->size_bytes};
-        enum reg_range_kind kind = REG_RANGE_WHOLE;
-        if (!head && reg_if_range_allows(reg_http_header(req, "If-Range"), digest))
-                kind = reg_range_parse(reg_http_header(req, "Range"), content->size_bytes, &part);
-        if (kind == REG_RANGE_UNSATISFIABLE) {
-                reply_unsatisfiable(req, content);
-                return false;
-        }
+        bool head = reg_http_method(req) == REG_HTTP_HEAD;
         struct cas_blob_stream *stream = NULL;
-        if (!head && cas_blob_stream_open(call->store, content->digest, part.first, part.bytes,
-                                          false, &stream, &err) < 0) {
+        bool ok = read_ranges(req, content, digest, &w);
+        if (ok && !head &&
+            cas_blob_stream_open(call->store, content->digest, w.window.first, w.window.bytes,
+                                 false, &stream, &err) < 0) {
                 reg_reply_err(req, about, &err);
-                return false;
+                ok = false;
         }
-        content_headers(call, content, digest);
-        reg_http_reply_header(req, "Content-Type", content->media_type);
-        reg_http_reply_header(req, "Accept-Ranges", "bytes");
-        if (kind == REG_RANGE_PART)
-                reg_http_reply_headerf(req, "Content-Range", "bytes %llu-%llu/%llu",
-                                       (unsigned long long)part.first,
-                                       (unsigned long long)(part.first + part.bytes - 1),
-                                       (unsigned long long)content->size_bytes);
-        if (head)
-                reg_http_reply_head(req, 200, content->size_bytes);
-        else
-                reply_stream(req, kind == REG_RANGE_PART ? 206 : 200, stream);
-        return !head && part.first == 0;
+        if (ok) {
+                content_headers(call, content, digest);
+                reply_wanted(req, content, &w, stream);
+        }
+        free(w.list);
+        return ok && !head && w.window.first == 0;
 }
 
 void reg_reply_list(struct reg_call *call, const char *media_type, struct cas_buf *body)

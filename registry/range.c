@@ -24,19 +24,24 @@ static void skip_space(const char **at)
                 (*at)++;
 }
 
-enum reg_range_kind reg_range_parse(const char *header, uint64_t size, struct reg_range *out)
+/* What follows the unit, NULL when the header is none that concerns us. */
+static const char *range_set(const char *header)
 {
-        if (!header || strncasecmp(header, "bytes=", 6) != 0)
-                return REG_RANGE_WHOLE;
-        const char *at = header + 6;
+        return header && strncasecmp(header, "bytes=", 6) == 0 ? header + 6 : NULL;
+}
+
+/* One range at *at, which is moved past it. WHOLE: it is none. */
+static enum reg_range_kind take_range(const char **at, uint64_t size, struct reg_range *out)
+{
         uint64_t first = 0, last = 0;
-        skip_space(&at);
-        bool has_first = take_number(&at, &first);
-        if (*at++ != '-')
+        skip_space(at);
+        bool has_first = take_number(at, &first);
+        if (**at != '-')
                 return REG_RANGE_WHOLE;
-        bool has_last = take_number(&at, &last);
-        skip_space(&at);
-        if (*at != '\0' || (!has_first && !has_last))
+        (*at)++;
+        bool has_last = take_number(at, &last);
+        skip_space(at);
+        if (!has_first && !has_last)
                 return REG_RANGE_WHOLE;
         if (!has_first) { /* the last bytes */
                 *out = (struct reg_range){.bytes = cas_min_u64(last, size)};
@@ -48,6 +53,63 @@ enum reg_range_kind reg_range_parse(const char *header, uint64_t size, struct re
                 *out = (struct reg_range){.first = first, .bytes = end - first};
         }
         return out->bytes > 0 ? REG_RANGE_PART : REG_RANGE_UNSATISFIABLE;
+}
+
+enum reg_range_kind reg_range_parse(const char *header, uint64_t size, struct reg_range *out)
+{
+        const char *at = range_set(header);
+        struct reg_range range = {0};
+        enum reg_range_kind kind = at ? take_range(&at, size, &range) : REG_RANGE_WHOLE;
+        if (kind == REG_RANGE_WHOLE || *at != '\0')
+                return REG_RANGE_WHOLE;
+        if (kind == REG_RANGE_PART)
+                *out = range;
+        return kind;
+}
+
+/* All of a list; what cannot be served is left out. */
+static enum reg_range_kind take_ranges(const char *at, uint64_t size, struct reg_range *list,
+                                       size_t *count)
+{
+        uint64_t total = 0;
+        for (;; at++) {
+                skip_space(&at);
+                if (*at != ',' && *at != '\0') { /* lists may have empty members */
+                        enum reg_range_kind kind = take_range(&at, size, &list[*count]);
+                        if (kind == REG_RANGE_WHOLE)
+                                return kind;
+                        if (kind == REG_RANGE_PART)
+                                total += list[(*count)++].bytes; /* no more than 1024 contents */
+                }
+                if (*at == '\0')
+                        break;
+                if (*at != ',')
+                        return REG_RANGE_WHOLE;
+        }
+        if (*count == 0)
+                return REG_RANGE_UNSATISFIABLE;
+        return total / 2 > size ? REG_RANGE_WHOLE : REG_RANGE_PARTS;
+}
+
+enum reg_range_kind reg_ranges_parse(const char *header, uint64_t size, struct reg_range **list,
+                                     size_t *count)
+{
+        const char *at = range_set(header);
+        size_t members = 1;
+        *list = NULL;
+        *count = 0;
+        if (!at)
+                return REG_RANGE_WHOLE;
+        for (const char *c = at; *c; c++)
+                members += *c == ',';
+        if (members > REG_RANGES_MAX)
+                return REG_RANGE_TOO_MANY;
+        *list = cas_xcalloc(members, sizeof(**list));
+        if (members > 1)
+                return take_ranges(at, size, *list, count);
+        enum reg_range_kind kind = reg_range_parse(header, size, *list);
+        *count = kind == REG_RANGE_PART;
+        return kind;
 }
 
 bool reg_content_range_parse(const char *header, uint64_t *out_first, uint64_t *out_last)

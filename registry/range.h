@@ -9,7 +9,9 @@
 enum reg_range_kind {
         REG_RANGE_WHOLE,         /* none asked for, or one we may ignore: answer 200 */
         REG_RANGE_PART,          /* 206 */
+        REG_RANGE_PARTS,         /* 206, multipart/byteranges: several were asked for */
         REG_RANGE_UNSATISFIABLE, /* 416 */
+        REG_RANGE_TOO_MANY,      /* 400: clients halve their number then, and give up on 416 */
 };
 struct reg_range {
         uint64_t first;
@@ -19,6 +21,14 @@ struct reg_range {
  * clamped to the size. B < A is not satisfiable (the conformance suite wants that, where RFC 9110
  * lets it be ignored); other units, several ranges and nonsense are ignored. */
 enum reg_range_kind reg_range_parse(const char *header, uint64_t size, struct reg_range *out);
+
+/* The same with several ranges: PART for a single one in *list; PARTS for what can be served of
+ * several, as many as *count says, in the order asked. Together they may be twice as long as the
+ * content at most, or the whole is served. *list is to be freed by the caller, whatever comes out.
+ */
+#define REG_RANGES_MAX 1024
+enum reg_range_kind reg_ranges_parse(const char *header, uint64_t size, struct reg_range **list,
+                                     size_t *count);
 
 /* "A-B", inclusive, as uploads have it: without a unit, and with none after it. */
 bool reg_content_range_parse(const char *header, uint64_t *out_first, uint64_t *out_last);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "cas/buf.h"
 #include "registry/range.h"
 
 static void parses_ranges(void **state CAS_UNUSED)
@@ -48,6 +49,65 @@ static void parses_ranges(void **state CAS_UNUSED)
                 if (cases[i].kind == REG_RANGE_PART &&
                     (r.first != cases[i].first || r.bytes != cases[i].bytes))
                         fail_msg("%s: %d+%d", cases[i].header, (int)r.first, (int)r.bytes);
+        }
+}
+
+static void parses_several_ranges(void **state CAS_UNUSED)
+{
+        static const struct {
+                const char *header;
+                enum reg_range_kind kind;
+                size_t count;
+                struct reg_range list[3];
+        } cases[] = {
+                {NULL, REG_RANGE_WHOLE, 0, {{0}}},
+                {"bytes=1-2", REG_RANGE_PART, 1, {{1, 2}}},
+                {"bytes=100-", REG_RANGE_UNSATISFIABLE, 0, {{0}}},
+                {"bytes=1-2,4-5", REG_RANGE_PARTS, 2, {{1, 2}, {4, 2}}},
+                {"bytes=1-2, 4-5 , 6-6", REG_RANGE_PARTS, 3, {{1, 2}, {4, 2}, {6, 1}}},
+                {"bytes=4-5,1-2", REG_RANGE_PARTS, 2, {{4, 2}, {1, 2}}},
+                {"bytes=1-2,2-3,1-2", REG_RANGE_PARTS, 3, {{1, 2}, {2, 2}, {1, 2}}},
+                {"bytes=0-49,-50", REG_RANGE_PARTS, 2, {{0, 50}, {50, 50}}},
+                {"bytes=0-1,90-", REG_RANGE_PARTS, 2, {{0, 2}, {90, 10}}},
+                {"bytes=,1-2,,4-5,", REG_RANGE_PARTS, 2, {{1, 2}, {4, 2}}},
+                {"bytes=1-2,100-200", REG_RANGE_PARTS, 1, {{1, 2}}},
+                {"bytes=5-1,4-4", REG_RANGE_PARTS, 1, {{4, 1}}},
+                {"bytes=100-,200-", REG_RANGE_UNSATISFIABLE, 0, {{0}}},
+                {"bytes=,", REG_RANGE_UNSATISFIABLE, 0, {{0}}},
+                {"bytes=1-2,x", REG_RANGE_WHOLE, 0, {{0}}},
+                {"bytes=1-2,4", REG_RANGE_WHOLE, 0, {{0}}},
+                {"bytes=1-2;4-5,6-7", REG_RANGE_WHOLE, 0, {{0}}},
+                {"bytes=0-,0-", REG_RANGE_PARTS, 2, {{0, 100}, {0, 100}}},
+                {"bytes=0-,0-,0-", REG_RANGE_WHOLE, 0, {{0}}},
+                {"lines=1-2,4-5", REG_RANGE_WHOLE, 0, {{0}}},
+        };
+        for (size_t i = 0; i < CAS_COUNT(cases); i++) {
+                cas_cleanup_free struct reg_range *list = NULL;
+                size_t count;
+                if (reg_ranges_parse(cases[i].header, 100, &list, &count) != cases[i].kind)
+                        fail_msg("%s", cases[i].header);
+                if (cases[i].kind != REG_RANGE_PART && cases[i].kind != REG_RANGE_PARTS)
+                        continue;
+                assert_int_equal(count, cases[i].count);
+                for (size_t j = 0; j < count; j++) {
+                        assert_int_equal(list[j].first, cases[i].list[j].first);
+                        assert_int_equal(list[j].bytes, cases[i].list[j].bytes);
+                }
+        }
+}
+
+static void limits_the_number_of_ranges(void **state CAS_UNUSED)
+{
+        for (unsigned n = REG_RANGES_MAX - 1; n <= REG_RANGES_MAX + 1; n++) {
+                cas_cleanup_buf struct cas_buf header = CAS_BUF_INIT;
+                cas_cleanup_free struct reg_range *list = NULL;
+                size_t count;
+                for (unsigned i = 0; i < n; i++)
+                        cas_buf_printf(&header, "%s%u-%u", i ? "," : "bytes=", 2 * i, 2 * i);
+                enum reg_range_kind kind =
+                        reg_ranges_parse(cas_buf_str(&header), 10000, &list, &count);
+                assert_int_equal(kind, n > REG_RANGES_MAX ? REG_RANGE_TOO_MANY : REG_RANGE_PARTS);
+                assert_int_equal(count, n > REG_RANGES_MAX ? 0 : n);
         }
 }
 
@@ -116,6 +176,8 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(parses_ranges),
+                cmocka_unit_test(parses_several_ranges),
+                cmocka_unit_test(limits_the_number_of_ranges),
                 cmocka_unit_test(parses_content_ranges),
                 cmocka_unit_test(compares_entity_tags),
                 cmocka_unit_test(reads_counts),
