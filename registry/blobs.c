@@ -25,7 +25,10 @@ void reg_blob_get(struct reg_call *call)
                 .digest = &digest,
                 .media_type = "application/octet-stream",
         };
-        if (find_linked(call, &digest) && reg_reply_content(call, &content, REG_ABOUT_BLOB))
+        if (!find_linked(call, &digest))
+                return;
+        if (reg_shared_blob_redirect(call, &digest, &content.size_bytes) ||
+            reg_reply_content(call, &content, REG_ABOUT_BLOB))
                 reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_PULL_BLOB,
                                                        .digest = digest,
                                                        .media_type = content.media_type,

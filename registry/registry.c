@@ -145,6 +145,8 @@ static void begin(void *arg, struct reg_http_req *req)
         struct reg_registry *registry = arg;
         enum reg_verdict verdict;
         common_headers(req);
+        if (reg_shared_blob_serve(registry, req))
+                return;
         const struct reg_identity *identity = identify(registry, req, false, &verdict);
         if (identity)
                 serve(registry, req, identity);
@@ -215,6 +217,7 @@ static void registry_free(struct reg_registry *registry)
         reg_access_free(registry->access);
         reg_events_free(registry->events);
         reg_cachepolicy_free(registry->caches);
+        reg_shared_blobs_free(registry->shared);
         free(registry);
 }
 
@@ -226,7 +229,10 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         registry->config = config;
         registry->events = reg_events_new();
         registry->caches = reg_cachepolicy_new(reg_config_area(config, reg_cache_area.word));
-        int rc = reg_access_new(NULL, &registry->access, err);
+        int rc = reg_shared_blobs_new(s, reg_config_area(config, reg_cache_area.word),
+                                      &registry->shared, err);
+        if (rc == 0)
+                rc = reg_access_new(NULL, &registry->access, err);
         if (rc < 0) {
                 registry_free(registry);
                 return rc;
@@ -252,7 +258,9 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
 
 int reg_reload(struct reg_registry *r, struct cas_err *err)
 {
-        return reg_access_reload(r->access, err);
+        int shared_rc = reg_shared_blobs_reload(r->shared, err);
+        int rc = reg_access_reload(r->access, err);
+        return rc < 0 ? rc : shared_rc;
 }
 
 unsigned reg_port(const struct reg_registry *r)

@@ -20,6 +20,7 @@
 #include "registry/route.h"
 
 struct reg_decoder;
+struct reg_shared_blobs;
 
 struct reg_registry {
         struct cas_store *store;         /* borrowed */
@@ -29,6 +30,7 @@ struct reg_registry {
         struct reg_access *access;
         struct reg_events *events;
         struct reg_cachepolicy *caches;
+        struct reg_shared_blobs *shared; /* NULL: not configured */
 };
 
 /* One request on its way through a handler: who asks is known, and that they may. May be copied;
@@ -78,6 +80,19 @@ struct reg_content {
 bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about);
 /* A list made for this request, with an entity tag over its bytes. Takes the body. */
 void reg_reply_list(struct reg_call *call, const char *media_type, struct cas_buf *body);
+
+/* shared_blobs.c. *out NULL: not configured. config (may be NULL) is borrowed. */
+int reg_shared_blobs_new(struct cas_store *s, const struct reg_cache_config *config,
+                         struct reg_shared_blobs **out, struct cas_err *err) CAS_MUST_CHECK;
+void reg_shared_blobs_free(struct reg_shared_blobs *b); /* NULL is nothing */
+int reg_shared_blobs_reload(struct reg_shared_blobs *b, struct cas_err *err) CAS_MUST_CHECK;
+/* Sends who may pull the blob to the address that all share, where that is wanted. False: it is
+ * not, and nothing was answered. */
+bool reg_shared_blob_redirect(struct reg_call *call, const struct cas_digest *digest,
+                              uint64_t *out_bytes);
+/* Answers a request for such an address, whoever asks: its signature is what counts. False: it is
+ * for none. */
+bool reg_shared_blob_serve(struct reg_registry *registry, struct reg_http_req *req);
 
 /* Whether the query asks for pages, and how large. False: answered with an error. */
 #define REG_PAGE_MAX 10000
