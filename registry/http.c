@@ -25,6 +25,7 @@
 #define HTTP_WORKERS_MAX 64
 #define HTTP_CONNECTIONS_MAX 4096
 #define HTTP_IDLE_S 120
+static char tls_priorities[] = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2";
 
 static uint64_t now_ns(void)
 {
@@ -227,6 +228,8 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **c
                 if (fd >= 0)
                         reg_linger_add(server->linger, fd);
         }
+        if (conn)
+                free(conn->cert_name);
         free(conn);
 }
 
@@ -610,16 +613,28 @@ static size_t keep_escapes(void *arg CAS_UNUSED, struct MHD_Connection *connecti
 static int start_daemon(struct reg_http_server *server, struct cas_err *err)
 {
         const struct reg_http_config *c = &server->config;
+        unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
+        struct MHD_OptionItem tls[] = {
+                {.option = MHD_OPTION_END},
+                {.option = MHD_OPTION_END},
+                {.option = MHD_OPTION_END},
+        };
+        if (server->tls) {
+                flags |= MHD_USE_TLS;
+                tls[0].option = MHD_OPTION_HTTPS_CERT_CALLBACK2;
+                tls[0].ptr_value = reg_tls_retrieve(server->tls);
+                tls[1].option = MHD_OPTION_HTTPS_PRIORITIES;
+                tls[1].ptr_value = tls_priorities;
+        }
         server->daemon = MHD_start_daemon(
-                MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, NULL,
-                NULL, on_access, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
-                MHD_OPTION_THREAD_POOL_SIZE, c->threads, MHD_OPTION_CONNECTION_LIMIT,
-                c->connections_max, MHD_OPTION_CONNECTION_TIMEOUT, c->idle_s,
-                MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_MEMORY_BYTES,
+                flags, 0, NULL, NULL, on_access, server, MHD_OPTION_LISTEN_SOCKET,
+                server->listen_fd, MHD_OPTION_THREAD_POOL_SIZE, c->threads,
+                MHD_OPTION_CONNECTION_LIMIT, c->connections_max, MHD_OPTION_CONNECTION_TIMEOUT,
+                c->idle_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_MEMORY_BYTES,
                 MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
                 MHD_OPTION_URI_LOG_CALLBACK, on_target, server, MHD_OPTION_NOTIFY_COMPLETED,
                 on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
-                MHD_OPTION_END);
+                MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
         if (!server->daemon)
                 return cas_fail(err, CAS_E_IO, "HTTP server %s does not start", c->name);
         return 0;
@@ -635,6 +650,7 @@ static void server_free(struct reg_http_server *server)
         reg_work_free(server->work);
         reg_linger_free(server->linger);
         reg_proxies_free(server->proxies);
+        reg_tls_free(server->tls);
         (void)pthread_cond_destroy(&server->change);
         cas_mutex_release(&server->mutex);
         free(server);
@@ -655,8 +671,11 @@ int reg_http_start(const struct reg_http_config *config, struct reg_http_server 
         int rc = config->trusted_proxies
                          ? reg_proxies_parse(config->trusted_proxies, &server->proxies, err)
                          : 0;
+        if (rc == 0 && config->tls)
+                rc = reg_tls_new(config->tls, &server->tls, err);
         if (rc < 0)
                 return rc;
+        server->config.tls = NULL; /* was borrowed, as were those below */
         int fd = config->listen_fd;
         if (config->listen) {
                 rc = reg_listen(config->listen, server->config.socket_mode, &fd, err);
@@ -668,7 +687,7 @@ int reg_http_start(const struct reg_http_config *config, struct reg_http_server 
         } else if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
                 return cas_fail_sys(err, errno, "inherited socket %d", fd);
         }
-        server->config.listen = server->config.trusted_proxies = NULL; /* were borrowed */
+        server->config.listen = server->config.trusted_proxies = NULL;
         server->port = reg_listen_port(fd);
         server->work = reg_work_new(server->config.workers_max);
         server->linger = reg_linger_new();

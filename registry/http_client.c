@@ -236,7 +236,7 @@ bool reg_http_is_https(const struct reg_http_req *req)
 {
         struct lines lines = {0};
         char last[16];
-        if (req->server->config.tls)
+        if (req->server->tls)
                 return true;
         if (!conn_known(req)->is_proxy)
                 return false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of the HTTP server share: http.c (requests and the daemon),
  * http_reply.c (answers), http_stream.c (answers written while they are made),
- * http_client.c (who asks), http_work.c (threads for `end`), http_linger.c
+ * http_client.c (who asks), http_tls.c, http_work.c (threads for `end`), http_linger.c
  * (closing after an early answer). */
 #ifndef REG_HTTP_INT_H
 #define REG_HTTP_INT_H
@@ -47,6 +47,16 @@ int reg_proxies_parse(const char *text, struct reg_proxies **out,
                       struct cas_err *err) CAS_MUST_CHECK;
 void reg_proxies_free(struct reg_proxies *p);
 
+/* TLS: what it needs of files, and the library of it. */
+struct reg_tls;
+/* Errors: INVALID, NOTFOUND, IO, LIMIT (too many servers). */
+int reg_tls_new(const struct reg_http_tls *config, struct reg_tls **out,
+                struct cas_err *err) CAS_MUST_CHECK;
+/* After the daemon has ended. */
+void reg_tls_free(struct reg_tls *tls);
+/* The function of MHD_OPTION_HTTPS_CERT_CALLBACK2. */
+void *reg_tls_retrieve(const struct reg_tls *tls);
+
 struct reg_http_server {
         struct reg_http_config config; /* defaults filled in; what was borrowed is NULL */
         struct MHD_Daemon *daemon;
@@ -56,6 +66,7 @@ struct reg_http_server {
         struct reg_work *work;
         struct reg_linger *linger;
         struct reg_proxies *proxies; /* NULL: none */
+        struct reg_tls *tls;         /* NULL: plain */
 
         _Atomic bool quiet; /* stop has begun: answers close their connections */
         _Atomic unsigned request_count;
@@ -75,8 +86,10 @@ enum reg_http_stage {
 
 #define REG_HTTP_CLIENT_BYTES INET6_ADDRSTRLEN
 struct reg_http_conn {
-        bool linger;   /* answered early: its end needs care */
-        bool is_proxy; /* its other end is a trusted proxy; valid once `client` is filled */
+        bool linger;     /* answered early: its end needs care */
+        bool is_proxy;   /* its other end is a trusted proxy; valid once `client` is filled */
+        bool cert_known; /* cert_name is filled */
+        char *cert_name; /* owned; NULL: none that is trusted */
         char client[REG_HTTP_CLIENT_BYTES];    /* address of the other end; "" until asked for */
         char forwarded[REG_HTTP_CLIENT_BYTES]; /* what the proxy says of this request; likewise */
 };

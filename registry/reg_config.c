@@ -5,10 +5,12 @@
 #include <string.h>
 
 #include "registry/cache_config.h"
+#include "registry/tls_config.h"
 
 /* What may be configured: a word of section headers, and who reads it. */
 static const struct reg_config_area *const areas[] = {
         &reg_cache_area,
+        &reg_tls_area,
         NULL,
 };
 _Static_assert(sizeof(areas) / sizeof(areas[0]) <= REG_CONFIG_AREAS_MAX + 1, "room for each");

@@ -245,6 +245,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                 .begin = begin,
                 .refuse = refuse,
                 .trusted_proxies = config->trusted_proxies,
+                .tls = reg_config_area(config, "tls"),
                 .arg = registry,
         };
         rc = reg_http_start(&http, &registry->http, err);
@@ -258,9 +259,16 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
 
 int reg_reload(struct reg_registry *r, struct cas_err *err)
 {
-        int shared_rc = reg_shared_blobs_reload(r->shared, err);
+        /* each is tried, whatever became of the others; the first failure is told */
+        struct cas_err tls_err = CAS_ERR_INIT, shared_err = CAS_ERR_INIT;
+        int tls = reg_http_tls_reload(r->http, &tls_err);
+        int shared = reg_shared_blobs_reload(r->shared, &shared_err);
         int rc = reg_access_reload(r->access, err);
-        return rc < 0 ? rc : shared_rc;
+        if (rc == 0 && (tls < 0 || shared < 0)) {
+                *err = tls < 0 ? tls_err : shared_err;
+                rc = tls < 0 ? tls : shared;
+        }
+        return rc;
 }
 
 unsigned reg_port(const struct reg_registry *r)

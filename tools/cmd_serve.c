@@ -100,7 +100,11 @@ const struct cli_command cmd_serve = {
                 "(default or cold)\n\n"
                 "[registry] listen (ADDR:PORT), threads (0: one per CPU), trusted_proxies (networks "
                 "such as 10.0.0.0/8 or ::1, or the word unix: what their X-Forwarded-For and "
-                "X-Forwarded-Proto say is believed)",
+                "X-Forwarded-Proto say is believed)\n\n"
+                "[tls] cert and key (PEM files: the server's certificate with its chain, and its "
+                "key), client_ca (certificates of the authorities that sign those of clients, who "
+                "are then asked for one), client_required (yes: connections without one are "
+                "refused; no). SIGHUP reads the files again; no connection is dropped",
         .examples = "lamina serve --listen 0.0.0.0:5000\n"
                     "skopeo copy --dest-tls-verify=false docker-archive:web.tar "
                     "docker://127.0.0.1:5000/web:1.0",

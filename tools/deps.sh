@@ -18,7 +18,7 @@ DEPS=$(readlink -m build/deps)
 WORK=$DEPS/work
 
 PACKAGES_BUILD=(gcc libc6-dev make pkg-config meson ninja-build dpkg-dev ca-certificates
-	librocksdb-dev libmicrohttpd-dev libjansson-dev libzstd-dev liblz4-dev libisal-dev
+	librocksdb-dev libmicrohttpd-dev libgnutls28-dev libjansson-dev libzstd-dev liblz4-dev libisal-dev
 	zlib1g-dev libssl-dev libxxhash-dev libcurl4-openssl-dev libinih-dev libcap-dev
 	liburing-dev libnuma-dev)
 PACKAGES_TEST=(libcmocka-dev clang clang-format clang-tidy git python3 python3-zstandard
