@@ -8,7 +8,7 @@ struct tls_config {
 };
 
 static int tls_set(void **area, const char *name, const char *key, const char *value,
-                       struct cas_err *err)
+                   struct cas_err *err)
 {
         struct tls_config *c = *area;
         if (name[0])
@@ -43,5 +43,4 @@ static void tls_release(void *area)
         free(c);
 }
 
-const struct reg_config_area reg_tls_area = {
-        .word = "tls", .set = tls_set, .release = tls_release};
+const struct reg_config_area reg_tls_area = {.word = "tls", .set = tls_set, .release = tls_release};
