@@ -29,10 +29,10 @@ struct reg_event {
         struct cas_digest before; /* PUSH_MANIFEST: what the tag named before; alg NONE when new */
         const char *media_type;
         uint64_t bytes;
-        const char *user;   /* "" when anonymous */
-        const char *client; /* address; "" when the store's own commands did it */
-        const struct reg_http_req
-                *req; /* of the client, for its headers; NULL when there is none */
+        const char *user;               /* "" when anonymous */
+        const char *client;             /* address; "" when the store's own commands did it */
+        const char *request_id;         /* "" when there is none */
+        const struct reg_http_req *req; /* of the client, for its headers; NULL: none */
 };
 
 struct reg_events;

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "registry/registry.h"
 
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "registry/operation.h"
 #include "registry/registry_int.h"
 
 /* What can be done with what. HEAD is GET. */
@@ -83,22 +88,39 @@ static const struct route *find_route(enum reg_noun noun, enum reg_http_method m
         return NULL;
 }
 
-static void context_free(void *context)
+static void context_free(void *arg)
 {
-        struct reg_identity *identity = context;
-        reg_identity_release(identity);
-        free(identity);
+        struct reg_context *context = arg;
+        reg_identity_release(&context->identity);
+        free(context);
+}
+
+/* What the client calls its request, if that is a plain word; else a name that no other request
+ * of this run has. */
+static void request_id(struct reg_registry *registry, const struct reg_http_req *req,
+                       char out[REG_REQUEST_ID_BYTES])
+{
+        const char *given = reg_http_header(req, "X-Request-Id");
+        size_t len = given ? strspn(given, "abcdefghijklmnopqrstuvwxyz0123456789"
+                                           "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_.")
+                           : 0;
+        if (len > 0 && !given[len] && len < REG_REQUEST_ID_BYTES)
+                memcpy(out, given, len + 1);
+        else
+                reg_operation_id(registry->operation, out);
 }
 
 /* Who asks, kept with the request. NULL: answered, or (REG_LATER) to be asked again. */
-static const struct reg_identity *identify(struct reg_registry *registry, struct reg_http_req *req,
-                                           bool may_block, enum reg_verdict *verdict)
+static const struct reg_context *identify(struct reg_registry *registry, struct reg_http_req *req,
+                                          bool may_block, enum reg_verdict *verdict)
 {
-        cas_cleanup_free struct reg_identity *identity = cas_xcalloc(1, sizeof(*identity));
-        *verdict = reg_access_identify(registry->access, req, may_block, identity);
+        cas_cleanup_free struct reg_context *context = cas_xcalloc(1, sizeof(*context));
+        *verdict = reg_access_identify(registry->access, req, may_block, &context->identity);
         if (*verdict == REG_ALLOWED) {
-                reg_http_set_context(req, identity, context_free);
-                return cas_steal(&identity);
+                request_id(registry, req, context->id);
+                reg_http_set_context(req, context, context_free);
+                reg_metrics_begun(reg_operation_metrics(registry->operation));
+                return cas_steal(&context);
         }
         if (*verdict != REG_LATER)
                 reg_access_refuse(registry->access, req, *verdict, NULL, 0);
@@ -107,10 +129,14 @@ static const struct reg_identity *identify(struct reg_registry *registry, struct
 
 /* Who asks is known: what they ask for. */
 static void serve(struct reg_registry *registry, struct reg_http_req *req,
-                  const struct reg_identity *identity)
+                  const struct reg_context *context)
 {
-        struct reg_call call = {
-                .registry = registry, .store = registry->store, .req = req, .identity = identity};
+        const struct reg_identity *identity = &context->identity;
+        struct reg_call call = {.registry = registry,
+                                .store = registry->store,
+                                .req = req,
+                                .identity = identity,
+                                .id = context->id};
         struct cas_err err = CAS_ERR_INIT;
         if (reg_route_parse(reg_http_uri(req), &call.route, &err) < 0) {
                 reg_reply_err(req, REG_ABOUT_NAME, &err);
@@ -134,10 +160,10 @@ static void begin_blocking(void *arg, struct reg_http_req *req)
 {
         struct reg_registry *registry = arg;
         enum reg_verdict verdict;
-        const struct reg_identity *identity = identify(registry, req, true, &verdict);
+        const struct reg_context *context = identify(registry, req, true, &verdict);
         cas_assert(verdict != REG_LATER);
-        if (identity)
-                serve(registry, req, identity);
+        if (context)
+                serve(registry, req, context);
 }
 
 static void begin(void *arg, struct reg_http_req *req)
@@ -145,13 +171,21 @@ static void begin(void *arg, struct reg_http_req *req)
         struct reg_registry *registry = arg;
         enum reg_verdict verdict;
         common_headers(req);
-        if (reg_shared_blob_serve(registry, req))
+        if (reg_operation_serve(registry->operation, req) || reg_shared_blob_serve(registry, req))
                 return;
-        const struct reg_identity *identity = identify(registry, req, false, &verdict);
-        if (identity)
-                serve(registry, req, identity);
+        const struct reg_context *context = identify(registry, req, false, &verdict);
+        if (context)
+                serve(registry, req, context);
         else if (verdict == REG_LATER)
                 reg_http_defer(req, begin_blocking, registry);
+}
+
+static void done(void *arg, const struct reg_http_done *done)
+{
+        struct reg_registry *registry = arg;
+        const struct reg_context *context = done->context;
+        reg_operation_done(registry->operation, done, context ? context->identity.user : "",
+                           context ? context->id : "", context != NULL);
 }
 
 void reg_call_tell(const struct reg_call *call, struct reg_event event)
@@ -161,7 +195,8 @@ void reg_call_tell(const struct reg_call *call, struct reg_event event)
         event.from_repo = event.from_repo ? event.from_repo : "";
         event.media_type = event.media_type ? event.media_type : "";
         event.user = call->identity->user;
-        event.client = "";
+        event.client = reg_http_client(call->req);
+        event.request_id = call->id;
         event.req = call->req;
         reg_events_tell(call->registry->events, &event);
 }
@@ -214,6 +249,7 @@ void reg_call_work(const struct reg_call *call, reg_handler work)
 static void registry_free(struct reg_registry *registry)
 {
         reg_decoder_stop(registry->decoder);
+        reg_operation_stop(registry->operation);
         reg_access_free(registry->access);
         reg_events_free(registry->events);
         reg_cachepolicy_free(registry->caches);
@@ -233,6 +269,8 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                                       &registry->shared, err);
         if (rc == 0)
                 rc = reg_access_new(NULL, &registry->access, err);
+        if (rc == 0)
+                rc = reg_operation_start(s, config, registry->events, &registry->operation, err);
         if (rc < 0) {
                 registry_free(registry);
                 return rc;
@@ -246,6 +284,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                 .refuse = refuse,
                 .trusted_proxies = config->trusted_proxies,
                 .tls = reg_config_area(config, "tls"),
+                .done = done,
                 .arg = registry,
         };
         rc = reg_http_start(&http, &registry->http, err);
@@ -260,13 +299,15 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
 int reg_reload(struct reg_registry *r, struct cas_err *err)
 {
         /* each is tried, whatever became of the others; the first failure is told */
-        struct cas_err tls_err = CAS_ERR_INIT, shared_err = CAS_ERR_INIT;
-        int tls = reg_http_tls_reload(r->http, &tls_err);
-        int shared = reg_shared_blobs_reload(r->shared, &shared_err);
+        struct cas_err errors[3] = {CAS_ERR_INIT, CAS_ERR_INIT, CAS_ERR_INIT};
+        const int others[] = {reg_http_tls_reload(r->http, &errors[0]),
+                              reg_shared_blobs_reload(r->shared, &errors[1]),
+                              reg_operation_reload(r->operation, &errors[2])};
         int rc = reg_access_reload(r->access, err);
-        if (rc == 0 && (tls < 0 || shared < 0)) {
-                *err = tls < 0 ? tls_err : shared_err;
-                rc = tls < 0 ? tls : shared;
+        for (size_t i = 0; rc == 0 && i < CAS_COUNT(others); i++) {
+                if (others[i] < 0)
+                        *err = errors[i];
+                rc = others[i];
         }
         return rc;
 }
@@ -280,6 +321,7 @@ void reg_stop(struct reg_registry *r, unsigned wait_ms)
 {
         if (!r)
                 return;
+        reg_operation_stopping(r->operation);
         reg_http_stop(r->http, wait_ms);
         registry_free(r);
 }

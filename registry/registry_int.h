@@ -21,6 +21,7 @@
 
 struct reg_decoder;
 struct reg_shared_blobs;
+struct reg_operation;
 
 struct reg_registry {
         struct cas_store *store;         /* borrowed */
@@ -31,6 +32,14 @@ struct reg_registry {
         struct reg_events *events;
         struct reg_cachepolicy *caches;
         struct reg_shared_blobs *shared; /* NULL: not configured */
+        struct reg_operation *operation;
+};
+
+#define REG_REQUEST_ID_BYTES 65
+/* What is kept with a request (reg_http_set_context) whose sender is known. */
+struct reg_context {
+        struct reg_identity identity;
+        char id[REG_REQUEST_ID_BYTES]; /* the client's X-Request-Id, or one of our own */
 };
 
 /* One request on its way through a handler: who asks is known, and that they may. May be copied;
@@ -41,6 +50,7 @@ struct reg_call {
         struct reg_http_req *req;
         struct reg_route route;
         const struct reg_identity *identity; /* borrowed from the request's context */
+        const char *id;                      /* of the request; likewise */
 };
 typedef void (*reg_handler)(struct reg_call *call);
 

@@ -8,10 +8,11 @@
 
 #include <jansson.h>
 
+#include "cas/version.h"
 #include "cas/err.h"
 #include "tools/options.h"
 
-#define LAMINA_VERSION "0.1"
+#define LAMINA_VERSION CAS_VERSION
 
 enum cli_exit { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
