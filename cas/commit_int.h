@@ -30,6 +30,10 @@ struct cas_batch *cas_publish_batch(struct cas_publish *p);
 int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *recipe,
                        struct cas_err *err) CAS_MUST_CHECK;
 
+/* The same of a proved recipe whose blob need not be in the store: it is condensed then. */
+int cas_publish_assembled(struct cas_publish *p, const struct cas_recipe_record *recipe,
+                          struct cas_err *err) CAS_MUST_CHECK;
+
 /* How far the index has seen the journal; all zero when it has not. */
 int cas_commit_seen(struct cas_index *ix, struct cas_journal_position *out,
                     struct cas_err *err) CAS_MUST_CHECK;

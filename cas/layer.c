@@ -15,6 +15,7 @@
 #include "cas/decompress.h"
 #include "cas/extract.h"
 #include "cas/hashpipe.h"
+#include "cas/layer_int.h"
 #include "cas/object.h"
 #include "cas/once.h"
 #include "cas/record_int.h"
@@ -170,14 +171,20 @@ static int publish_listing(struct decode *d, struct cas_layer_record *out, struc
 }
 
 /* Everything of a decoded layer but its blob's digest, which the caller has set. */
-static int publish_layer(struct decode *d, struct cas_layer_record *out, struct cas_err *err)
+static int add_layer(struct decode *d, struct cas_layer_record *out, struct cas_err *err)
 {
         out->tar_bytes = d->tar_bytes;
         out->compression = (uint8_t)cas_decompress_kind(d->decompress);
         cas_hashpipe_final(d->hashpipe, &out->diff_id);
-        if (publish_listing(d, out, err) < 0 || cas_publish_layer(d->publish, out, err) < 0)
+        if (publish_listing(d, out, err) < 0)
                 return -(int)err->code;
-        return cas_publish_commit(d->publish, err);
+        return cas_publish_layer(d->publish, out, err);
+}
+
+static int publish_layer(struct decode *d, struct cas_layer_record *out, struct cas_err *err)
+{
+        int rc = add_layer(d, out, err);
+        return rc < 0 ? rc : cas_publish_commit(d->publish, err);
 }
 
 /* ---- import ---- */
@@ -225,6 +232,26 @@ int cas_layer_import(struct cas_store *s, cas_source_fn source, void *arg,
         if (decode_stream(&d, err) < 0 ||
             cas_publish_blob_end(p, expected, &rec.blob, NULL, err) < 0 ||
             publish_layer(&d, &rec, err) < 0)
+                return -(int)err->code;
+        *out = rec;
+        return 0;
+}
+
+int cas_layer_decode(struct cas_store *s, const struct cas_layer_source *from,
+                     const struct cas_digest *blob, struct cas_layer_record *out,
+                     struct cas_err *err)
+{
+        struct cas_layer_record rec = {.blob = *blob};
+        cleanup_decode struct decode d = {.source = from->read,
+                                          .source_arg = from->arg,
+                                          .progress = from->progress,
+                                          .stored_bytes_total = from->stored_bytes};
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        if (cas_publish_begin(s, &p, err) < 0)
+                return -(int)err->code;
+        d.publish = p;
+        if (decode_stream(&d, err) < 0 || add_layer(&d, &rec, err) < 0 ||
+            from->finish(from->arg, p, &rec, err) < 0 || cas_publish_commit(p, err) < 0)
                 return -(int)err->code;
         *out = rec;
         return 0;

@@ -181,6 +181,47 @@ int cas_object_extents(struct cas_store *s, const struct cas_hash *id, uint32_t 
         return object_wrap(err, id);
 }
 
+static int list_chunks(struct cas_store *s, const struct cas_hash *id, uint32_t first,
+                       struct cas_object_chunk *out, uint32_t max, uint32_t *count,
+                       uint64_t *offset, struct cas_err *err)
+{
+        struct chunk_iter it;
+        uint64_t at = 0;
+        *count = 0;
+        *offset = 0;
+        int rc = chunk_iter_start(&it, s, id, err);
+        if (rc == 0)
+                rc = chunk_iter_seek(&it, first, UINT64_MAX, err);
+        while (rc == 0 && *count < max) {
+                const struct cas_chunk_ref *ref;
+                rc = chunk_iter_next(&it, &ref, &at, err);
+                if (rc < 0 || !ref)
+                        break;
+                if (it.next_index <= first)
+                        continue;
+                if (*count == 0)
+                        *offset = at;
+                out[(*count)++] = (struct cas_object_chunk){ref->chunk, ref->length_bytes};
+        }
+        return rc;
+}
+
+int cas_object_chunks(struct cas_store *s, const struct cas_hash *id, uint32_t first,
+                      struct cas_object_chunk *out, uint32_t max, uint32_t *count, uint64_t *offset,
+                      struct cas_err *err)
+{
+        struct cas_err reason = CAS_ERR_INIT;
+        for (unsigned i = 0; i < LOOKUPS_MAX; i++) { /* the list may be replaced meanwhile */
+                int rc = list_chunks(s, id, first, out, max, count, offset, &reason);
+                if (rc == 0)
+                        return 0;
+                if (rc != -CAS_E_CORRUPT)
+                        break;
+        }
+        *err = reason;
+        return object_wrap(err, id);
+}
+
 int cas_pack_open_fd(struct cas_store *s, uint64_t pack_id, int *out_fd, struct cas_err *err)
 {
         return cas_packset_open_pack(s->packset, pack_id, out_fd, err);
@@ -223,6 +264,28 @@ static int chunk_block(struct cas_store *s, const struct cas_chunk_ref *ref,
         if (err->code == CAS_E_NOTFOUND)
                 err->code = CAS_E_CORRUPT; /* the object is there, what it is made of is not */
         return -(int)err->code;
+}
+
+int cas_chunk_read(struct cas_store *s, const struct cas_hash *name, uint32_t length_bytes,
+                   void *out, struct cas_err *err)
+{
+        const struct cas_chunk_ref ref = {.chunk = *name, .length_bytes = length_bytes};
+        struct cas_chunk_record rec;
+        struct cas_extent extent;
+        struct cas_block *block;
+        char hex[CAS_HASH_HEX_BYTES];
+        int rc = cas_index_get_chunk(s->index, name, &rec, err);
+        if (rc < 0)
+                return rc;
+        if (rec.length_bytes != length_bytes)
+                return cas_fail(err, CAS_E_NOTFOUND, "chunk %s has %u bytes, not %u",
+                                cas_hash_hex(name, hex), rec.length_bytes, length_bytes);
+        rc = chunk_block(s, &ref, &extent, &block, err);
+        if (rc < 0)
+                return rc;
+        memcpy(out, block->data + extent.chunk_offset, length_bytes);
+        cas_blockcache_put(s->blocks, block);
+        return 0;
 }
 
 /* ---- kept frames ---- */

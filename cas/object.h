@@ -31,6 +31,21 @@ struct cas_extent {
 int cas_object_extents(struct cas_store *s, const struct cas_hash *id, uint32_t first_chunk,
                        struct cas_extent *out, uint32_t max, uint32_t *count,
                        struct cas_err *err) CAS_MUST_CHECK;
+/* How the store has an object cut: chunks `first` and on, at most `max`; *count 0 past the end.
+ * *offset: where the first of them begins in the object. Another store may have it cut otherwise.
+ */
+struct cas_object_chunk {
+        struct cas_hash name; /* SHA-256 of its bytes; of an only chunk the object's own digest */
+        uint32_t length_bytes;
+};
+int cas_object_chunks(struct cas_store *s, const struct cas_hash *id, uint32_t first,
+                      struct cas_object_chunk *out, uint32_t max, uint32_t *count, uint64_t *offset,
+                      struct cas_err *err) CAS_MUST_CHECK;
+/* A chunk of whatever object, by the SHA-256 of its bytes: exactly length_bytes of it to `out`.
+ * They are not compared with that name again. Errors: NOTFOUND (no chunk of that name and length).
+ */
+int cas_chunk_read(struct cas_store *s, const struct cas_hash *name, uint32_t length_bytes,
+                   void *out, struct cas_err *err) CAS_MUST_CHECK;
 /* A read-only descriptor of a pack; the caller closes it. It stays readable
  * when the pack is moved or collected. */
 int cas_pack_open_fd(struct cas_store *s, uint64_t pack_id, int *out_fd,

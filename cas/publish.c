@@ -43,7 +43,9 @@ struct cas_publish {
         } open;
 
         bool condenses; /* a recipe was proved, so that this blob's copy becomes a cache */
+        bool assembles; /* the blob may be new: it is condensed then */
         struct cas_digest condensed;
+        uint64_t condensed_bytes;
 
         struct cas_buf names;
         uint32_t name_count;
@@ -62,6 +64,11 @@ int cas_publish_begin(struct cas_store *s, struct cas_publish **out, struct cas_
         p->open.fd = -1;
         *out = p;
         return 0;
+}
+
+struct cas_store *cas_publish_store(const struct cas_publish *p)
+{
+        return p->store;
 }
 
 static void drop_open_blob(struct cas_publish *p)
@@ -170,8 +177,17 @@ int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *re
         cas_assert(!p->condenses);
         p->condenses = recipe->is_proved;
         p->condensed = recipe->blob;
+        p->condensed_bytes = recipe->blob_bytes;
         cas_batch_put_recipe(p->batch, recipe);
         return 0;
+}
+
+int cas_publish_assembled(struct cas_publish *p, const struct cas_recipe_record *recipe,
+                          struct cas_err *err)
+{
+        cas_assert(recipe->is_proved);
+        p->assembles = true;
+        return cas_publish_recipe(p, recipe, err);
 }
 
 /* ---- blobs ---- */
@@ -509,9 +525,18 @@ static int note_copy(struct cas_publish *p, struct cas_blob_record *rec, struct 
         struct cas_err gone = CAS_ERR_INIT;
         char path[CAS_BLOB_PATH_BYTES];
         uint64_t bytes;
-        int rc = cas_blob_record_get(p->store, &p->condensed, rec, err);
-        if (rc < 0)
+        int rc = cas_blob_record_get(p->store, &p->condensed, rec, &gone);
+        if (rc == -CAS_E_NOTFOUND && p->assembles) {
+                *rec = (struct cas_blob_record){.size_bytes = p->condensed_bytes,
+                                                .added_unix_s = (uint64_t)time(NULL),
+                                                .copy = CAS_BLOB_CONDENSED};
+                cas_batch_put_blob(p->batch, &p->condensed, rec);
+                return 0;
+        }
+        if (rc < 0) {
+                *err = gone;
                 return rc;
+        }
         cas_blob_path(&p->condensed, path);
         rc = cas_io_size(p->store->io, p->store->dirfd, path, &bytes, &gone);
         if (rc < 0 && rc != -CAS_E_NOTFOUND) {

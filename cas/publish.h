@@ -25,6 +25,8 @@ void cas_publish_free(struct cas_publish *p);
 CAS_DEFINE_CLEANUP(cas_cleanup_publish_, struct cas_publish *, cas_publish_free);
 #define cas_cleanup_publish __attribute__((cleanup(cas_cleanup_publish_)))
 
+struct cas_store *cas_publish_store(const struct cas_publish *p); /* borrowed */
+
 /* Adds one file object, given in order between begin and end. One object is
  * open at a time. *id_slot (borrowed until drain, commit or free) gets its
  * fs-verity digest. An object that is in the store already costs no space.
