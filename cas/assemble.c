@@ -102,7 +102,11 @@ int cas_recipe_each_own_object(struct cas_store *s, const struct cas_hash *recip
         return 0;
 }
 
-/* Frames that are kept as they came are more than the content of objects: they do not travel. */
+bool cas_recipe_travels(const struct cas_recipe_record *rec)
+{
+        return rec->is_proved && rec->wrap != CAS_WRAP_ZSTD_FRAMES;
+}
+
 static int check_wrap(struct cas_store *s, const struct cas_hash *recipe, struct cas_err *err)
 {
         cas_cleanup_recipe struct cas_recipe *r = NULL;

@@ -32,6 +32,9 @@ struct cas_recipe_record {
  * gives it while it is there. */
 int cas_recipe_stat(struct cas_store *s, const struct cas_digest *blob,
                     struct cas_recipe_record *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Whether the blob is made of the content of file objects alone, so that a store which has that
+ * content elsewhere can make it too: frames that are kept as they came are more than that. */
+bool cas_recipe_travels(const struct cas_recipe_record *rec);
 /* What of the recipe tells of the compression alone: parameters, marks, corrections. */
 int cas_recipe_wrap_bytes(struct cas_store *s, const struct cas_recipe_record *rec,
                           uint64_t *out_bytes, struct cas_err *err) CAS_MUST_CHECK;

@@ -9,8 +9,12 @@
 #define REG_PEER_H
 
 #include "cas/backend.h"
-#include "cas/publish.h"
+#include "cas/layer.h"
 #include "registry/remote.h"
+
+/* Every answer of a lamina's registry says that it is one, and what it speaks. */
+#define REG_PEER_HEADER "Lamina-Peer"
+#define REG_PEER_VERSION "1"
 
 /* What a peer knows of a decoded layer. */
 struct reg_peer_layer {
@@ -35,5 +39,17 @@ int reg_peer_objects(struct reg_remote *r, const char *repo, const struct cas_di
 int reg_peer_order(struct reg_remote *r, const char *repo, const struct cas_digest *manifest,
                    struct cas_hash **ids, size_t *count, size_t max,
                    struct cas_err *err) CAS_MUST_CHECK;
+
+/* For layers that are elsewhere: asks this repository. Takes r; closed by its table. */
+struct cas_remote *reg_peer_remote_new(struct reg_remote *r, const char *repo);
+
+/* Brings a layer by its parts: what is missing of them, and the blob made of them, condensed.
+ * layer_bytes: as the manifest says. Whatever the error, the store is as it was, and the blob can
+ * be pulled as from any registry. Errors: UNSUPPORTED (that is the better way: it is no lamina,
+ * there is no recipe, nearly everything is missing), as the functions above and cas_layer_assemble
+ * otherwise. */
+int reg_peer_bring(struct reg_remote *r, const char *repo, const struct cas_digest *layer,
+                   uint64_t layer_bytes, struct cas_store *s, const struct cas_progress *progress,
+                   struct cas_layer_record *out, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

@@ -16,10 +16,11 @@ enum reg_peer_frame_kind {
 };
 
 #define REG_PEER_FRAME_HEAD_BYTES 24
-#define REG_PEER_RAW_BYTES_MAX (4 * 1024 * 1024) /* decoded content of any frame */
-#define REG_PEER_GROUP_BYTES (1024 * 1024)       /* a group, or a part, ends once it has these */
-#define REG_PEER_SMALL_BYTES_MAX (256 * 1024)    /* objects up to this travel whole */
-#define REG_PEER_PAGE_CHUNKS 8192                /* entries of a page of chunks */
+#define REG_PEER_RAW_BYTES_MAX (4 * 1024 * 1024)  /* decoded content of any frame */
+#define REG_PEER_GROUP_BYTES (1024 * 1024)        /* a group, or a part, ends once it has these */
+#define REG_PEER_PART_BYTES_MAX (2 * 1024 * 1024) /* of a large object in one answer */
+#define REG_PEER_SMALL_BYTES_MAX (256 * 1024)     /* objects up to this travel whole */
+#define REG_PEER_PAGE_CHUNKS 8192                 /* entries of a page of chunks */
 #define REG_PEER_CHUNK_ENTRY_BYTES (CAS_HASH_BYTES + 4)
 #define REG_PEER_IDS_MAX 65536 /* of one frame */
 

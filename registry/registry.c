@@ -6,7 +6,12 @@
 #include <time.h>
 
 #include "registry/operation.h"
+#include "registry/peer.h"
+#include "registry/peer_sets.h"
 #include "registry/registry_int.h"
+
+/* What belongs to which layer, remembered: some 48 bytes a file. */
+#define PEER_SETS_BYTES_MAX (64 * CAS_MIB)
 
 /* What can be done with what. HEAD is GET. */
 static const struct route {
@@ -29,6 +34,8 @@ static const struct route {
         {REG_NOUN_MANIFEST, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_manifest_delete},
         {REG_NOUN_TAGS, REG_HTTP_GET, REG_ACTION_PULL, reg_tags_list},
         {REG_NOUN_REFERRERS, REG_HTTP_GET, REG_ACTION_PULL, reg_referrers_list},
+        {REG_NOUN_LAMINA, REG_HTTP_GET, REG_ACTION_PULL, reg_peer_get},
+        {REG_NOUN_EXTENSIONS, REG_HTTP_GET, REG_ACTION_PULL, reg_extensions_get},
 };
 
 static const char *method_text(enum reg_http_method method)
@@ -69,6 +76,7 @@ static void common_headers(struct reg_http_req *req)
 {
         reg_http_reply_header(req, "Docker-Distribution-Api-Version", "registry/2.0");
         reg_http_reply_header(req, "X-Content-Type-Options", "nosniff");
+        reg_http_reply_header(req, REG_PEER_HEADER, REG_PEER_VERSION);
 }
 
 static void refuse(void *arg CAS_UNUSED, struct reg_http_req *req, unsigned status, const char *why)
@@ -254,6 +262,7 @@ static void registry_free(struct reg_registry *registry)
         reg_events_free(registry->events);
         reg_cachepolicy_free(registry->caches);
         reg_shared_blobs_free(registry->shared);
+        reg_peer_sets_free(registry->peer_sets);
         free(registry);
 }
 
@@ -264,6 +273,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         registry->store = s;
         registry->config = config;
         registry->events = reg_events_new();
+        registry->peer_sets = reg_peer_sets_new(PEER_SETS_BYTES_MAX);
         registry->caches = reg_cachepolicy_new(reg_config_area(config, reg_cache_area.word));
         int rc = reg_shared_blobs_new(s, reg_config_area(config, reg_cache_area.word),
                                       &registry->shared, err);

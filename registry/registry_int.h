@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of the registry share: one file per noun (blobs.c, uploads.c,
- * manifests.c, tags.c, referrers.c), content.c for what is served by digest,
+ * manifests.c, tags.c, referrers.c, peer_serve.c), content.c for what is served by digest,
  * decode.c for layers that are decoded in the background.
  *
  * Handlers that only look run in begin, on an event thread; whatever waits for
@@ -22,6 +22,7 @@
 struct reg_decoder;
 struct reg_shared_blobs;
 struct reg_operation;
+struct reg_peer_sets;
 
 struct reg_registry {
         struct cas_store *store;         /* borrowed */
@@ -33,6 +34,7 @@ struct reg_registry {
         struct reg_cachepolicy *caches;
         struct reg_shared_blobs *shared; /* NULL: not configured */
         struct reg_operation *operation;
+        struct reg_peer_sets *peer_sets; /* peer_serve.c */
 };
 
 #define REG_REQUEST_ID_BYTES 65
@@ -72,6 +74,8 @@ void reg_manifest_put(struct reg_call *call);
 void reg_manifest_delete(struct reg_call *call);
 void reg_tags_list(struct reg_call *call);
 void reg_referrers_list(struct reg_call *call);
+void reg_peer_get(struct reg_call *call);
+void reg_extensions_get(struct reg_call *call);
 
 /* Work without a body that waits for the disk: `work` runs on a worker's thread and answers.
  * The call is copied; route.last stays valid. A body that comes nevertheless is ignored. */

@@ -24,6 +24,31 @@ static int join_repo(const struct reg_uri *uri, size_t count, struct reg_route *
         return 0;
 }
 
+/* What is ours, under a word that no repository's name can have. *found false: it is not. */
+static int parse_extension(const struct reg_uri *uri, struct reg_route *out, bool *found,
+                           struct cas_err *err)
+{
+        const char *const *segments = uri->segments;
+        size_t count = uri->segment_count;
+        *found = true;
+        if (count >= 4 && strcmp(segments[count - 3], "_oci") == 0 &&
+            strcmp(segments[count - 2], "ext") == 0 &&
+            strcmp(segments[count - 1], "discover") == 0) {
+                out->noun = REG_NOUN_EXTENSIONS;
+                return count == 4 ? 0 : join_repo(uri, count - 3, out, err);
+        }
+        for (size_t i = 2; i + 1 < count; i++) {
+                if (strcmp(segments[i], "_lamina") != 0)
+                        continue;
+                out->noun = REG_NOUN_LAMINA;
+                out->rest = &segments[i + 1];
+                out->rest_count = count - i - 1;
+                return join_repo(uri, i, out, err);
+        }
+        *found = false;
+        return 0;
+}
+
 int reg_route_parse(const struct reg_uri *uri, struct reg_route *out, struct cas_err *err)
 {
         const char *const *segments = uri->segments;
@@ -40,6 +65,10 @@ int reg_route_parse(const struct reg_uri *uri, struct reg_route *out, struct cas
                 out->noun = REG_NOUN_CATALOG;
                 return 0;
         }
+        bool found;
+        int rc = parse_extension(uri, out, &found, err);
+        if (rc < 0 || found)
+                return rc;
         const char *noun = segments[count - 2];
         const char *before = count >= 3 ? segments[count - 3] : "";
         size_t name_end = count - 2;

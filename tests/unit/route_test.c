@@ -36,6 +36,11 @@ static void splits_from_the_right(void **state CAS_UNUSED)
                 {"/v2/a/manifests/v1.0", REG_NOUN_MANIFEST, "a", "v1.0"},
                 {"/v2/a/tags/list", REG_NOUN_TAGS, "a", "list"},
                 {"/v2/a/referrers/" D, REG_NOUN_REFERRERS, "a", D},
+                {"/v2/_oci/ext/discover", REG_NOUN_EXTENSIONS, "", ""},
+                {"/v2/a/b/_oci/ext/discover", REG_NOUN_EXTENSIONS, "a/b", ""},
+                {"/v2/a/b/_lamina/layers/" D "/manifests/t", REG_NOUN_LAMINA, "a/b", ""},
+                {"/v2/a/_lamina/x", REG_NOUN_LAMINA, "a", ""},
+                {"/v2/a/manifests/_lamina", REG_NOUN_MANIFEST, "a", "_lamina"},
         };
         for (size_t i = 0; i < CAS_COUNT(cases); i++) {
                 struct cas_err err = CAS_ERR_INIT;
