@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "registry/registry_int.h"
+#include "registry/tagguard.h"
 
 #define MANIFEST_TAGS_MAX 16 /* in one PUT by digest; each is a header of the answer */
 
@@ -92,10 +93,11 @@ struct manifest_put {
         struct reg_call call;
         struct reference ref;
         char media_type[256]; /* without parameters; "" when none was sent */
-        size_t tag_count;     /* of the query, PUT by digest only */
+        size_t tag_count;     /* that are set: of the path, or of the query */
         const char *tags[MANIFEST_TAGS_MAX];
-        struct cas_digest before[MANIFEST_TAGS_MAX]; /* what the tags named */
+        struct reg_tagguard guard;
 };
+_Static_assert(MANIFEST_TAGS_MAX <= REG_TAGGUARD_TAGS_MAX, "each is guarded");
 
 /* The type alone: parameters such as a charset are no part of what is stored. */
 static bool read_media_type(struct manifest_put *put)
@@ -109,10 +111,14 @@ static bool read_media_type(struct manifest_put *put)
         return true;
 }
 
-/* Tags of the query. False: one is no tag, or they are too many. */
+/* Tags of the path or the query. False: one is no tag, or they are too many. */
 static bool read_tags(struct manifest_put *put)
 {
         const struct reg_uri *uri = reg_http_uri(put->call.req);
+        if (!put->ref.is_digest) {
+                put->tags[put->tag_count++] = put->ref.tag;
+                return true;
+        }
         for (size_t i = 0; i < uri->param_count; i++) {
                 if (strcmp(uri->params[i].name, "tag") != 0)
                         continue;
@@ -121,19 +127,6 @@ static bool read_tags(struct manifest_put *put)
                 put->tags[put->tag_count++] = uri->params[i].value;
         }
         return true;
-}
-
-static int put_tags(struct manifest_put *put, const struct cas_digest *digest, struct cas_err *err)
-{
-        cas_cleanup_publish struct cas_publish *p = NULL;
-        if (put->tag_count == 0)
-                return 0;
-        int rc = cas_publish_begin(put->call.store, &p, err);
-        for (size_t i = 0; rc == 0 && i < put->tag_count; i++)
-                rc = cas_publish_tag(p, put->call.route.repo, put->tags[i], digest, err);
-        if (rc == 0)
-                rc = cas_publish_commit(p, err);
-        return rc;
 }
 
 /* A body that is not what its digest says has an error of its own. */
@@ -146,26 +139,32 @@ static bool digest_agrees(const struct manifest_put *put, const struct cas_buf *
         return cas_digest_equal(&digest, &put->ref.digest);
 }
 
-/* Tags that are set: of the path, or of the query. */
-static size_t count_tags(const struct manifest_put *put)
+/* A manifest that is pushed by its digest alone is what the conditions are about. They cannot come
+ * to hold or not hold between here and the commit but by a deletion. False: answered. */
+static bool check_conditions(struct reg_call *call, const struct reference *ref)
 {
-        return put->ref.is_digest ? put->tag_count : 1;
+        const struct reg_conditions conditions = reg_conditions_of(call->req);
+        struct cas_manifest_info info;
+        struct cas_err miss = CAS_ERR_INIT;
+        if (!conditions.if_match && !conditions.if_none_match)
+                return true;
+        bool there =
+                cas_manifest_stat(call->store, call->route.repo, &ref->digest, &info, &miss) == 0;
+        if (reg_conditions_hold(&conditions, there ? &info.digest : NULL))
+                return true;
+        reg_reply_code(call->req, REG_E_PRECONDITION_FAILED,
+                       there ? "the manifest is there" : "the manifest is not there");
+        return false;
 }
 
-static const char *nth_tag(const struct manifest_put *put, size_t i)
+/* What a change of tags that failed is answered with. */
+static void reply_refused(struct reg_call *call, const struct reg_tagguard *guard,
+                          enum reg_about about, const struct cas_err *err)
 {
-        return put->ref.is_digest ? put->tags[i] : put->ref.tag;
-}
-
-/* What the tags name before they are set; alg NONE for those that are new. */
-static void look_before(struct manifest_put *put)
-{
-        struct cas_err err = CAS_ERR_INIT;
-        for (size_t i = 0; i < count_tags(put); i++) {
-                if (cas_tag_get(put->call.store, put->call.route.repo, nth_tag(put, i),
-                                &put->before[i], &err) < 0)
-                        put->before[i] = (struct cas_digest){0};
-        }
+        if (guard->refused)
+                reg_reply_code(call->req, guard->code, err->msg);
+        else
+                reg_reply_err(call->req, about, err);
 }
 
 static void tell_put(const struct manifest_put *put, const struct cas_manifest_info *info)
@@ -174,11 +173,11 @@ static void tell_put(const struct manifest_put *put, const struct cas_manifest_i
                                   .digest = info->digest,
                                   .media_type = info->media_type,
                                   .bytes = info->size_bytes};
-        if (count_tags(put) == 0)
+        if (put->tag_count == 0)
                 reg_call_tell(&put->call, event);
-        for (size_t i = 0; i < count_tags(put); i++) {
-                event.tag = nth_tag(put, i);
-                event.before = put->before[i];
+        for (size_t i = 0; i < put->tag_count; i++) {
+                event.tag = put->tags[i];
+                event.before = put->guard.before[i];
                 reg_call_tell(&put->call, event);
         }
 }
@@ -191,7 +190,7 @@ static void reply_put(struct manifest_put *put, const struct cas_manifest_info *
         cas_digest_text(&info->digest, text);
         reg_http_reply_headerf(req, "Location", "/v2/%s/manifests/%s", put->call.route.repo, text);
         reg_http_reply_header(req, "Docker-Content-Digest", text);
-        for (size_t i = 0; i < put->tag_count; i++)
+        for (size_t i = 0; put->ref.is_digest && i < put->tag_count; i++)
                 reg_http_reply_header(req, "OCI-Tag", put->tags[i]);
         if (manifest->has_subject)
                 reg_http_reply_header(req, "OCI-Subject",
@@ -200,9 +199,20 @@ static void reply_put(struct manifest_put *put, const struct cas_manifest_info *
         reg_http_reply_empty(req, 201);
 }
 
+static void put_guard(struct manifest_put *put)
+{
+        put->guard = (struct reg_tagguard){
+                .immutable = put->call.registry->immutable,
+                .conditions = reg_conditions_of(put->call.req),
+                .tags = put->tags,
+                .tag_count = put->tag_count,
+        };
+}
+
 static void put_end(struct reg_http_req *req, void *state, const struct cas_buf *body)
 {
         struct manifest_put *put = state;
+        struct reg_call *call = &put->call;
         struct cas_err err = CAS_ERR_INIT;
         struct cas_manifest_info info;
         cas_cleanup_manifest struct cas_manifest manifest = {0};
@@ -210,24 +220,32 @@ static void put_end(struct reg_http_req *req, void *state, const struct cas_buf 
                 reg_reply_code(req, REG_E_DIGEST_INVALID, "the manifest has another digest");
                 return;
         }
-        const char *media_type = put->media_type[0] ? put->media_type : NULL;
+        if (put->tag_count == 0 && !check_conditions(call, &put->ref))
+                return;
+        if (body->len_bytes >
+            reg_access_room(call->registry->access, call->identity, call->route.repo)) {
+                reg_reply_code(req, REG_E_DENIED, REG_NO_ROOM);
+                return;
+        }
+        put_guard(put);
         struct cas_manifest_put_options options = {
-                .repo = put->call.route.repo,
-                .tag = put->ref.is_digest ? NULL : put->ref.tag,
-                .media_type = media_type,
+                .repo = call->route.repo,
+                .media_type = put->media_type[0] ? put->media_type : NULL,
                 .expected = put->ref.is_digest ? &put->ref.digest : NULL,
                 .allow_sparse = true,
                 .linked_only = true,
+                .tags = put->tags,
+                .tag_count = put->tag_count,
+                .guard = reg_tagguard_ask,
+                .guard_arg = &put->guard,
         };
-        int rc = cas_manifest_parse(body->data, body->len_bytes, media_type, &manifest, &err);
-        look_before(put);
+        int rc = cas_manifest_parse(body->data, body->len_bytes, options.media_type, &manifest,
+                                    &err);
         if (rc == 0)
-                rc = cas_manifest_put(put->call.store, &options, body->data, body->len_bytes, &info,
+                rc = cas_manifest_put(call->store, &options, body->data, body->len_bytes, &info,
                                       &err);
-        if (rc == 0)
-                rc = put_tags(put, &info.digest, &err);
         if (rc < 0) {
-                reg_reply_err(req, REG_ABOUT_MANIFEST_PUT, &err);
+                reply_refused(call, &put->guard, REG_ABOUT_MANIFEST_PUT, &err);
                 return;
         }
         reg_decoder_add(put->call.registry->decoder, &manifest);
@@ -256,7 +274,7 @@ void reg_manifest_put(struct reg_call *call)
                 reg_reply_code(call->req, code, err.msg);
         else if (!read_media_type(put))
                 reg_reply_code(call->req, REG_E_MANIFEST_INVALID, "Content-Type is too long");
-        else if (put->ref.is_digest && !read_tags(put))
+        else if (!read_tags(put))
                 reg_reply_code(call->req, REG_E_TAG_INVALID, "tag parameters");
         else {
                 reg_http_accept_whole(call->req, &ops, put);
@@ -276,23 +294,27 @@ static void manifest_delete_work(struct reg_call *call)
                 reg_reply_code(call->req, code, err.msg);
                 return;
         }
-        struct cas_digest before = ref.digest;
-        int rc = 0;
+        struct reg_tagguard guard = {
+                .immutable = call->registry->immutable,
+                .must_exist = !ref.is_digest,
+                .tags = &ref.tag,
+                .tag_count = !ref.is_digest,
+        };
         if (!ref.is_digest)
-                rc = cas_tag_get(call->store, call->route.repo, ref.tag, &before, &err);
-        if (rc == 0)
-                rc = cas_manifest_delete(call->store, call->route.repo,
-                                         ref.is_digest ? NULL : ref.tag, &ref.digest, NULL, NULL,
-                                         &err);
+                guard.conditions = reg_conditions_of(call->req);
+        else if (!check_conditions(call, &ref))
+                return;
+        int rc = cas_manifest_delete(call->store, call->route.repo, ref.is_digest ? NULL : ref.tag,
+                                     &ref.digest, reg_tagguard_ask, &guard, &err);
         if (rc < 0) {
-                reg_reply_err(call->req, REG_ABOUT_MANIFEST, &err);
+                reply_refused(call, &guard, REG_ABOUT_MANIFEST, &err);
                 return;
         }
         struct reg_event event = {.kind = REG_EVENT_DELETE_MANIFEST, .digest = ref.digest};
         if (!ref.is_digest) {
                 event.kind = REG_EVENT_DELETE_TAG;
                 event.tag = ref.tag;
-                event.digest = before;
+                event.digest = guard.before[0];
         }
         reg_call_tell(call, event);
         reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);

@@ -134,7 +134,7 @@ static const char *take_etag(const char *at, const char **out_text, size_t *out_
         return end + 1;
 }
 
-bool reg_etag_listed(const char *header, const char *text)
+static bool etag_listed(const char *header, const char *text, bool weakly)
 {
         size_t len = strlen(text);
         const char *at = header;
@@ -147,15 +147,26 @@ bool reg_etag_listed(const char *header, const char *text)
                 const char *tag;
                 size_t tag_len;
                 skip_space(&at);
+                bool weak = *at == 'W';
                 at = take_etag(at, &tag, &tag_len);
                 if (!at)
                         return false;
-                if (tag_len == len && memcmp(tag, text, len) == 0)
+                if ((weakly || !weak) && tag_len == len && memcmp(tag, text, len) == 0)
                         return true;
                 skip_space(&at);
                 if (*at++ != ',')
                         return false;
         }
+}
+
+bool reg_etag_listed(const char *header, const char *text)
+{
+        return etag_listed(header, text, true);
+}
+
+bool reg_etag_listed_strong(const char *header, const char *text)
+{
+        return etag_listed(header, text, false);
 }
 
 bool reg_if_range_allows(const char *header, const char *text)

@@ -35,6 +35,8 @@ bool reg_content_range_parse(const char *header, uint64_t *out_first, uint64_t *
 
 /* Whether an If-None-Match list has the strong tag `"…"` of text, compared weakly; "*" matches. */
 bool reg_etag_listed(const char *header, const char *text);
+/* The same compared strongly, as If-Match wants it: weak tags in the list match nothing. */
+bool reg_etag_listed_strong(const char *header, const char *text);
 /* Whether an If-Range value is exactly that tag, so that a range may be served. NULL: yes. */
 bool reg_if_range_allows(const char *header, const char *text);
 

@@ -25,6 +25,8 @@
         X(DENIED, "DENIED", 403)                                                                   \
         X(UNSUPPORTED, "UNSUPPORTED", 405)                                                         \
         X(TOOMANYREQUESTS, "TOOMANYREQUESTS", 429)                                                 \
+        X(TAG_IMMUTABLE, "DENIED", 409)                                                            \
+        X(PRECONDITION_FAILED, "PRECONDITION_FAILED", 412)                                         \
         X(MANIFEST_TOO_LARGE, "MANIFEST_INVALID", 413)                                             \
         X(TOO_LARGE, "SIZE_INVALID", 413)                                                          \
         X(UNAVAILABLE, "UNAVAILABLE", 503)                                                         \

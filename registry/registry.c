@@ -274,6 +274,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         registry->config = config;
         registry->events = reg_events_new();
         registry->peer_sets = reg_peer_sets_new(PEER_SETS_BYTES_MAX);
+        registry->immutable = reg_config_area(config, reg_immutable_area.word);
         registry->caches = reg_cachepolicy_new(reg_config_area(config, reg_cache_area.word));
         int rc = reg_shared_blobs_new(s, reg_config_area(config, reg_cache_area.word),
                                       &registry->shared, err);

@@ -15,6 +15,7 @@
 #include "registry/reg_access.h"
 #include "registry/events.h"
 #include "registry/http.h"
+#include "registry/immutable.h"
 #include "registry/reg_err.h"
 #include "registry/registry.h"
 #include "registry/route.h"
@@ -23,6 +24,9 @@ struct reg_decoder;
 struct reg_shared_blobs;
 struct reg_operation;
 struct reg_peer_sets;
+
+/* What is said when reg_access_room is too little. */
+#define REG_NO_ROOM "there is no room left: the quota is used up"
 
 struct reg_registry {
         struct cas_store *store;         /* borrowed */
@@ -34,7 +38,8 @@ struct reg_registry {
         struct reg_cachepolicy *caches;
         struct reg_shared_blobs *shared; /* NULL: not configured */
         struct reg_operation *operation;
-        struct reg_peer_sets *peer_sets; /* peer_serve.c */
+        struct reg_peer_sets *peer_sets;       /* peer_serve.c */
+        const struct reg_immutable *immutable; /* the configuration's; may be NULL */
 };
 
 #define REG_REQUEST_ID_BYTES 65
