@@ -14,11 +14,15 @@ struct reg_httpc_config {
         unsigned connections_per_host; /* 0: 6 */
         unsigned connections;          /* 0: 64 */
         unsigned connect_timeout_ms;   /* 0: 10,000 */
-        unsigned idle_timeout_ms;      /* a transfer on which nothing moves; 0: 30,000 */
+        /* A transfer on which nothing moves; 0: 30,000. Not while its reader or its body's source
+         * takes its time; ten times as long for the answer to a PUT, POST, PATCH or DELETE. */
+        unsigned idle_timeout_ms;
         bool http1_only;
         const char *ca_path; /* a file of certificates to trust besides the system's; may be NULL */
         const char *client_cert_path, *client_key_path; /* may be NULL */
         bool insecure;                                  /* certificates are not checked */
+        /* Certificates of /etc/containers/certs.d/HOST[:PORT] and of docker's are used, too. */
+        bool host_certs;
 };
 int reg_httpc_new(const struct reg_httpc_config *config, struct reg_httpc **out,
                   struct cas_err *err) CAS_MUST_CHECK;
@@ -35,21 +39,28 @@ struct reg_httpc_request {
         int (*body_read)(void *arg, uint64_t offset, void *buf, size_t len, size_t *out_len,
                          struct cas_err *err);
         void *body_arg;
-        /* Redirects are followed: at most 5, http(s) only, never from https to http. Authorization
-         * goes to the first host alone. */
+        /* Redirects of GET and HEAD, and those of any method that keep it (307, 308), are followed:
+         * at most 5, http(s) only, never from https to http, nor from elsewhere to this machine or
+         * its link. Authorization goes to the first scheme, host and port alone. */
         bool no_redirects;
 };
 
-/* One exchange. The caller reads the answer as it comes: what is not read is not taken from the
- * network (a bounded buffer). */
+/* One exchange, which has a connection of its own: a slow reader holds up nobody else. The caller
+ * reads the answer as it comes: what is not read is not taken from the network (a bounded buffer).
+ * One thread at a time uses a transfer. */
 struct reg_httpc_transfer;
-/* Sends the request; returns when the answer's headers are here. Errors: IO (no connection, TLS,
- * broken off), LIMIT (timeout), INVALID (URL). Any status is success. */
+/* Sends the request; returns when the answer's headers are here. body_read is called meanwhile, on
+ * the caller's thread, and may be called from offset 0 again. While as many transfers are open as
+ * the configuration allows, waits for one to end. Errors: IO (no connection, TLS, broken off),
+ * LIMIT (timeout), INVALID (URL), DENIED (a redirect that is not followed: see no_redirects), and
+ * body_read's. Any status is success. */
 int reg_httpc_begin(struct reg_httpc *c, const struct reg_httpc_request *request,
                     struct reg_httpc_transfer **out, struct cas_err *err) CAS_MUST_CHECK;
 unsigned reg_httpc_status(const struct reg_httpc_transfer *t);
 /* The last header of this name in the final answer (any case), or NULL. Borrowed. */
 const char *reg_httpc_header(const struct reg_httpc_transfer *t, const char *name);
+/* The index-th of those of this name, in order, or NULL. Borrowed. */
+const char *reg_httpc_header_at(const struct reg_httpc_transfer *t, const char *name, size_t index);
 /* Content-Length, or UINT64_MAX when it was not said. */
 uint64_t reg_httpc_length(const struct reg_httpc_transfer *t);
 /* The URL that answered, after redirects. Borrowed. */
