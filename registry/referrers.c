@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Referrers: the manifests of a repository whose subject is a digest, as an
- * image index made for the request, in pages by digest. */
+ * image index made for the request, in pages by digest. What clients of other
+ * registries listed in an index under a fallback tag ("sha256-…", distribution-
+ * spec) counts, too, as far as it is in the repository. */
+#include <stdio.h>
+
 #include "cas/json.h"
 #include "registry/registry_int.h"
 
@@ -15,15 +19,76 @@ struct referrers {
         struct cas_digest found[REFERRERS_PAGE];
 };
 
+static bool after_last(const struct referrers *r, const struct cas_digest *digest)
+{
+        return r->last.alg == CAS_DIGEST_NONE || memcmp(digest, &r->last, sizeof(*digest)) > 0;
+}
+
 static bool collect(void *arg, const struct cas_digest *digest)
 {
         struct referrers *r = arg;
-        if (r->last.alg != CAS_DIGEST_NONE && memcmp(digest, &r->last, sizeof(*digest)) <= 0)
+        if (!after_last(r, digest))
                 return true; /* on an earlier page */
         r->more = r->count == REFERRERS_PAGE;
         if (!r->more)
                 r->found[r->count++] = *digest;
         return !r->more;
+}
+
+/* One more, among those that are sorted: the smallest make the page. */
+static void insert(struct referrers *r, const struct cas_digest *digest)
+{
+        unsigned at = 0;
+        while (at < r->count && memcmp(&r->found[at], digest, sizeof(*digest)) < 0)
+                at++;
+        if (!after_last(r, digest) || (at < r->count && cas_digest_equal(&r->found[at], digest)))
+                return;
+        bool full = r->count == REFERRERS_PAGE;
+        r->more = r->more || full;
+        if (at == REFERRERS_PAGE)
+                return;
+        memmove(&r->found[at + 1], &r->found[at], (r->count - at - full) * sizeof(r->found[0]));
+        r->found[at] = *digest;
+        r->count += !full;
+}
+
+/* The tag that stands for the API where a registry has none: at most 32 characters of the
+ * algorithm and 64 of the digest. */
+static void fallback_tag(const struct cas_digest *subject, char out[CAS_TAG_BYTES_MAX + 1])
+{
+        char hex[CAS_DIGEST_TEXT_BYTES];
+        (void)snprintf(out, CAS_TAG_BYTES_MAX + 1, "%.32s-%.64s", cas_digest_alg_name(subject->alg),
+                       cas_digest_hex(subject, hex));
+}
+
+/* Adds what the index under the fallback tag lists, if there is one. */
+static int collect_fallback(struct referrers *r, const struct cas_digest *subject,
+                            struct cas_err *err)
+{
+        struct cas_store *store = r->call->store;
+        const char *repo = r->call->route.repo;
+        char tag[CAS_TAG_BYTES_MAX + 1];
+        struct cas_digest digest;
+        struct cas_manifest_info info;
+        struct cas_err miss = CAS_ERR_INIT;
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        cas_cleanup_manifest struct cas_manifest index = {0};
+        fallback_tag(subject, tag);
+        int rc = cas_tag_get(store, repo, tag, &digest, &miss);
+        if (rc == 0)
+                rc = cas_manifest_stat(store, repo, &digest, &info, &miss);
+        if (rc == 0)
+                rc = cas_blob_read(store, &digest, CAS_MANIFEST_BYTES_MAX, &bytes, &miss);
+        if (rc == 0)
+                rc = cas_manifest_parse(bytes.data, bytes.len_bytes, info.media_type, &index,
+                                        &miss);
+        if (rc < 0 && miss.code != CAS_E_NOTFOUND && miss.code != CAS_E_INVALID)
+                *err = miss;
+        if (rc < 0)
+                return miss.code == CAS_E_NOTFOUND || miss.code == CAS_E_INVALID ? 0 : rc;
+        for (size_t i = 0; index.kind == CAS_MANIFEST_INDEX && i < index.child_count; i++)
+                insert(r, &index.children[i].digest);
+        return 0;
 }
 
 /* Copies annotations, and the artifact type by the spec's rule: the manifest's own, else an
@@ -136,6 +201,8 @@ static int list_referrers(struct referrers *r, const struct cas_digest *subject,
                           struct cas_err *err)
 {
         int rc = cas_referrer_each(r->call->store, r->call->route.repo, subject, collect, r, err);
+        if (rc == 0)
+                rc = collect_fallback(r, subject, err);
         for (unsigned i = 0; rc == 0 && i < r->count; i++)
                 rc = add_descriptor(r, &r->found[i], list, err);
         return rc;

@@ -25,6 +25,7 @@ static const struct route {
         {REG_NOUN_BLOB, REG_HTTP_GET, REG_ACTION_PULL, reg_blob_get},
         {REG_NOUN_BLOB, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_blob_delete},
         {REG_NOUN_UPLOADS, REG_HTTP_POST, REG_ACTION_PUSH, reg_upload_create},
+        {REG_NOUN_UPLOADS, REG_HTTP_GET, REG_ACTION_PUSH, reg_upload_list},
         {REG_NOUN_UPLOAD, REG_HTTP_GET, REG_ACTION_PUSH, reg_upload_status},
         {REG_NOUN_UPLOAD, REG_HTTP_PATCH, REG_ACTION_PUSH, reg_upload_patch},
         {REG_NOUN_UPLOAD, REG_HTTP_PUT, REG_ACTION_PUSH, reg_upload_put},

@@ -70,6 +70,7 @@ void reg_catalog(struct reg_call *call);
 void reg_blob_get(struct reg_call *call);
 void reg_blob_delete(struct reg_call *call);
 void reg_upload_create(struct reg_call *call);
+void reg_upload_list(struct reg_call *call);
 void reg_upload_status(struct reg_call *call);
 void reg_upload_patch(struct reg_call *call);
 void reg_upload_put(struct reg_call *call);

@@ -42,9 +42,18 @@ static bool add_tag(void *arg, const char *tag, const struct cas_digest *manifes
         return page_add(arg, tag);
 }
 
+struct catalog {
+        struct reg_call *call;
+        struct page page;
+};
+
+/* What the caller may not pull from is not there for him. */
 static bool add_repo(void *arg, const char *repo)
 {
-        return page_add(arg, repo);
+        struct catalog *c = arg;
+        return !reg_access_allows(c->call->registry->access, c->call->identity, repo,
+                                  REG_ACTION_PULL) ||
+               page_add(&c->page, repo);
 }
 
 /* The link to the next page. Tags and names of repositories need no escapes in a query. */
@@ -94,24 +103,30 @@ void reg_tags_list(struct reg_call *call)
         reply_names(call, doc);
 }
 
-void reg_catalog(struct reg_call *call)
+static void catalog_work(struct reg_call *call)
 {
         struct cas_err err = CAS_ERR_INIT;
-        struct page page = {0};
-        if (!reg_page_size(call, CATALOG_DEFAULT, CATALOG_MAX, false, &page.max))
+        struct catalog catalog = {.call = call};
+        struct page *page = &catalog.page;
+        if (!reg_page_size(call, CATALOG_DEFAULT, CATALOG_MAX, false, &page->max))
                 return;
         cas_cleanup_json json_t *names = json_array();
-        page.names = names;
+        page->names = names;
         int rc = 0;
-        if (page.max > 0)
+        if (page->max > 0)
                 rc = cas_repo_each(call->store, reg_uri_param(reg_http_uri(call->req), "last"),
-                                   add_repo, &page, &err);
+                                   add_repo, &catalog, &err);
         if (rc < 0) {
                 reg_reply_err(call->req, REG_ABOUT_NAME, &err);
                 return;
         }
         cas_cleanup_json json_t *doc = json_pack("{s:O}", "repositories", names);
         cas_assert(doc != NULL);
-        link_next(call, &page, "/v2/_catalog");
+        link_next(call, page, "/v2/_catalog");
         reply_names(call, doc);
+}
+
+void reg_catalog(struct reg_call *call)
+{
+        reg_call_work(call, catalog_work); /* looks at as many repositories as there are */
 }

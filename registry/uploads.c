@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Uploads: sessions that take a blob in pieces, the single POST, and mounts.
+/* Uploads: sessions that take a blob in pieces, and the single POST.
  *
  * A session's length is the truth: pieces are appended at it or refused (416,
  * with where to go on). What a broken PATCH had sent stays, being what the
@@ -9,7 +9,7 @@
 
 #include "cas/log.h"
 #include "registry/range.h"
-#include "registry/registry_int.h"
+#include "registry/uploads_int.h"
 
 enum upload_kind {
         UPLOAD_PATCH,
@@ -26,27 +26,29 @@ struct upload {
         uint64_t start_bytes;       /* of the session when this request began */
         bool has_range;             /* Content-Range was given */
         uint64_t range_bytes;
+        uint64_t room_bytes;      /* that the blob may have */
         struct cas_digest digest; /* PUT and POST */
 };
 
-/* Headers of a session that has `bytes` so far. */
-static void session_headers(struct reg_call *call, const char *id, uint64_t bytes)
+void reg_session_headers(struct reg_call *call, const char *id, uint64_t bytes)
 {
         reg_http_reply_headerf(call->req, "Location", "/v2/%s/blobs/uploads/%s", call->route.repo,
                                id);
         reg_http_reply_headerf(call->req, "Range", "0-%llu",
                                (unsigned long long)(bytes ? bytes - 1 : 0));
+        /* Range tells nothing received from one byte no better than others have it */
+        reg_http_reply_headerf(call->req, "Upload-Offset", "%llu", (unsigned long long)bytes);
         reg_http_reply_header(call->req, "Docker-Upload-UUID", id);
 }
 
-static void reply_session(struct reg_call *call, unsigned status, const char *id, uint64_t bytes)
+void reg_session_reply(struct reg_call *call, unsigned status, const char *id, uint64_t bytes)
 {
-        session_headers(call, id, bytes);
+        reg_session_headers(call, id, bytes);
         reg_http_reply_header(call->req, "Cache-Control", REG_CACHE_NONE);
         reg_http_reply_empty(call->req, status);
 }
 
-static void reply_created(struct reg_call *call, const struct cas_digest *digest)
+void reg_blob_reply_created(struct reg_call *call, const struct cas_digest *digest)
 {
         char text[CAS_DIGEST_TEXT_BYTES];
         cas_digest_text(digest, text);
@@ -87,6 +89,12 @@ static void upload_fail(struct upload *u, const struct cas_err *err)
         reg_reply_err(u->call.req, REG_ABOUT_UPLOAD, err);
 }
 
+static void refuse_room(struct upload *u)
+{
+        upload_abandon(u, true);
+        reg_reply_code(u->call.req, REG_E_DENIED, REG_NO_ROOM);
+}
+
 static void upload_piece(struct reg_http_req *req CAS_UNUSED, void *state, const void *data,
                          size_t len)
 {
@@ -97,6 +105,8 @@ static void upload_piece(struct reg_http_req *req CAS_UNUSED, void *state, const
                 upload_abandon(u, true);
                 reg_reply_code(u->call.req, REG_E_SIZE_INVALID,
                                "the body is longer than its Content-Range");
+        } else if (u->start_bytes + added + len > u->room_bytes) {
+                refuse_room(u);
         } else if (cas_upload_append(u->session, data, len, &err) < 0) {
                 upload_fail(u, &err);
         }
@@ -133,7 +143,7 @@ static void patch_end(struct reg_http_req *req CAS_UNUSED, void *state)
         }
         uint64_t bytes = cas_upload_bytes(u->session);
         cas_upload_close(cas_steal(&u->session));
-        reply_session(&u->call, 202, u->id, bytes);
+        reg_session_reply(&u->call, 202, u->id, bytes);
 }
 
 static void finish_end(struct reg_http_req *req CAS_UNUSED, void *state)
@@ -152,7 +162,7 @@ static void finish_end(struct reg_http_req *req CAS_UNUSED, void *state)
                                                    .digest = u->digest,
                                                    .media_type = "application/octet-stream",
                                                    .bytes = bytes});
-        reply_created(&u->call, &u->digest);
+        reg_blob_reply_created(&u->call, &u->digest);
 }
 
 static const struct reg_http_body_ops patch_ops = {
@@ -181,7 +191,7 @@ static bool check_content_range(struct upload *u)
         bool fits = reg_content_range_parse(header, &first, &last) && first == u->start_bytes;
         if (!fits) {
                 upload_abandon(u, false);
-                session_headers(&u->call, u->id, u->start_bytes);
+                reg_session_headers(&u->call, u->id, u->start_bytes);
                 reg_reply_code(u->call.req, REG_E_RANGE_INVALID,
                                "a chunk starts where the upload ends");
                 return false;
@@ -198,6 +208,21 @@ static bool check_content_range(struct upload *u)
         return true;
 }
 
+/* Whether the quotas leave room for what is announced. False: answered. */
+static bool check_room(struct upload *u)
+{
+        struct reg_call *call = &u->call;
+        uint64_t body_bytes;
+        u->room_bytes = reg_access_room(call->registry->access, call->identity, call->route.repo);
+        (void)reg_http_body(call->req, &body_bytes);
+        if (body_bytes == UINT64_MAX)
+                body_bytes = 0; /* chunked: its pieces are counted */
+        if (u->start_bytes <= u->room_bytes && body_bytes <= u->room_bytes - u->start_bytes)
+                return true;
+        refuse_room(u);
+        return false;
+}
+
 /* Opens the session and takes the body. Consumes u. */
 static void upload_receive(struct upload *u, const struct reg_http_body_ops *ops)
 {
@@ -211,7 +236,7 @@ static void upload_receive(struct upload *u, const struct reg_http_body_ops *ops
                 return;
         }
         u->start_bytes = cas_upload_bytes(u->session);
-        if (check_content_range(u))
+        if (check_content_range(u) && check_room(u))
                 reg_http_accept(call->req, ops, u);
         else
                 upload_free(u);
@@ -230,8 +255,7 @@ void reg_upload_patch(struct reg_call *call)
         upload_receive(upload_new(call, UPLOAD_PATCH), &patch_ops);
 }
 
-/* The digest parameter. False: answered. */
-static bool query_digest(struct reg_call *call, const char *name, struct cas_digest *out)
+bool reg_query_digest(struct reg_call *call, const char *name, struct cas_digest *out)
 {
         struct cas_err err = CAS_ERR_INIT;
         const char *text = reg_uri_param(reg_http_uri(call->req), name);
@@ -249,7 +273,7 @@ static bool query_digest(struct reg_call *call, const char *name, struct cas_dig
 void reg_upload_put(struct reg_call *call)
 {
         struct cas_digest digest;
-        if (!query_digest(call, "digest", &digest))
+        if (!reg_query_digest(call, "digest", &digest))
                 return;
         struct upload *u = upload_new(call, UPLOAD_PUT);
         u->digest = digest;
@@ -260,96 +284,35 @@ void reg_upload_put(struct reg_call *call)
 static void upload_single(struct reg_call *call)
 {
         struct cas_err err = CAS_ERR_INIT;
+        struct cas_upload_info info;
         struct cas_digest digest;
-        if (!query_digest(call, "digest", &digest))
+        if (!reg_session_describe(call, &info) || !reg_query_digest(call, "digest", &digest))
                 return;
+        info.digest = digest;
         struct upload *u = upload_new(call, UPLOAD_SINGLE);
         u->digest = digest;
-        int rc = cas_upload_create(call->store, call->route.repo, u->id, &err);
+        int rc = cas_upload_begin(call->store, call->route.repo, &info, u->id, &err);
         if (rc == 0)
                 rc = cas_upload_open(call->store, call->route.repo, u->id, &u->session, &err);
-        if (rc == 0) {
+        if (rc < 0)
+                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
+        if (rc == 0 && check_room(u))
                 reg_http_accept(call->req, &finish_ops, u);
-        } else {
-                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
-                upload_free(u);
-        }
-}
-
-static void create_session(struct reg_call *call)
-{
-        struct cas_err err = CAS_ERR_INIT;
-        char id[CAS_UPLOAD_ID_BYTES];
-        if (cas_upload_create(call->store, call->route.repo, id, &err) < 0)
-                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
         else
-                reply_session(call, 202, id, 0);
-}
-
-/* Links a blob of repository `from`, or of any (NULL), to this one. *mounted says whether it
- * was there. The publication is open from before the first look, so that collection waits. */
-static int mount_blob(struct reg_call *call, const struct cas_digest *digest, const char *from,
-                      bool *mounted, uint64_t *bytes, struct cas_err *err)
-{
-        cas_cleanup_publish struct cas_publish *p = NULL;
-        bool here = true;
-        int rc = cas_publish_begin(call->store, &p, err);
-        if (rc == 0 && from)
-                rc = cas_blob_linked(call->store, from, digest, &here, err);
-        if (rc == 0 && here) {
-                struct cas_err miss = CAS_ERR_INIT;
-                rc = cas_blob_stat(call->store, digest, bytes, &miss);
-                here = rc == 0;
-                if (rc == -CAS_E_NOTFOUND)
-                        rc = 0;
-                else if (rc < 0)
-                        *err = miss;
-        }
-        if (rc == 0 && here)
-                rc = cas_publish_blob_link(p, call->route.repo, digest, err);
-        if (rc == 0 && here)
-                rc = cas_publish_commit(p, err);
-        *mounted = rc == 0 && here;
-        return rc;
-}
-
-static void mount_work(struct reg_call *call)
-{
-        struct cas_err err = CAS_ERR_INIT;
-        struct cas_digest digest;
-        bool mounted = false;
-        uint64_t bytes = 0;
-        const char *from = reg_uri_param(reg_http_uri(call->req), "from");
-        if (!query_digest(call, "mount", &digest))
-                return;
-        if (from && (!from[0] || !cas_repo_name_valid(from)))
-                from = from[0] ? "" : NULL; /* not a repository: nothing is found in it */
-        if (mount_blob(call, &digest, from, &mounted, &bytes, &err) < 0) {
-                reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
-        } else if (mounted) {
-                reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_MOUNT_BLOB,
-                                                       .digest = digest,
-                                                       .from_repo = from,
-                                                       .media_type = "application/octet-stream",
-                                                       .bytes = bytes});
-                reply_created(call, &digest);
-        } else {
-                create_session(call);
-        }
+                upload_free(u);
 }
 
 void reg_upload_create(struct reg_call *call)
 {
         const struct reg_uri *uri = reg_http_uri(call->req);
-        const char *algorithm = reg_uri_param(uri, "digest-algorithm");
-        if (algorithm && strcmp(algorithm, "sha256") != 0 && strcmp(algorithm, "sha512") != 0)
-                reg_reply_code(call->req, REG_E_DIGEST_INVALID, "only sha256 and sha512 are known");
-        else if (reg_uri_param(uri, "mount"))
-                reg_call_work(call, mount_work);
+        if (reg_uri_param(uri, "mount"))
+                reg_call_work(call, reg_blob_mount);
         else if (reg_uri_param(uri, "digest"))
                 upload_single(call);
+        else if (reg_uri_param(uri, "resume"))
+                reg_call_work(call, reg_session_resume);
         else
-                reg_call_work(call, create_session);
+                reg_call_work(call, reg_session_begin);
 }
 
 void reg_upload_status(struct reg_call *call)
@@ -362,7 +325,7 @@ void reg_upload_status(struct reg_call *call)
         }
         uint64_t bytes = cas_upload_bytes(session);
         cas_upload_close(session);
-        reply_session(call, 204, call->route.last, bytes);
+        reg_session_reply(call, 204, call->route.last, bytes);
 }
 
 static void upload_delete_work(struct reg_call *call)
