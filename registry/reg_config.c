@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "registry/cache_config.h"
+#include "registry/purge_config.h"
 #include "registry/immutable.h"
 #include "registry/operation_config.h"
 #include "registry/tls_config.h"
@@ -12,7 +13,7 @@
 /* What may be configured: a word of section headers, and who reads it. */
 static const struct reg_config_area *const areas[] = {
         &reg_cache_area, &reg_immutable_area, &reg_log_area, &reg_operation_area,
-        &reg_tls_area,   &reg_web_area,       NULL,
+        &reg_purge_area, &reg_tls_area,       &reg_web_area, NULL,
 };
 _Static_assert(sizeof(areas) / sizeof(areas[0]) <= REG_CONFIG_AREAS_MAX + 1, "room for each");
 

@@ -260,11 +260,24 @@ static void registry_free(struct reg_registry *registry)
         reg_decoder_stop(registry->decoder);
         reg_operation_stop(registry->operation);
         reg_access_free(registry->access);
+        reg_purger_free(registry->purger);
         reg_events_free(registry->events);
         reg_cachepolicy_free(registry->caches);
         reg_shared_blobs_free(registry->shared);
         reg_peer_sets_free(registry->peer_sets);
         free(registry);
+}
+
+static int start_purger(struct reg_registry *registry, struct cas_err *err)
+{
+        const struct reg_purge_config *config =
+                reg_config_area(registry->config, reg_purge_area.word);
+        if (!config)
+                return 0;
+        int rc = reg_purger_new(config, NULL, NULL, &registry->purger, err);
+        if (rc == 0)
+                reg_events_listen(registry->events, reg_purger_event, registry->purger);
+        return rc;
 }
 
 int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_registry **out,
@@ -279,6 +292,8 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         registry->caches = reg_cachepolicy_new(reg_config_area(config, reg_cache_area.word));
         int rc = reg_shared_blobs_new(s, reg_config_area(config, reg_cache_area.word),
                                       &registry->shared, err);
+        if (rc == 0)
+                rc = start_purger(registry, err);
         if (rc == 0)
                 rc = reg_access_new(NULL, &registry->access, err);
         if (rc == 0)

@@ -14,6 +14,7 @@
 #include "registry/cachepolicy.h"
 #include "registry/reg_access.h"
 #include "registry/events.h"
+#include "registry/purge.h"
 #include "registry/http.h"
 #include "registry/immutable.h"
 #include "registry/reg_err.h"
@@ -37,6 +38,7 @@ struct reg_registry {
         struct reg_events *events;
         struct reg_cachepolicy *caches;
         struct reg_shared_blobs *shared; /* NULL: not configured */
+        struct reg_purger *purger;       /* NULL: not configured */
         struct reg_operation *operation;
         struct reg_peer_sets *peer_sets;       /* peer_serve.c */
         const struct reg_immutable *immutable; /* the configuration's; may be NULL */
