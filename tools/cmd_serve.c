@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <stdio.h>
 
+#include "tools/check_cdn.h"
 #include "tools/cli.h"
 #include "tools/config.h"
 #include "tools/owner.h"
@@ -17,6 +18,7 @@ struct serve_args {
         bool no_registry;
         bool upgrade;
         uint64_t ready_fd;
+        struct check_cdn_args check;
 };
 
 static const struct cli_option options[] = {
@@ -31,12 +33,28 @@ static const struct cli_option options[] = {
         {"ready-fd", 0, CLI_NUMBER, offsetof(struct serve_args, ready_fd), "FD",
          "used by other commands to start an owner in the background, which ends by itself when it "
          "has been idle for a minute"},
+        {"check-cdn", 0, CLI_STRING, offsetof(struct serve_args, check.url), "URL",
+         "serve nothing: test the cache or proxy in front of the registry at URL, and say what is "
+         "wrong"},
+        {"repo", 0, CLI_STRING, offsetof(struct serve_args, check.repo), "NAME",
+         "with --check-cdn: the repository that the test pushes to; default: a new one below "
+         "lamina-check/"},
+        {"user", 0, CLI_STRING, offsetof(struct serve_args, check.user), "NAME",
+         "with --check-cdn: who asks"},
+        {"password-file", 0, CLI_STRING, offsetof(struct serve_args, check.password_file), "FILE",
+         "with --check-cdn: the password of --user"},
+        {"upload-size", 0, CLI_STRING, offsetof(struct serve_args, check.upload_size), "SIZE",
+         "with --check-cdn: how much is uploaded in one request; default: 128M"},
+        {"insecure", 0, CLI_FLAG, offsetof(struct serve_args, check.insecure), NULL,
+         "with --check-cdn: certificates are not checked"},
         {0},
 };
 
 static int run(const struct cli *cli, void *args)
 {
         const struct serve_args *a = args;
+        if (a->check.url)
+                return check_cdn_run(cli, &a->check);
         struct cas_err err = CAS_ERR_INIT;
         struct config config;
         config_init(&config);
@@ -98,16 +116,39 @@ const struct cli_command cmd_serve = {
                 "[condense] background (yes or no: keep recipes in place of blobs, see "
                 "lamina-condense(1)), share (percent of one CPU that it may take, 50), codec "
                 "(default or cold)\n\n"
-                "[registry] listen (ADDR:PORT), threads (0: one per CPU), trusted_proxies (networks "
+                "[registry] listen (ADDR:PORT), threads (0: one per CPU), trusted_proxies "
+                "(networks "
                 "such as 10.0.0.0/8 or ::1, or the word unix: what their X-Forwarded-For and "
                 "X-Forwarded-Proto say is believed)\n\n"
                 "[tls] cert and key (PEM files: the server's certificate with its chain, and its "
                 "key), client_ca (certificates of the authorities that sign those of clients, who "
                 "are then asked for one), client_required (yes: connections without one are "
-                "refused; no). SIGHUP reads the files again; no connection is dropped",
+                "refused; no). SIGHUP reads the files again; no connection is dropped\n\n"
+                "[cache] what shared caches in front may keep of repositories that everybody may "
+                "read: tag_seconds (manifests by tag, 5), list_seconds (5), stale_while_revalidate "
+                "(60), stale_if_error (600), keys (yes: Surrogate-Key and Cache-Tag are sent; no). "
+                "redirect (patterns of repositories whose blobs are served from addresses that all "
+                "repositories share), redirect_private (no; yes: of private repositories, too, "
+                "where the cache checks signatures itself), redirect_seconds (that an address is "
+                "good for, 20m), redirect_networks and redirect_off_networks (of clients that are, "
+                "or are not, sent there), canonical_host (such as https://cdn.example), key_file "
+                "(what signs addresses, shared by the nodes of a registry: up to four lines of 64 "
+                "hex digits, of which the first signs and all are taken)\n\n"
+                "[purge NAME] a cache that is told of tags that moved and of what was deleted: "
+                "url, "
+                "method (PURGE), header (\"Name: value\", several times), body, wait_ms (that a "
+                "push waits for it, 300). In all of them stand {key}, {repo}, {tag}, {digest} and "
+                "{path} for what changed\n\n"
+                "With --check-cdn nothing is served: content is pushed through the cache at URL "
+                "and "
+                "pulled again, and what is wrong is told, with what to do about it. The exit "
+                "status "
+                "is 1 when something is wrong.",
         .examples = "lamina serve --listen 0.0.0.0:5000\n"
                     "skopeo copy --dest-tls-verify=false docker-archive:web.tar "
-                    "docker://127.0.0.1:5000/web:1.0",
+                    "docker://127.0.0.1:5000/web:1.0\n"
+                    "lamina serve --check-cdn https://registry.example --user me --password-file "
+                    "pw",
         .options = options,
         .args_bytes = sizeof(struct serve_args),
         .run = run,
