@@ -16,6 +16,7 @@
 #include "cas/version.h"
 #include "registry/accesslog.h"
 #include "registry/operation_config.h"
+#include "registry/webhook.h"
 
 #define TICK_MS 1000
 #define UPLOADS_EVERY_S 15
@@ -34,9 +35,10 @@ struct reg_operation {
         struct cas_store *store; /* borrowed, as the next two */
         const struct reg_operation_config *config;
         const struct reg_config *all;
-        struct reg_metrics *metrics;  /* owned, as all that follows */
-        struct reg_accesslog *log;    /* NULL: off */
-        struct reg_http_server *http; /* its own address; NULL: none */
+        struct reg_metrics *metrics;   /* owned, as all that follows */
+        struct reg_webhooks *webhooks; /* NULL: none */
+        struct reg_accesslog *log;     /* NULL: off */
+        struct reg_http_server *http;  /* its own address; NULL: none */
         _Atomic bool stopping;
         uint64_t id_prefix; /* random */
         _Atomic(uint64_t) id_count;
@@ -286,6 +288,34 @@ static void append_stats(struct reg_operation *op, struct cas_buf *out)
         }
 }
 
+static void append_webhooks(struct reg_operation *op, struct cas_buf *out)
+{
+        static const struct {
+                const char *name, *type, *help;
+                size_t offset;
+        } families[] = {
+#define ROW(name, type, help, member)                                                              \
+        {"lamina_webhook_" name, type, help, offsetof(struct reg_webhook_stats, member)}
+                ROW("pending_events", "gauge", "Events that wait to be delivered.", pending_events),
+                ROW("pending_bytes", "gauge", "Bytes of those events.", pending_bytes),
+                ROW("delivered_total", "counter", "Events that were delivered.", delivered),
+                ROW("failures_total", "counter", "Attempts that failed.", failed),
+                ROW("dropped_total", "counter", "Events that found no room.", dropped),
+#undef ROW
+        };
+        for (size_t f = 0; reg_webhooks_count(op->webhooks) > 0 && f < CAS_COUNT(families); f++) {
+                reg_metrics_head(out, families[f].name, families[f].type, families[f].help);
+                for (size_t i = 0; i < reg_webhooks_count(op->webhooks); i++) {
+                        struct reg_webhook_stats s;
+                        uint64_t value;
+                        reg_webhooks_stats(op->webhooks, i, &s);
+                        memcpy(&value, (const char *)&s + families[f].offset, sizeof(value));
+                        cas_buf_printf(out, "%s{webhook=\"%s\"} %llu\n", families[f].name, s.name,
+                                       (unsigned long long)value);
+                }
+        }
+}
+
 static void append_disk(struct reg_operation *op, struct cas_buf *out)
 {
         struct statvfs fs;
@@ -309,6 +339,7 @@ static void reply_metrics(struct reg_operation *op, struct reg_http_req *req)
         reg_metrics_append(op->metrics, &out);
         append_regenerations(op, &out);
         append_stats(op, &out);
+        append_webhooks(op, &out);
         append_disk(op, &out);
         reg_http_reply_header(req, "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
         reg_http_reply_header(req, "Cache-Control", "no-store");
@@ -405,6 +436,7 @@ static void event_seen(void *arg, const struct reg_event *event)
 
 static void operation_free(struct reg_operation *op)
 {
+        reg_webhooks_stop(op->webhooks);
         reg_accesslog_close(op->log);
         reg_metrics_free(op->metrics);
         (void)pthread_cond_destroy(&op->change);
@@ -413,12 +445,15 @@ static void operation_free(struct reg_operation *op)
         free(op);
 }
 
-static int start_parts(struct reg_operation *op, struct cas_err *err)
+static int start_parts(struct reg_operation *op, struct reg_events *events, struct cas_err *err)
 {
         const struct reg_log_config *log = reg_log_config(op->all);
         int rc = 0;
         if (log->access != REG_ACCESS_LOG_OFF)
                 rc = reg_accesslog_open(log, op->metrics, &op->log, err);
+        if (rc == 0)
+                rc = reg_webhooks_start(op->store, reg_config_area(op->all, reg_webhook_area.word),
+                                        NULL, events, &op->webhooks, err);
         if (rc == 0 && op->config->listen) {
                 const struct reg_http_config http = {
                         .listen = op->config->listen,
@@ -450,7 +485,7 @@ int reg_operation_start(struct cas_store *store, const struct reg_config *config
         cas_mutex_init(&op->probe_mutex, "health");
         cas_mutex_init(&op->mutex, "operation");
         cas_cond_init(&op->change);
-        int rc = start_parts(op, err);
+        int rc = start_parts(op, events, err);
         if (rc == 0 && pthread_create(&op->keeper, NULL, keep, op) != 0)
                 rc = cas_fail(err, CAS_E_NOMEM, "no thread for metrics");
         if (rc < 0) {
