@@ -37,6 +37,11 @@ struct reg_hookqueue {
 
 /* ---- records ---- */
 
+static uint64_t record_checksum(const uint8_t *head, const void *payload, size_t payload_bytes)
+{
+        return XXH3_64bits_withSeed(payload, payload_bytes, XXH3_64bits(head, 24));
+}
+
 void reg_hookrecord_encode(const struct reg_hookrecord *rec, struct cas_buf *out)
 {
         size_t at = out->len_bytes;
@@ -45,9 +50,8 @@ void reg_hookrecord_encode(const struct reg_hookrecord *rec, struct cas_buf *out
         cas_buf_append_le64(out, rec->sequence);
         cas_buf_append_le32(out, rec->kind);
         cas_buf_append_le32(out, 0);
-        cas_buf_append_le64(out, 0);
+        cas_buf_append_le64(out, record_checksum(out->data + at, rec->payload, rec->payload_bytes));
         cas_buf_append(out, rec->payload, rec->payload_bytes);
-        cas_put_le64(out->data + at + 24, XXH3_64bits(out->data + at, out->len_bytes - at));
 }
 
 size_t reg_hookrecord_bytes(const void *head)
@@ -61,23 +65,16 @@ size_t reg_hookrecord_bytes(const void *head)
 size_t reg_hookrecord_decode(const void *data, size_t len, struct reg_hookrecord *out)
 {
         const uint8_t *p = data;
-        static const uint8_t zero[8];
         size_t bytes = len >= REG_HOOKRECORD_HEAD_BYTES ? reg_hookrecord_bytes(p) : 0;
         if (bytes == 0 || bytes > len)
                 return 0;
-        XXH3_state_t state;
-        XXH3_INITSTATE(&state);
-        (void)XXH3_64bits_reset(&state);
-        (void)XXH3_64bits_update(&state, p, 24);
-        (void)XXH3_64bits_update(&state, zero, sizeof(zero));
-        (void)XXH3_64bits_update(&state, p + REG_HOOKRECORD_HEAD_BYTES,
-                                 bytes - REG_HOOKRECORD_HEAD_BYTES);
         uint32_t kind = cas_get_le32(p + 16);
         *out = (struct reg_hookrecord){.kind = (enum reg_hookrecord_kind)kind,
                                        .sequence = cas_get_le64(p + 8),
                                        .payload = p + REG_HOOKRECORD_HEAD_BYTES,
                                        .payload_bytes = bytes - REG_HOOKRECORD_HEAD_BYTES};
-        if (XXH3_64bits_digest(&state) != cas_get_le64(p + 24) || cas_get_le32(p + 20) != 0)
+        if (record_checksum(p, out->payload, out->payload_bytes) != cas_get_le64(p + 24) ||
+            cas_get_le32(p + 20) != 0)
                 return 0;
         if (kind == REG_HOOKRECORD_DELIVERED)
                 return out->payload_bytes == 0 ? bytes : 0;

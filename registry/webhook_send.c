@@ -39,7 +39,8 @@ int reg_webhook_http_new(const struct reg_webhook_config *hook, struct reg_webho
                 .connections_per_host = 1,
                 .connections = 1,
                 .connect_timeout_ms = (unsigned)hook->timeout_s * 1000,
-                .idle_timeout_ms = (unsigned)hook->timeout_s * 1000,
+                .idle_timeout_ms =
+                        (unsigned)hook->timeout_s * 100, /* tenfold for answers to POST */
         };
         struct reg_webhook_http *h = cas_xcalloc(1, sizeof(*h));
         int rc = reg_httpc_new(&config, &h->client, err);
