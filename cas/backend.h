@@ -34,6 +34,7 @@ struct cas_backend {
 /* Content that is elsewhere: what a layer that has not wholly come is made of. */
 struct cas_remote;
 struct cas_publish;
+struct cas_layer_record;
 struct cas_remote_ops {
         /* Adds objects of the layer to a publication, which the caller commits; chunks that are
          * here already do not travel. Ids are checked. Blocks. Errors: NOTFOUND, CORRUPT (other
@@ -41,6 +42,11 @@ struct cas_remote_ops {
         int (*fetch_objects)(struct cas_remote *r, const struct cas_digest *layer,
                              const struct cas_hash *ids, size_t count, struct cas_publish *p,
                              struct cas_err *err);
+        /* All files of the layer are here: adds its blob, by a recipe that is proved here or by its
+         * bytes, and its record as a decoded layer, and commits. Blocks. Errors: as above. */
+        int (*finish_layer)(struct cas_remote *r, struct cas_store *s,
+                            const struct cas_layer_record *layer, uint64_t blob_bytes,
+                            const struct cas_progress *progress, struct cas_err *err);
         void (*close)(struct cas_remote *r);
 };
 /* Implementations embed this as their first member. */

@@ -12,6 +12,7 @@ void cas_elsewhere_encode(const struct cas_elsewhere_layer *rec, struct cas_buf 
 {
         cas_varint_append(out, rec->blob_bytes);
         cas_varint_append(out, rec->added_unix_s);
+        cas_buf_append_byte(out, rec->on_demand_only);
         cas_digest_append(out, &rec->manifest);
         cas_text_append(out, rec->source);
         cas_layer_record_encode(&rec->layer, out);
@@ -24,9 +25,11 @@ int cas_elsewhere_decode(const struct cas_digest *blob, const void *data, size_t
         memset(out, 0, sizeof(*out));
         out->blob_bytes = cas_cursor_varint(&c);
         out->added_unix_s = cas_cursor_varint(&c);
+        uint8_t flags = cas_cursor_u8(&c);
+        out->on_demand_only = flags;
         cas_cursor_digest(&c, &out->manifest);
         cas_cursor_text(&c, out->source, sizeof(out->source));
-        if (c.failed)
+        if (c.failed || flags > 1)
                 return cas_fail(err, CAS_E_CORRUPT, "elsewhere: malformed");
         return cas_layer_record_decode(blob, c.at, cas_cursor_left(&c), &out->layer, err);
 }
@@ -73,9 +76,18 @@ int cas_elsewhere_layer(struct cas_store *s, const struct cas_digest *blob,
         }
         cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
         rc = cas_elsewhere_stat(s, blob, rec, err);
-        if (rc == 0)
+        if (rc == 0) {
                 *out = rec->layer;
+                out->is_elsewhere = true;
+        }
         return rc;
+}
+
+bool cas_layer_is_elsewhere(struct cas_store *s, const struct cas_digest *blob)
+{
+        cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
+        struct cas_err ignored = CAS_ERR_INIT;
+        return cas_elsewhere_stat(s, blob, rec, &ignored) == 0;
 }
 
 struct each {

@@ -34,6 +34,7 @@ struct cas_elsewhere_layer {
         struct cas_layer_record layer;
         uint64_t blob_bytes;
         uint64_t added_unix_s;              /* set by cas_elsewhere_put */
+        bool on_demand_only;                /* nothing is brought in the background */
         struct cas_digest manifest;         /* of the image that wanted it first */
         char source[CAS_SOURCE_TEXT_BYTES]; /* e.g. "HOST/NAME"; means something to `open` alone */
 };
@@ -52,5 +53,28 @@ int cas_elsewhere_layer(struct cas_store *s, const struct cas_digest *blob,
 int cas_elsewhere_each(struct cas_store *s,
                        bool (*fn)(void *arg, const struct cas_elsewhere_layer *layer), void *arg,
                        struct cas_err *err) CAS_MUST_CHECK;
+
+/* ---- bringing ---- */
+
+/* Has the object brought, and waits until it is here, but no longer than hold_ms after it was first
+ * asked for. 0: it is here. Small files beside it come along. Thread-safe.
+ * Errors: BUSY (it is on its way: ask again), NOTFOUND (no layer that is elsewhere has it), IO (its
+ * source was away for too long, or does not have it), CORRUPT (other bytes), NOSPACE. */
+int cas_elsewhere_bring(struct cas_store *s, const struct cas_hash *id, unsigned hold_ms,
+                        struct cas_err *err) CAS_MUST_CHECK;
+
+struct cas_elsewhere_progress {
+        uint64_t file_count, file_bytes; /* distinct contents that the layer has */
+        uint64_t here_count, here_bytes; /* of them */
+};
+/* Errors: NOTFOUND (the layer is not elsewhere). */
+int cas_elsewhere_progress(struct cas_store *s, const struct cas_digest *blob,
+                           struct cas_elsewhere_progress *out, struct cas_err *err) CAS_MUST_CHECK;
+
+/* Brings all of a layer and makes it an ordinary one; done at once when it is that already. Blocks.
+ * progress counts bytes of files, and may be NULL. Errors: NOTFOUND (no such layer here or
+ * elsewhere), IO (the source is away: the message says what is missing), CORRUPT. */
+int cas_elsewhere_complete(struct cas_store *s, const struct cas_digest *blob,
+                           const struct cas_progress *progress, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "cas/blobcache_int.h"
 #include "cas/dirwalk_int.h"
+#include "cas/elsewhere_int.h"
 #include "cas/fsck_int.h"
 #include "cas/layer.h"
 #include "cas/recipe_int.h"
@@ -38,7 +39,7 @@ void cas_fsck_say(struct cas_fsck_run *run, enum cas_fsck_message message, const
         cas_mutex_lock(&run->mutex);
         if (messages[message].severity == CAS_FSCK_ERROR)
                 run->out->errors++;
-        else
+        else if (messages[message].severity == CAS_FSCK_WARNING)
                 run->out->warnings++;
         if (run->fn)
                 run->fn(run->arg, messages[message].severity, messages[message].id, subject, text);
@@ -365,6 +366,59 @@ static int check_layer(void *arg, const void *key, size_t key_len, const void *v
         return check_listing(run, text, &rec, err);
 }
 
+/* ---- layers that are elsewhere ---- */
+
+static int count_files(struct cas_fsck_run *run, const struct cas_listing *listing, uint64_t *files,
+                       uint64_t *here, struct cas_err *err)
+{
+        struct cas_hashset seen = CAS_HASHSET_INIT;
+        int rc = 0;
+        for (size_t i = 0; rc == 0 && i < listing->count; i++) {
+                const struct cas_entry *e = &listing->entries[i];
+                bool is_here = false;
+                if (e->type != CAS_ENTRY_FILE || e->size_bytes <= CAS_INLINE_BYTES_MAX ||
+                    !cas_hashset_add(&seen, e->object.bytes))
+                        continue;
+                rc = cas_index_has(run->s->index, CAS_FAMILY_OBJECTS, e->object.bytes,
+                                   CAS_HASH_BYTES, &is_here, err);
+                ++*files;
+                *here += is_here;
+        }
+        cas_hashset_release(&seen);
+        return rc;
+}
+
+static int check_elsewhere(void *arg, const void *key, size_t key_len, const void *value,
+                           size_t value_len, struct cas_err *err)
+{
+        struct cas_fsck_run *run = arg;
+        cas_cleanup_listing struct cas_listing listing = {0};
+        struct cas_elsewhere_layer rec;
+        struct cas_digest blob;
+        struct cas_err bad = CAS_ERR_INIT;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        uint64_t files = 0, here = 0;
+        if (cas_digest_value_decode(key, key_len, &blob, &bad) < 0 ||
+            cas_elsewhere_decode(&blob, value, value_len, &rec, &bad) < 0) {
+                cas_fsck_say(run, CAS_FSCK_RECORD_MALFORMED, "elsewhere", "%s", bad.msg);
+                return 0;
+        }
+        struct cas_layer_record layer;
+        if (cas_layer_stat(run->s, &blob, &layer, &bad) == 0)
+                return 0; /* it came otherwise, and the record is about to go */
+        cas_digest_text(&blob, text);
+        if (cas_layer_listing(run->s, &rec.layer, &listing, &bad) < 0) {
+                cas_fsck_say(run, CAS_FSCK_LAYER_LISTING, text, "%s", bad.msg);
+                return 0;
+        }
+        int rc = count_files(run, &listing, &files, &here, err);
+        if (rc == 0)
+                cas_fsck_say(run, CAS_FSCK_LAYER_ELSEWHERE, text,
+                             "%llu of %llu files are here, the others at %s",
+                             (unsigned long long)here, (unsigned long long)files, rec.source);
+        return rc;
+}
+
 /* ---- trees ---- */
 
 struct trees {
@@ -447,6 +501,10 @@ static int check_all(struct cas_fsck_run *run, struct cas_err *err)
         if (rc == 0)
                 rc = cas_index_scan(run->s->index, &(struct cas_scan){.family = CAS_FAMILY_LAYERS},
                                     check_layer, run, err);
+        if (rc == 0)
+                rc = cas_index_scan(run->s->index,
+                                    &(struct cas_scan){.family = CAS_FAMILY_ELSEWHERE},
+                                    check_elsewhere, run, err);
         if (rc == 0)
                 rc = check_trees(run, err);
         if (rc == 0)

@@ -23,6 +23,7 @@
         X(OBJECT_MISSING, ERROR, "object-missing", "a layer needs an object that is not there")    \
         X(LAYER_BLOB, ERROR, "layer-blob", "the blob of a decoded layer is not there")             \
         X(LAYER_LISTING, ERROR, "layer-listing", "the listing of a layer cannot be read")          \
+        X(LAYER_ELSEWHERE, NOTE, "layer-elsewhere", "a layer has not wholly come")                 \
         X(BLOB_MISSING, ERROR, "blob-missing", "a blob of the index has no file")                  \
         X(BLOB_SIZE, ERROR, "blob-size", "the file of a blob has another size")                    \
         X(BLOB_DIGEST, ERROR, "blob-digest", "the file of a blob has another digest")              \

@@ -16,7 +16,11 @@ static int has_blob(struct cas_fsck_run *run, const struct cas_digest *digest, b
 {
         struct cas_record_key key;
         cas_key_digest(digest, &key);
-        return cas_index_has(run->s->index, CAS_FAMILY_BLOBS, key.bytes, key.len, out, err);
+        int rc = cas_index_has(run->s->index, CAS_FAMILY_BLOBS, key.bytes, key.len, out, err);
+        if (rc == 0 && !*out) /* told of as such */
+                rc = cas_index_has(run->s->index, CAS_FAMILY_ELSEWHERE, key.bytes, key.len, out,
+                                   err);
+        return rc;
 }
 
 static int check_reference(struct cas_fsck_run *run, const char *subject,

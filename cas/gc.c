@@ -430,6 +430,7 @@ int cas_gc(struct cas_store *s, const struct cas_gc_options *options,
         int rc = collect(&gc, err);
         atomic_fetch_add(&s->collections, 1);
         cas_store_exclusive_end(s);
+        cas_elsewhere_changed(s);
         cas_gc_marks_release(&gc.marks);
         cas_hashset_release(&gc.trees);
         cas_hashset_release(&gc.fileless);

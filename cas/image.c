@@ -5,6 +5,7 @@
 
 #include "cas/blob.h"
 #include "cas/chain_int.h"
+#include "cas/elsewhere.h"
 #include "cas/pool.h"
 #include "cas/progress.h"
 #include "cas/store_int.h"
@@ -264,7 +265,7 @@ static int decode_all(struct cas_store *s, struct decode *todo, size_t count, st
         return 0;
 }
 
-static int image_decode_layers(struct cas_store *s, const struct cas_progress *progress,
+static int image_decode_layers(struct cas_store *s, const struct cas_progress *progress, bool lazy,
                                struct cas_image *image, struct cas_err *err)
 {
         const struct cas_manifest *m = &image->manifest;
@@ -274,7 +275,8 @@ static int image_decode_layers(struct cas_store *s, const struct cas_progress *p
         image->layers = cas_xcalloc(m->child_count + 1, sizeof(*image->layers));
         for (size_t i = 0; i < m->child_count; i++) {
                 struct cas_err miss = CAS_ERR_INIT;
-                int r = cas_layer_stat(s, &m->children[i].digest, &image->layers[i], &miss);
+                int r = (lazy ? cas_elsewhere_layer : cas_layer_stat)(s, &m->children[i].digest,
+                                                                      &image->layers[i], &miss);
                 if (r == 0)
                         continue;
                 if (r != -CAS_E_NOTFOUND) {
@@ -326,9 +328,9 @@ int cas_image_find(struct cas_store *s, const struct cas_ref *ref,
         return 0;
 }
 
-int cas_image_open_manifest(struct cas_store *s, const struct cas_digest *manifest,
-                            const struct cas_progress *progress, struct cas_image *out,
-                            struct cas_err *err)
+/* The image of a manifest that the store has: ref stays empty. */
+static int image_find_manifest(struct cas_store *s, const struct cas_digest *manifest,
+                               struct cas_image *out, struct cas_err *err)
 {
         cas_cleanup_image struct cas_image image = {.top.digest = *manifest,
                                                     .manifest_digest = *manifest};
@@ -337,8 +339,21 @@ int cas_image_open_manifest(struct cas_store *s, const struct cas_digest *manife
                 r = cas_fail(err, CAS_E_INVALID, "an index of images, not one");
         if (r == 0)
                 r = image_read_config(s, NULL, &image, err);
-        if (r == 0)
-                r = image_decode_layers(s, progress, &image, err);
+        if (r < 0)
+                return r;
+        *out = image;
+        image = (struct cas_image){0};
+        return 0;
+}
+
+/* Takes what was found, and frees it on failure. */
+static int image_open_found(struct cas_store *s, struct cas_image *found, bool lazy,
+                            const struct cas_progress *progress, struct cas_image *out,
+                            struct cas_err *err)
+{
+        cas_cleanup_image struct cas_image image = *found;
+        *found = (struct cas_image){0};
+        int r = image_decode_layers(s, progress, lazy, &image, err);
         if (r == 0)
                 r = image_check_diff_ids(&image, err);
         if (r < 0)
@@ -348,21 +363,33 @@ int cas_image_open_manifest(struct cas_store *s, const struct cas_digest *manife
         return 0;
 }
 
+int cas_image_open_manifest(struct cas_store *s, const struct cas_digest *manifest,
+                            const struct cas_progress *progress, struct cas_image *out,
+                            struct cas_err *err)
+{
+        struct cas_image found;
+        int r = image_find_manifest(s, manifest, &found, err);
+        return r < 0 ? r : image_open_found(s, &found, false, progress, out, err);
+}
+
 int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
                    const struct cas_platform *platform, const struct cas_progress *progress,
                    struct cas_image *out, struct cas_err *err)
 {
-        cas_cleanup_image struct cas_image image = {0};
-        int r = cas_image_find(s, ref, platform, &image, err);
-        if (r == 0)
-                r = image_decode_layers(s, progress, &image, err);
-        if (r == 0)
-                r = image_check_diff_ids(&image, err);
-        if (r < 0)
-                return r;
-        *out = image;
-        image = (struct cas_image){0};
-        return 0;
+        struct cas_image found;
+        int r = cas_image_find(s, ref, platform, &found, err);
+        return r < 0 ? r : image_open_found(s, &found, false, progress, out, err);
+}
+
+int cas_image_open_lazy(struct cas_store *s, const struct cas_ref *ref,
+                        const struct cas_platform *platform, const struct cas_digest *manifest,
+                        const struct cas_progress *progress, struct cas_image *out,
+                        struct cas_err *err)
+{
+        struct cas_image found;
+        int r = manifest ? image_find_manifest(s, manifest, &found, err)
+                         : cas_image_find(s, ref, platform, &found, err);
+        return r < 0 ? r : image_open_found(s, &found, true, progress, out, err);
 }
 
 void cas_image_release(struct cas_image *i)

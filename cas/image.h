@@ -83,6 +83,7 @@ struct cas_manifest_put_options {
         const char *media_type;
         const struct cas_digest *expected; /* may be NULL */
         bool allow_sparse;
+        bool allow_elsewhere; /* layers may be noted as elsewhere (cas/elsewhere.h) */
         bool linked_only;
         const char *const *tags; /* more of them, in the same publication */
         size_t tag_count;
@@ -142,6 +143,12 @@ int cas_image_open(struct cas_store *s, const struct cas_ref *ref,
 int cas_image_open_manifest(struct cas_store *s, const struct cas_digest *manifest,
                             const struct cas_progress *progress, struct cas_image *out,
                             struct cas_err *err) CAS_MUST_CHECK;
+/* The same two for a mount: layers that are elsewhere (cas/elsewhere.h) count as decoded, and what
+ * they lack is brought when it is read. manifest NULL: by ref and platform. */
+int cas_image_open_lazy(struct cas_store *s, const struct cas_ref *ref,
+                        const struct cas_platform *platform, const struct cas_digest *manifest,
+                        const struct cas_progress *progress, struct cas_image *out,
+                        struct cas_err *err) CAS_MUST_CHECK;
 /* The trees that a mount of the image stacks, topmost first (design: a chain may be cut at
  * the longest prefix that other images stand on). */
 #define CAS_IMAGE_TREES_MAX 2

@@ -13,6 +13,7 @@
 
 #include "cas/blobstream.h"
 #include "cas/decompress.h"
+#include "cas/elsewhere_int.h"
 #include "cas/extract.h"
 #include "cas/hashpipe.h"
 #include "cas/layer_int.h"
@@ -320,12 +321,27 @@ struct ensure {
         const struct cas_progress *progress;
 };
 
+int cas_layer_decode(struct cas_store *s, const struct cas_digest *blob,
+                     const struct cas_progress *progress, struct cas_layer_record *out,
+                     struct cas_err *err)
+{
+        bool found;
+        int rc = layer_find(s, blob, &found, out, err);
+        return rc < 0 || found ? rc : decode_blob(s, blob, progress, out, err);
+}
+
 static int ensure_layer(void *arg, void *result, struct cas_err *err)
 {
         const struct ensure *e = arg;
-        bool found;
-        int rc = layer_find(e->s, e->blob, &found, result, err);
-        return rc < 0 || found ? rc : decode_blob(e->s, e->blob, e->progress, result, err);
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_layer_decode(e->s, e->blob, e->progress, result, &miss);
+        if (rc != -CAS_E_NOTFOUND || !cas_layer_is_elsewhere(e->s, e->blob)) {
+                if (rc < 0)
+                        *err = miss;
+                return rc;
+        }
+        rc = cas_elsewhere_complete(e->s, e->blob, e->progress, err);
+        return rc < 0 ? rc : cas_layer_stat(e->s, e->blob, result, err);
 }
 
 int cas_layer_ensure(struct cas_store *s, const struct cas_digest *blob,

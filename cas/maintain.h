@@ -26,7 +26,7 @@ int cas_gc(struct cas_store *s, const struct cas_gc_options *options,
            const struct cas_progress *progress, struct cas_gc_result *out,
            struct cas_err *err) CAS_MUST_CHECK;
 
-enum cas_fsck_severity { CAS_FSCK_ERROR, CAS_FSCK_WARNING };
+enum cas_fsck_severity { CAS_FSCK_ERROR, CAS_FSCK_WARNING, CAS_FSCK_NOTE };
 /* Message ids are stable (spec/store.md); `subject` names the thing. */
 typedef void (*cas_fsck_fn)(void *arg, enum cas_fsck_severity severity, const char *id,
                             const char *subject, const char *message);

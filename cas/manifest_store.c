@@ -5,6 +5,7 @@
 #include "cas/blob.h"
 #include "cas/chain_int.h"
 #include "cas/commit_int.h"
+#include "cas/elsewhere.h"
 #include "cas/image.h"
 
 struct manifest_put {
@@ -12,6 +13,16 @@ struct manifest_put {
         const struct cas_manifest_put_options *options;
         struct cas_publish *p; /* borrowed */
 };
+
+static int stat_elsewhere(struct cas_store *s, const struct cas_digest *digest,
+                          uint64_t *size_bytes, struct cas_err *err)
+{
+        cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
+        int r = cas_elsewhere_stat(s, digest, rec, err);
+        if (r == 0)
+                *size_bytes = rec->blob_bytes;
+        return r;
+}
 
 /* A blob that the manifest names: there, of the right size, and linked from now on. */
 static int put_blob(struct manifest_put *put, const struct cas_descriptor *d, struct cas_err *err)
@@ -27,6 +38,8 @@ static int put_blob(struct manifest_put *put, const struct cas_descriptor *d, st
         uint64_t size_bytes = 0;
         struct cas_err miss = CAS_ERR_INIT;
         r = here ? cas_blob_stat(put->s, &d->digest, &size_bytes, &miss) : -CAS_E_NOTFOUND;
+        if (r == -CAS_E_NOTFOUND && put->options->allow_elsewhere)
+                r = stat_elsewhere(put->s, &d->digest, &size_bytes, &miss);
         if (r == -CAS_E_NOTFOUND) {
                 if (d->foreign)
                         return 0;

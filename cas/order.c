@@ -5,6 +5,7 @@
 
 #include "cas/blob.h"
 #include "cas/elsewhere_int.h"
+#include "cas/learner_int.h"
 #include "cas/map.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
@@ -106,11 +107,9 @@ bool cas_order_manifest(const void *key, size_t key_len, const void *value, size
 
 /* ---- from one version of an image to the next ---- */
 
-/* Calls fn for each file with an object, lowest layer first. A layer that is not here is passed
- * over. */
-static int each_file(struct cas_store *s, const struct cas_digest *manifest,
-                     void (*fn)(void *arg, const struct cas_entry *file), void *arg,
-                     struct cas_err *err)
+int cas_order_each_file(struct cas_store *s, const struct cas_digest *manifest,
+                        void (*fn)(void *arg, const struct cas_entry *file), void *arg,
+                        struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
         cas_cleanup_manifest struct cas_manifest m = {0};
@@ -164,10 +163,10 @@ static int carry_over(struct cas_store *s, const struct cas_digest *from,
         struct carry c = {.rank = rank, .paths = paths, .ids = ids};
         for (size_t i = 0; i < *count; i++)
                 *cas_map_put(rank, ids[i].bytes, CAS_HASH_BYTES, NULL) = i + 1;
-        if (each_file(s, from, note_path, &c, err) < 0)
+        if (cas_order_each_file(s, from, note_path, &c, err) < 0)
                 return -(int)err->code;
         memset(ids, 0, *count * sizeof(*ids));
-        if (each_file(s, to, carry_path, &c, err) < 0)
+        if (cas_order_each_file(s, to, carry_path, &c, err) < 0)
                 return -(int)err->code;
         size_t kept = 0;
         for (size_t i = 0; i < *count; i++) {

@@ -25,4 +25,10 @@ int cas_order_find(struct cas_store *s, const char *repo, const struct cas_diges
                    struct cas_hash **ids, size_t *count, size_t max,
                    struct cas_err *err) CAS_MUST_CHECK;
 
+/* The image is being mounted: what is first read in the next half minute becomes its order, once
+ * for each process. Cheap. */
+void cas_order_watch(struct cas_store *s, const char *repo, const struct cas_digest *manifest);
+/* The object was asked for by a reader. Cheap while nothing is watched. */
+void cas_order_seen(struct cas_store *s, const struct cas_hash *id);
+
 #endif

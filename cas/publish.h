@@ -74,6 +74,7 @@ struct cas_layer_record {
         struct cas_hash listing; /* object that holds the layer listing (spec/layer.md) */
         uint32_t listing_version;
         uint8_t compression; /* enum cas_compression of cas/decompress.h */
+        bool is_elsewhere;   /* not recorded: as another store tells it, and not proved */
 };
 int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *layer,
                       struct cas_err *err) CAS_MUST_CHECK;

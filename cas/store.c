@@ -13,8 +13,10 @@
 #include "cas/flights_int.h"
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
+#include "cas/elsewhere_int.h"
 #include "cas/format_int.h"
 #include "cas/kept_int.h"
+#include "cas/learner_int.h"
 #include "cas/map.h"
 #include "cas/packset_int.h"
 #include "cas/pool.h"
@@ -366,6 +368,8 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->commit_last = &s->commit_first;
         s->uploads = cas_map_new();
         s->trees = cas_trees_new();
+        s->elsewhere = cas_elsewhere_new(s);
+        s->learner = cas_learner_new();
         s->blobcache = cas_blobcache_new();
         s->blob_cache_bytes = config->blob_cache_bytes;
         blob_files_init(&s->blob_files);
@@ -412,6 +416,7 @@ void cas_store_close(struct cas_store *s)
 {
         if (!s)
                 return;
+        cas_elsewhere_end(s->elsewhere); /* it may be publishing */
         cas_flights_free(s->flights); /* they may be sharing the store */
         cas_assert(s->publication_count == 0);
         if (s->packset)
@@ -426,6 +431,8 @@ void cas_store_close(struct cas_store *s)
         cas_index_close(s->index);
         cas_uploads_free(s);
         cas_trees_free(s->trees);
+        cas_elsewhere_free(s->elsewhere);
+        cas_learner_free(s->learner);
         cas_blobcache_free(s->blobcache);
         (void)pthread_rwlock_destroy(&s->blob_files);
         (void)pthread_cond_destroy(&s->exclusive_change);

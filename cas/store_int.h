@@ -9,8 +9,10 @@
 
 struct cas_blobcache;
 struct cas_blockcache;
+struct cas_elsewhere;
 struct cas_flights;
 struct cas_journal;
+struct cas_learner;
 struct cas_map;
 struct cas_packset;
 struct cas_pool;
@@ -37,6 +39,9 @@ struct cas_store {
         struct cas_pool *pool;
         struct cas_trees *trees;     /* has its own lock (cas/tree.c) */
         struct cas_flights *flights; /* has its own locks (cas/blobstream.c) */
+
+        struct cas_elsewhere *elsewhere; /* has its own locks (cas/elsewherebring.c) */
+        struct cas_learner *learner;     /* has its own lock (cas/learner.c) */
 
         /* Publications share the store, maintenance has it alone. A publication never waits for
          * one that waits, so that a thread may hold two. */

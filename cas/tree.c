@@ -109,8 +109,15 @@ void cas_tree_key(const struct cas_tree_chain *chain, struct cas_hash *out)
         cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
         cas_buf_append_le32(&text, CAS_TREE_VERSION);
         cas_buf_append_le32(&text, (uint32_t)chain->base_count | (chain->alone ? KEY_ALONE : 0));
-        for (size_t i = 0; i < chain->count; i++)
-                cas_digest_append(&text, &chain->layers[i].diff_id);
+        for (size_t i = 0; i < chain->count; i++) {
+                const struct cas_layer_record *layer = &chain->layers[i];
+                cas_digest_append(&text, &layer->diff_id);
+                if (!layer->is_elsewhere)
+                        continue;
+                /* What another store tells of a layer stands for itself until it is proved. */
+                cas_buf_append_byte(&text, 0);
+                cas_buf_append(&text, layer->listing.bytes, CAS_HASH_BYTES);
+        }
         cas_sha256(text.data, text.len_bytes, out);
 }
 

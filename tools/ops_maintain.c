@@ -42,13 +42,26 @@ int op_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx,
         return 0;
 }
 
+static const char *severity_name(enum cas_fsck_severity severity)
+{
+        switch (severity) {
+        case CAS_FSCK_ERROR:
+                return "error";
+        case CAS_FSCK_WARNING:
+                return "warning";
+        case CAS_FSCK_NOTE:
+                return "note";
+        }
+        return "error";
+}
+
 static void finding_seen(void *arg, enum cas_fsck_severity severity, const char *id,
                          const char *subject, const char *message)
 {
-        json_array_append_new(arg, json_pack("{s:s, s:s, s:o, s:o}", "severity",
-                                             severity == CAS_FSCK_ERROR ? "error" : "warning", "id",
-                                             id, "subject", op_text_json(subject), "message",
-                                             op_text_json(message)));
+        json_array_append_new(arg,
+                              json_pack("{s:s, s:s, s:o, s:o}", "severity", severity_name(severity),
+                                        "id", id, "subject", op_text_json(subject), "message",
+                                        op_text_json(message)));
 }
 
 int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
