@@ -21,9 +21,9 @@ int cas_elsewhere_drop(struct cas_store *s, const struct cas_digest *blob,
 
 bool cas_layer_is_elsewhere(struct cas_store *s, const struct cas_digest *blob);
 /* Decodes a blob that is here, unless it was decoded before (cas/layer.c). */
-int cas_layer_decode(struct cas_store *s, const struct cas_digest *blob,
-                     const struct cas_progress *progress, struct cas_layer_record *out,
-                     struct cas_err *err) CAS_MUST_CHECK;
+int cas_layer_decode_here(struct cas_store *s, const struct cas_digest *blob,
+                          const struct cas_progress *progress, struct cas_layer_record *out,
+                          struct cas_err *err) CAS_MUST_CHECK;
 
 /* The manifest that an entry of the family `orders` is about; false for a malformed one. */
 bool cas_order_manifest(const void *key, size_t key_len, const void *value, size_t value_len,

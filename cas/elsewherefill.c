@@ -183,7 +183,7 @@ static int finish(struct cas_elsewhere *e, const struct cas_elsewhere_layer *rec
         struct cas_remote *remote;
         struct cas_err miss = CAS_ERR_INIT;
         if (cas_blob_stat(e->store, &rec->layer.blob, NULL, &miss) == 0) {
-                if (cas_layer_decode(e->store, &rec->layer.blob, progress, &layer, err) < 0)
+                if (cas_layer_decode_here(e->store, &rec->layer.blob, progress, &layer, err) < 0)
                         return -(int)err->code;
         } else {
                 if (cas_source_remote(e, source, &remote, err) < 0)

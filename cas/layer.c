@@ -321,9 +321,9 @@ struct ensure {
         const struct cas_progress *progress;
 };
 
-int cas_layer_decode(struct cas_store *s, const struct cas_digest *blob,
-                     const struct cas_progress *progress, struct cas_layer_record *out,
-                     struct cas_err *err)
+int cas_layer_decode_here(struct cas_store *s, const struct cas_digest *blob,
+                          const struct cas_progress *progress, struct cas_layer_record *out,
+                          struct cas_err *err)
 {
         bool found;
         int rc = layer_find(s, blob, &found, out, err);
@@ -334,7 +334,7 @@ static int ensure_layer(void *arg, void *result, struct cas_err *err)
 {
         const struct ensure *e = arg;
         struct cas_err miss = CAS_ERR_INIT;
-        int rc = cas_layer_decode(e->s, e->blob, e->progress, result, &miss);
+        int rc = cas_layer_decode_here(e->s, e->blob, e->progress, result, &miss);
         if (rc != -CAS_E_NOTFOUND || !cas_layer_is_elsewhere(e->s, e->blob)) {
                 if (rc < 0)
                         *err = miss;
