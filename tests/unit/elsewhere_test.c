@@ -264,7 +264,7 @@ static void collection_keeps_what_images_want(void **state)
         ok(cas_elsewhere_bring(t->store, &old, LONG_MS, &err));
         struct cas_lease lease = {.id = "mount:1", .root = gone.manifest};
         ok(cas_lease_put(t->store, &lease, &err));
-        ok(cas_manifest_delete(t->store, "other", NULL, &gone.manifest, &err));
+        ok(cas_manifest_delete(t->store, "other", NULL, &gone.manifest, NULL, NULL, &err));
         ok(cas_gc(t->store, &all, NULL, &gc, &err));
         expect_file(t->store, &id, 3);
         expect_file(t->store, &old, 1003); /* it is mounted */
