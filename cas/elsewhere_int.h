@@ -80,7 +80,8 @@ struct cas_elsewhere {
         struct cas_mutex loading; /* who looks at the records; outside of every lock of the store */
         struct cas_mutex mutex;   /* "elsewhere": guards all below; a leaf */
         pthread_cond_t changed;
-        bool stale; /* records changed: parts are to be looked at */
+        uint64_t changes,
+                seen_changes; /* of records: parts are to be looked at while they differ */
         bool ending;
         struct cas_part *parts;
         struct cas_part_source *sources;
@@ -104,6 +105,7 @@ bool cas_elsewhere_wait_locked(struct cas_elsewhere *e, uint64_t until_ms);
 /* Looks at the records when they changed. Called without the lock, and takes part in the store:
  * not by who has it alone. */
 int cas_elsewhere_settle(struct cas_elsewhere *e, struct cas_err *err) CAS_MUST_CHECK;
+bool cas_elsewhere_is_stale_locked(const struct cas_elsewhere *e);
 /* NULL: not elsewhere. */
 struct cas_part *cas_part_find_locked(struct cas_elsewhere *e, const struct cas_digest *blob);
 /* The file, of whatever part, that has the object and is not here; NULL: none. */

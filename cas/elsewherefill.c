@@ -386,7 +386,7 @@ static void filler_wait(struct cas_filler *fl, uint64_t ms)
         struct cas_elsewhere *e = fl->store->elsewhere;
         uint64_t until = cas_elsewhere_now_ms() + ms;
         cas_mutex_lock(&e->mutex);
-        while (!e->ending && !e->stale && filler_goes_on(fl)) {
+        while (!e->ending && !cas_elsewhere_is_stale_locked(e) && filler_goes_on(fl)) {
                 if (!cas_elsewhere_wait_locked(e, until))
                         break;
         }

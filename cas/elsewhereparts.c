@@ -251,23 +251,29 @@ static int look(struct cas_elsewhere *e, struct cas_err *err)
         return rc;
 }
 
+bool cas_elsewhere_is_stale_locked(const struct cas_elsewhere *e)
+{
+        cas_assert_held(&e->mutex);
+        return e->seen_changes != e->changes;
+}
+
 int cas_elsewhere_settle(struct cas_elsewhere *e, struct cas_err *err)
 {
         cas_mutex_lock(&e->mutex);
-        bool stale = e->stale;
+        bool stale = cas_elsewhere_is_stale_locked(e);
         cas_mutex_unlock(&e->mutex);
         if (!stale)
                 return 0;
         cas_store_shared_begin(e->store); /* no collection meanwhile */
         cas_mutex_lock(&e->loading);
         cas_mutex_lock(&e->mutex);
-        stale = e->stale;
-        e->stale = false;
+        uint64_t changes = e->changes;
+        stale = cas_elsewhere_is_stale_locked(e);
         cas_mutex_unlock(&e->mutex);
         int rc = stale ? look(e, err) : 0;
-        if (rc < 0) {
+        if (rc == 0) {
                 cas_mutex_lock(&e->mutex);
-                e->stale = true;
+                e->seen_changes = changes;
                 cas_mutex_unlock(&e->mutex);
         }
         cas_mutex_unlock(&e->loading);
@@ -278,7 +284,7 @@ int cas_elsewhere_settle(struct cas_elsewhere *e, struct cas_err *err)
 void cas_elsewhere_changed(struct cas_store *s)
 {
         cas_mutex_lock(&s->elsewhere->mutex);
-        s->elsewhere->stale = true;
+        s->elsewhere->changes++;
         (void)pthread_cond_broadcast(&s->elsewhere->changed);
         cas_mutex_unlock(&s->elsewhere->mutex);
 }
@@ -304,7 +310,7 @@ struct cas_elsewhere *cas_elsewhere_new(struct cas_store *s)
         struct cas_elsewhere *e = cas_xcalloc(1, sizeof(*e));
         e->store = s;
         e->remotes.wait_ms = CAS_ELSEWHERE_WAIT_MS;
-        e->stale = true;
+        e->changes = 1;
         e->places = cas_map_new();
         cas_mutex_init(&e->loading, "elsewhere.loading");
         cas_mutex_init(&e->mutex, "elsewhere");
