@@ -495,6 +495,7 @@ static void the_spec_lists_what_fsck_says(void **state CAS_UNUSED)
         static const char *const rows[] = {
 #define ERROR "error"
 #define WARNING "warning"
+#define NOTE "note"
 #define X(name, severity, id, meaning) "| `" id "` | " severity " | " meaning " |\n",
                 CAS_FSCK_TABLE(X)
 #undef X
