@@ -182,6 +182,25 @@ static void tell_put(const struct manifest_put *put, const struct cas_manifest_i
         }
 }
 
+/* An index may name what is not here; whoever pushed it by mistake is told (a warning has no date,
+ * distribution-spec). */
+static void warn_sparse(struct reg_call *call, const struct cas_manifest *manifest)
+{
+        size_t absent = 0;
+        for (size_t i = 0; manifest->kind == CAS_MANIFEST_INDEX && i < manifest->child_count; i++) {
+                const struct cas_descriptor *child = &manifest->children[i];
+                struct cas_manifest_info info;
+                struct cas_err miss = CAS_ERR_INIT;
+                if (cas_media_type_is_manifest(child->media_type))
+                        absent += cas_manifest_stat(call->store, call->route.repo, &child->digest,
+                                                    &info, &miss) == -CAS_E_NOTFOUND;
+        }
+        if (absent > 0)
+                reg_http_reply_headerf(call->req, "Warning",
+                                       "299 - \"%zu of %zu manifests of the index are not here\"",
+                                       absent, manifest->child_count);
+}
+
 static void reply_put(struct manifest_put *put, const struct cas_manifest_info *info,
                       const struct cas_manifest *manifest)
 {
@@ -190,6 +209,7 @@ static void reply_put(struct manifest_put *put, const struct cas_manifest_info *
         cas_digest_text(&info->digest, text);
         reg_http_reply_headerf(req, "Location", "/v2/%s/manifests/%s", put->call.route.repo, text);
         reg_http_reply_header(req, "Docker-Content-Digest", text);
+        warn_sparse(&put->call, manifest);
         for (size_t i = 0; put->ref.is_digest && i < put->tag_count; i++)
                 reg_http_reply_header(req, "OCI-Tag", put->tags[i]);
         if (manifest->has_subject)
