@@ -80,6 +80,9 @@ int cas_upload_open(struct cas_store *s, const char *repo, const char *id, struc
 uint64_t cas_upload_bytes(const struct cas_upload *u);
 int cas_upload_append(struct cas_upload *u, const void *data, size_t len,
                       struct cas_err *err) CAS_MUST_CHECK;
+/* A read-only descriptor, the caller's, of what was and will be appended; it goes on after finish
+ * or cancel. */
+int cas_upload_reader(struct cas_upload *u, int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
 /* Cuts back to `bytes`: what a failed request added is taken back. */
 int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *err) CAS_MUST_CHECK;
 /* What was appended survives a power cut. After an error the session is over, and its file gone:

@@ -23,13 +23,17 @@ static int has_blob(struct cas_fsck_run *run, const struct cas_digest *digest, b
         return rc;
 }
 
-static int check_reference(struct cas_fsck_run *run, const char *subject,
+/* A blob that a manifest names: lost, unless the repository never had it: images of a cache come in
+ * pieces, and a client may have deleted a blob. */
+static int check_reference(struct cas_fsck_run *run, const char *subject, const char *repo,
                            const struct cas_descriptor *d, struct cas_err *err)
 {
-        bool here;
+        bool here, linked = true;
         char text[CAS_DIGEST_TEXT_BYTES];
         int rc = has_blob(run, &d->digest, &here, err);
-        if (rc == 0 && !here && !d->foreign)
+        if (rc == 0 && !here)
+                rc = cas_blob_linked(run->s, repo, &d->digest, &linked, err);
+        if (rc == 0 && !here && linked && !d->foreign)
                 cas_fsck_say(run, CAS_FSCK_MANIFEST_REFERENCE, subject, "%s",
                              cas_digest_text(&d->digest, text));
         return rc;
@@ -50,9 +54,9 @@ static int check_manifest_bytes(struct cas_fsck_run *run, const char *subject,
         }
         if (m.kind == CAS_MANIFEST_INDEX)
                 return 0; /* children may be absent */
-        rc = check_reference(run, subject, &m.config, err);
+        rc = check_reference(run, subject, rec->repo, &m.config, err);
         for (size_t i = 0; rc == 0 && i < m.child_count; i++)
-                rc = check_reference(run, subject, &m.children[i], err);
+                rc = check_reference(run, subject, rec->repo, &m.children[i], err);
         return rc;
 }
 

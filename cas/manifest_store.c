@@ -41,7 +41,7 @@ static int put_blob(struct manifest_put *put, const struct cas_descriptor *d, st
         if (r == -CAS_E_NOTFOUND && put->options->allow_elsewhere)
                 r = stat_elsewhere(put->s, &d->digest, &size_bytes, &miss);
         if (r == -CAS_E_NOTFOUND) {
-                if (d->foreign)
+                if (d->foreign || put->options->allow_absent)
                         return 0;
                 return cas_fail(err, CAS_E_NOTFOUND, "blob %s is not in %s", text,
                                 put->options->linked_only ? put->options->repo : "the store");
@@ -113,9 +113,13 @@ static int put_chain(struct manifest_put *put, const struct cas_manifest *m,
              strcmp(m->config.media_type, CAS_MT_DOCKER_CONFIG) != 0) ||
             m->config.size_bytes > CAS_CONFIG_BYTES_MAX)
                 return 0;
-        int r = cas_blob_read(put->s, &m->config.digest, CAS_CONFIG_BYTES_MAX, &bytes, err);
-        if (r < 0)
+        int r = cas_blob_read(put->s, &m->config.digest, CAS_CONFIG_BYTES_MAX, &bytes, &ignored);
+        if (r == -CAS_E_NOTFOUND && put->options->allow_absent)
+                return 0;
+        if (r < 0) {
+                *err = ignored;
                 return r;
+        }
         if (cas_image_config_parse(bytes.data, bytes.len_bytes, &config, &ignored) < 0 ||
             config.diff_id_count != m->child_count)
                 return 0;

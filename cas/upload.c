@@ -315,6 +315,15 @@ int cas_upload_append(struct cas_upload *u, const void *data, size_t len, struct
         return 0;
 }
 
+int cas_upload_reader(struct cas_upload *u, int *out_fd, struct cas_err *err)
+{
+        char path[UPLOAD_PATH_BYTES];
+        if (u->over)
+                return fail_over(u, err);
+        data_path(u->id, path);
+        return cas_io_open(u->store->io, u->store->dirfd, path, O_RDONLY, 0, out_fd, err);
+}
+
 int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *err)
 {
         if (bytes > u->size_bytes)

@@ -330,6 +330,24 @@ static enum MHD_Result hand_over(struct reg_http_req *req, enum reg_http_stage s
         return ended ? MHD_NO : MHD_YES;
 }
 
+/* What is parked waits, unless it was unparked meanwhile. */
+static enum MHD_Result park(struct reg_http_req *req)
+{
+        struct reg_http_server *server = req->server;
+        cas_mutex_lock(&server->mutex);
+        bool waits = req->park == REG_HTTP_PARK_WANTED;
+        if (waits) {
+                req->park = REG_HTTP_PARK_SUSPENDED;
+                req->stage = REG_HTTP_DEFERRED;
+                MHD_suspend_connection(req->connection);
+        }
+        cas_mutex_unlock(&server->mutex);
+        if (waits || hand_over(req, REG_HTTP_DEFERRED, run_deferred) == MHD_YES)
+                return MHD_YES;
+        req->defer_fn(req->defer_arg, req); /* the server has stopped: nobody hears the answer */
+        return MHD_NO;
+}
+
 /* The target in parts. False: refused. */
 static bool parse_target(struct reg_http_req *req)
 {
@@ -352,6 +370,8 @@ static enum MHD_Result start_request(struct reg_http_req *req, const char *metho
                 config->ready(config->arg, req);
         if (!req->answered && parse_target(req))
                 config->begin(config->arg, req);
+        if (req->defer_fn && req->park != REG_HTTP_PARK_NONE)
+                return park(req);
         if (req->defer_fn)
                 return hand_over(req, REG_HTTP_DEFERRED, run_deferred);
         return begun(req);
@@ -505,6 +525,31 @@ void reg_http_defer(struct reg_http_req *req, void (*fn)(void *arg, struct reg_h
         cas_assert(!req->answered);
         req->defer_fn = fn;
         req->defer_arg = arg;
+}
+
+void reg_http_park(struct reg_http_req *req, void (*fn)(void *arg, struct reg_http_req *req),
+                   void *arg)
+{
+        reg_http_defer(req, fn, arg);
+        req->park = REG_HTTP_PARK_WANTED;
+        atomic_fetch_add(&req->refs, 1); /* of who unparks */
+}
+
+void reg_http_unpark(struct reg_http_req *req)
+{
+        struct reg_http_server *server = req->server;
+        cas_mutex_lock(&server->mutex);
+        bool waits = req->park == REG_HTTP_PARK_SUSPENDED;
+        cas_assert(waits || req->park == REG_HTTP_PARK_WANTED);
+        req->park = REG_HTTP_PARK_OVER;
+        if (waits) {
+                cas_assert(!server->ended);
+                req->work.fn = run_deferred; /* our reference becomes the worker's */
+                reg_work_push(server->work, &req->work);
+        }
+        cas_mutex_unlock(&server->mutex);
+        if (!waits)
+                req_unref(req);
 }
 
 /* Whole bodies: the ops of one that collects pieces. */

@@ -138,6 +138,13 @@ void *reg_http_context(const struct reg_http_req *req); /* NULL when none was se
 void reg_http_defer(struct reg_http_req *req, void (*fn)(void *arg, struct reg_http_req *req),
                     void *arg);
 
+/* The same, but fn waits for reg_http_unpark: no thread is taken meanwhile. Unpark is called exactly
+ * once, from any thread, even before begin has returned; and for all that are parked before
+ * reg_http_stop is called. */
+void reg_http_park(struct reg_http_req *req, void (*fn)(void *arg, struct reg_http_req *req),
+                   void *arg);
+void reg_http_unpark(struct reg_http_req *req);
+
 struct reg_http_body_ops {
         uint64_t bytes_max; /* a longer body is answered by too_long */
         /* May be NULL: a body is then an error of the client, but for an empty one. */

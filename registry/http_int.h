@@ -11,6 +11,7 @@
 
 #include "cas/mutex.h"
 #include "registry/http.h"
+#include "registry/work_int.h"
 
 #define REG_HTTP_REPLY_HEADERS_MAX 32
 /* An unwanted body of up to this is read and thrown away, so that the connection can go on. */
@@ -19,18 +20,6 @@
 #define REG_HTTP_DISCARD_REST_BYTES_MAX (256 * 1024 * 1024)
 /* A writer of a stream waits while this much is not sent yet. */
 #define REG_HTTP_STREAM_BYTES_MAX (256 * 1024)
-
-/* Threads on demand with a queue that requests are linked into: a request is in it once at
- * most, so that it is bounded by the number of connections. */
-struct reg_work;
-struct reg_work_item {
-        struct reg_work_item *next;
-        void (*fn)(struct reg_work_item *item);
-};
-struct reg_work *reg_work_new(unsigned threads_max);
-void reg_work_push(struct reg_work *w, struct reg_work_item *item);
-/* Runs what is queued, waits for every thread. */
-void reg_work_free(struct reg_work *w);
 
 /* Sockets that were answered before their client had sent all: closing them at once would
  * reset the connection, and the client would lose the answer. They are read for a while. */
@@ -84,6 +73,13 @@ enum reg_http_stage {
         REG_HTTP_WORKING,   /* suspended: `end` has the request */
 };
 
+enum reg_http_park {
+        REG_HTTP_PARK_NONE,
+        REG_HTTP_PARK_WANTED,    /* begin has not returned yet */
+        REG_HTTP_PARK_SUSPENDED, /* waits */
+        REG_HTTP_PARK_OVER,      /* unparked */
+};
+
 #define REG_HTTP_CLIENT_BYTES INET6_ADDRSTRLEN
 struct reg_http_conn {
         bool linger;     /* answered early: its end needs care */
@@ -113,6 +109,7 @@ struct reg_http_req {
 
         void (*defer_fn)(void *arg, struct reg_http_req *req); /* reg_http_defer */
         void *defer_arg;
+        enum reg_http_park park; /* guarded by the server's mutex */
         void *context; /* reg_http_set_context */
         void (*context_free)(void *context);
 

@@ -99,6 +99,15 @@ void reg_httpc_free(struct reg_httpc *c)
         free_client(c);
 }
 
+void reg_httpc_break(struct reg_httpc *c)
+{
+        cas_mutex_lock(&c->mutex);
+        c->broken = true;
+        (void)pthread_cond_broadcast(&c->slot_free);
+        cas_mutex_unlock(&c->mutex);
+        (void)curl_multi_wakeup(c->multi);
+}
+
 /* Slots: as many transfers are open as the configuration allows. */
 
 static struct httpc_host *host_locked(struct reg_httpc *c, const char *origin)
@@ -136,18 +145,22 @@ static int take_slot(struct reg_httpc *c, const char *origin, struct httpc_host 
         bool in_time = true;
         cas_mutex_lock(&c->mutex);
         struct httpc_host *h = host_locked(c, origin);
-        while (in_time && (c->open_count >= c->config.connections ||
-                           h->open_count >= c->config.connections_per_host)) {
+        while (in_time && !c->broken &&
+               (c->open_count >= c->config.connections ||
+                h->open_count >= c->config.connections_per_host)) {
                 in_time = cas_mutex_timedwait(&c->mutex, &c->slot_free, &until);
                 h = host_locked(c, origin);
         }
-        if (in_time) {
+        bool broken = c->broken;
+        if (in_time && !broken) {
                 h->open_count++;
                 c->open_count++;
         } else if (h->open_count == 0) {
                 drop_host_locked(c, h);
         }
         cas_mutex_unlock(&c->mutex);
+        if (broken)
+                return cas_fail(err, CAS_E_IO, "%s: broken off", origin);
         if (!in_time)
                 return cas_fail(err, CAS_E_LIMIT, "%s: as many connections as allowed are in use",
                                 origin);

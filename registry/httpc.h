@@ -29,6 +29,9 @@ int reg_httpc_new(const struct reg_httpc_config *config, struct reg_httpc **out,
 /* Breaks off what is under way. No transfer may be open. */
 void reg_httpc_free(struct reg_httpc *c);
 
+/* What is under way fails, and so does all that is begun from now on; does not wait. */
+void reg_httpc_break(struct reg_httpc *c);
+
 struct reg_httpc_request {
         const char *method;         /* "GET" … */
         const char *url;            /* http or https */

@@ -98,6 +98,7 @@ struct reg_httpc {
         unsigned open_count;
         struct reg_httpc_transfer *asked, *asked_last; /* who waits for the thread */
         bool stopping;
+        bool broken; /* reg_httpc_break */
 };
 
 uint64_t httpc_now_ns(void);

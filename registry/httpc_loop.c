@@ -221,6 +221,16 @@ static void do_asked(struct reg_httpc *c, struct reg_httpc_transfer *x, unsigned
                 let_go(c, x, CURLE_ABORTED_BY_CALLBACK, false);
 }
 
+/* All that is under way, once nothing more is to come. */
+static void end_broken(struct reg_httpc *c)
+{
+        cas_mutex_lock(&c->mutex);
+        bool broken = c->broken;
+        cas_mutex_unlock(&c->mutex);
+        while (broken && c->active)
+                let_go(c, c->active, CURLE_ABORTED_BY_CALLBACK, false);
+}
+
 /* Holds the mutex all the while, so that nobody frees what is worked on. */
 static bool take_asked(struct reg_httpc *c)
 {
@@ -284,6 +294,7 @@ void *httpc_thread(void *arg)
                 (void)curl_multi_perform(c->multi, &running);
                 take_results(c);
                 end_idle(c);
+                end_broken(c);
                 (void)curl_multi_poll(c->multi, NULL, 0, c->active ? LOOP_MS : LOOP_ALONE_MS, NULL);
         }
         cas_assert(!c->active);

@@ -9,6 +9,8 @@
 #include "registry/peer.h"
 #include "registry/peer_sets.h"
 #include "registry/registry_int.h"
+#include "registry/upstream.h"
+#include "registry/upstream_config.h"
 
 /* What belongs to which layer, remembered: some 48 bytes a file. */
 #define PEER_SETS_BYTES_MAX (64 * CAS_MIB)
@@ -151,6 +153,9 @@ static void serve(struct reg_registry *registry, struct reg_http_req *req,
                 reg_reply_err(req, REG_ABOUT_NAME, &err);
                 return;
         }
+        bool ns_used;
+        struct reg_upstream *upstream = reg_upstream_of(
+                registry->upstreams, reg_uri_param(reg_http_uri(req), "ns"), &call.route, &ns_used);
         const struct route *route = find_route(call.route.noun, reg_http_method(req));
         if (!route) {
                 refuse_method(&call);
@@ -159,10 +164,15 @@ static void serve(struct reg_registry *registry, struct reg_http_req *req,
         const char *repo = call.route.repo[0] ? call.route.repo : NULL;
         enum reg_verdict verdict =
                 reg_access_check(registry->access, req, identity, repo, route->actions);
-        if (verdict == REG_ALLOWED)
-                route->handler(&call);
-        else
+        if (verdict != REG_ALLOWED)
                 reg_access_refuse(registry->access, req, verdict, repo, route->actions);
+        else if (upstream && route->actions == REG_ACTION_PULL)
+                reg_upstream_serve(upstream, &call, route->handler, ns_used);
+        else if (upstream && route->actions == REG_ACTION_PUSH)
+                reg_reply_code(req, REG_E_UNSUPPORTED,
+                               "what is pulled through cannot be pushed to");
+        else
+                route->handler(&call);
 }
 
 static void begin_blocking(void *arg, struct reg_http_req *req)
@@ -259,6 +269,7 @@ static void registry_free(struct reg_registry *registry)
 {
         reg_decoder_stop(registry->decoder);
         reg_operation_stop(registry->operation);
+        reg_upstreams_free(registry->upstreams);
         reg_access_free(registry->access);
         reg_purger_free(registry->purger);
         reg_events_free(registry->events);
@@ -298,6 +309,11 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                 rc = reg_access_new(NULL, &registry->access, err);
         if (rc == 0)
                 rc = reg_operation_start(s, config, registry->events, &registry->operation, err);
+        if (rc < 0) {
+                registry_free(registry);
+                return rc;
+        }
+        rc = reg_upstreams_new(reg_config_area(config, "upstream"), s, &registry->upstreams, err);
         if (rc < 0) {
                 registry_free(registry);
                 return rc;
@@ -349,6 +365,7 @@ void reg_stop(struct reg_registry *r, unsigned wait_ms)
         if (!r)
                 return;
         reg_operation_stopping(r->operation);
+        reg_upstreams_stop(r->upstreams);
         reg_http_stop(r->http, wait_ms);
         registry_free(r);
 }

@@ -28,6 +28,7 @@ struct reg_peer_sets;
 
 /* What is said when reg_access_room is too little. */
 #define REG_NO_ROOM "there is no room left: the quota is used up"
+struct reg_upstreams;
 
 struct reg_registry {
         struct cas_store *store;         /* borrowed */
@@ -36,6 +37,7 @@ struct reg_registry {
         struct reg_decoder *decoder;
         struct reg_access *access;
         struct reg_events *events;
+        struct reg_upstreams *upstreams;
         struct reg_cachepolicy *caches;
         struct reg_shared_blobs *shared; /* NULL: not configured */
         struct reg_purger *purger;       /* NULL: not configured */

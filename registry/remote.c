@@ -328,7 +328,7 @@ int reg_remote_exchange(struct reg_remote *r, const struct reg_remote_request *r
                                 break;
                         }
                         last.retry_after_s = retry_after(t);
-                        transient = remote_is_transient(last.status) &&
+                        transient = !r->config.impatient && remote_is_transient(last.status) &&
                                     last.retry_after_s <= REG_REMOTE_PAUSE_MAX_S;
                         rc = refused(t, request->method, &why);
                 } else {

@@ -22,6 +22,7 @@ struct reg_remote_config {
         const char *auth_file;       /* may be NULL: the usual places */
         bool anonymous;
         unsigned attempts; /* 0: 5 */
+        bool impatient;    /* what the registry answers is final: only what breaks is tried again */
         const char *ns;    /* sent as ?ns= on pulls; may be NULL */
 };
 struct reg_remote;
