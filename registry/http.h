@@ -138,8 +138,8 @@ void *reg_http_context(const struct reg_http_req *req); /* NULL when none was se
 void reg_http_defer(struct reg_http_req *req, void (*fn)(void *arg, struct reg_http_req *req),
                     void *arg);
 
-/* The same, but fn waits for reg_http_unpark: no thread is taken meanwhile. Unpark is called exactly
- * once, from any thread, even before begin has returned; and for all that are parked before
+/* The same, but fn waits for reg_http_unpark: no thread is taken meanwhile. Unpark is called
+ * exactly once, from any thread, even before begin has returned; and for all that are parked before
  * reg_http_stop is called. */
 void reg_http_park(struct reg_http_req *req, void (*fn)(void *arg, struct reg_http_req *req),
                    void *arg);

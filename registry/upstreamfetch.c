@@ -40,7 +40,7 @@ static int manifest_store(struct reg_flight *f, bool by_digest, const struct cas
 static void tag_gone(struct reg_flight *f)
 {
         struct cas_err err = CAS_ERR_INIT;
-        if (cas_manifest_delete(f->up->set->store, f->repo, f->what, NULL, &err) < 0)
+        if (cas_manifest_delete(f->up->set->store, f->repo, f->what, NULL, NULL, NULL, &err) < 0)
                 cas_log(CAS_LOG_WARN, "upstream", "repository=%s tag=%s error=\"%s\"", f->repo,
                         f->what, err.msg);
 }
@@ -66,11 +66,14 @@ static void run_manifest(struct reg_flight *f, struct reg_remote *remote)
 /* ---- blobs ---- */
 
 /* The session that takes the blob, with a descriptor for those who read along. */
-static int session_open(struct reg_flight *f, struct cas_upload **out)
+static int session_open(struct reg_flight *f, const struct cas_digest *digest,
+                        struct cas_upload **out)
 {
         struct cas_store *s = f->up->set->store;
+        const struct cas_upload_info info = {
+                .owner = "upstream", .alg = digest->alg, .digest = *digest};
         char id[CAS_UPLOAD_ID_BYTES];
-        int rc = cas_upload_create(s, f->repo, id, &f->err);
+        int rc = cas_upload_begin(s, f->repo, &info, id, &f->err);
         if (rc == 0)
                 rc = cas_upload_open(s, f->repo, id, out, &f->err);
         if (rc == 0)
@@ -109,7 +112,7 @@ static void run_blob(struct reg_flight *f, struct reg_remote *remote)
         if (f->rc == 0 && f->total_bytes != UINT64_MAX && f->total_bytes > CAS_UPLOAD_BYTES_MAX)
                 f->rc = cas_fail(&f->err, CAS_E_LIMIT, "%s is too large", f->what);
         if (f->rc == 0)
-                f->rc = session_open(f, &session);
+                f->rc = session_open(f, &digest, &session);
         if (f->rc == 0) {
                 if (f->total_bytes != UINT64_MAX)
                         reg_flight_arrive(f, REG_FLIGHT_ARRIVING);

@@ -118,10 +118,10 @@ static void reply_blob_head(const struct reg_waiter *w)
 /* ---- lists ---- */
 
 /* The upstream's list, under the name that the client knows. */
-static void reply_list(const struct reg_waiter *w)
+static void reply_list(struct reg_waiter *w)
 {
         struct reg_flight *f = w->flight;
-        const struct reg_call *call = &w->call;
+        struct reg_call *call = &w->call;
         struct cas_err err = CAS_ERR_INIT;
         cas_cleanup_buf struct cas_buf body = CAS_BUF_INIT;
         cas_cleanup_json json_t *doc = NULL;
