@@ -110,7 +110,7 @@ struct reg_http_req {
         void (*defer_fn)(void *arg, struct reg_http_req *req); /* reg_http_defer */
         void *defer_arg;
         enum reg_http_park park; /* guarded by the server's mutex */
-        void *context; /* reg_http_set_context */
+        void *context;           /* reg_http_set_context */
         void (*context_free)(void *context);
 
         bool answered;
