@@ -365,7 +365,8 @@ def main():
         check_lists(checks, edge, origin)
         check_refused(checks, edge)
         check_stale(checks, edge, origin, proxy, images)
-        lamina.wait_for(lambda: edge.ask("/v2/hub/library/app/manifests/1")[0] == 200, 15, "the upstream to be asked again")
+        lamina.wait_for(lambda: edge.ask("/v2/hub/library/app/manifests/other")[0] == 404, 15,
+                        "the upstream to be asked again")
         check_skopeo(checks, edge)
         fds = len(os.listdir(f"/proc/{edge.process.pid}/fd"))
         checks.check(fds < 200, "no descriptor is kept", str(fds))
