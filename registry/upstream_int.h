@@ -91,6 +91,7 @@ struct reg_flight {
         /* guarded by the set's mutex */
         unsigned refs;
         enum reg_flight_state state;
+        bool closed; /* joined by nobody any more */
         struct reg_waiter *waiters;
         struct reg_flight *next;
 
@@ -126,6 +127,8 @@ bool reg_flight_join(struct reg_upstream *up, enum reg_flight_kind kind, const c
                      struct reg_waiter *waiter,
                      void (*resume)(void *waiter, struct reg_http_req *req));
 void reg_flight_unref(struct reg_flight *f);
+/* Called by a flight that has failed, before anybody is told: who comes now starts another. */
+void reg_flight_close(struct reg_flight *f);
 /* Called by the flight: wakes the clients. */
 void reg_flight_arrive(struct reg_flight *f, enum reg_flight_state state);
 

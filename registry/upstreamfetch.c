@@ -122,6 +122,8 @@ static void run_blob(struct reg_flight *f, struct reg_remote *remote)
                 f->rc = cas_upload_finish(session, &digest, &f->err);
         if (f->rc < 0 && session && cas_upload_cancel(session, &ignored) < 0)
                 cas_upload_close(session);
+        if (f->rc < 0)
+                reg_flight_close(f);
         reg_flight_blob_end(f, f->rc < 0);
 }
 

@@ -8,7 +8,7 @@ static struct reg_flight *find_locked(struct reg_upstream *up, enum reg_flight_k
 {
         cas_assert_held(&up->set->mutex);
         for (struct reg_flight *f = up->set->flights; f; f = f->next) {
-                if (f->up == up && f->kind == kind && strcmp(f->repo, repo) == 0 &&
+                if (!f->closed && f->up == up && f->kind == kind && strcmp(f->repo, repo) == 0 &&
                     strcmp(f->what, what) == 0)
                         return f;
         }
@@ -97,6 +97,14 @@ void reg_flight_unref(struct reg_flight *f)
         free(f->link_query);
         free(f->what);
         free(f);
+}
+
+void reg_flight_close(struct reg_flight *f)
+{
+        struct reg_upstreams *u = f->up->set;
+        cas_mutex_lock(&u->mutex);
+        f->closed = true;
+        cas_mutex_unlock(&u->mutex);
 }
 
 /* The waiters, who are no longer the flight's. */
