@@ -13,11 +13,18 @@
 #include "registry/webhook.h"
 
 /* What may be configured: a word of section headers, and who reads it. */
-/* clang-format off: one a line */
+/* clang-format off */
 static const struct reg_config_area *const areas[] = {
-        &reg_cache_area,     &reg_immutable_area, &reg_log_area,
-        &reg_operation_area, &reg_purge_area,     &reg_tls_area,
-        &reg_web_area,       &reg_webhook_area,   NULL,
+        &reg_cache_area,
+        &reg_immutable_area,
+        &reg_log_area,
+        &reg_operation_area,
+        &reg_purge_area,
+        &reg_tls_area,
+        &reg_upstream_area,
+        &reg_web_area,
+        &reg_webhook_area,
+        NULL,
 };
 /* clang-format on */
 _Static_assert(sizeof(areas) / sizeof(areas[0]) <= REG_CONFIG_AREAS_MAX + 1, "room for each");
