@@ -28,12 +28,13 @@
 /* Names remembered as already in this publication; the memory is let go at this many. */
 #define SEEN_MAX 16384
 
-enum op_kind { OP_BEGIN, OP_DATA, OP_END, OP_LAYER, OP_RECIPE };
+enum op_kind { OP_BEGIN, OP_BEGIN_NAMED, OP_DATA, OP_END, OP_LAYER, OP_RECIPE };
 struct op {
         enum op_kind kind;
         uint32_t length_bytes; /* DATA: that many of the batch's bytes */
         union {
                 struct cas_hash *id_slot;         /* BEGIN */
+                struct cas_hash *name;            /* BEGIN_NAMED, owned */
                 struct cas_layer_record *layer;   /* LAYER, owned */
                 struct cas_recipe_record *recipe; /* RECIPE, owned */
         };
@@ -78,8 +79,10 @@ struct cas_ingest {
         /* worker */
         struct cas_packwriter writer;
         struct cas_verity *verity;
-        struct cas_map *seen;       /* names of chunks and objects that need nothing more */
-        struct cas_hash *id_slot;   /* NULL: no object is open */
+        struct cas_map *seen;     /* names of chunks and objects that need nothing more */
+        struct cas_hash *id_slot; /* NULL: no object is open */
+        bool is_named;            /* the open object must have this digest: */
+        struct cas_hash name, found;
         uint64_t size_bytes;        /* of the open object, so far */
         struct cas_chunk_ref *refs; /* its chunks, when it is cut */
         uint32_t ref_count, ref_max;
@@ -340,13 +343,26 @@ static int maybe_checkpoint(struct cas_ingest *in, struct cas_err *err)
 
 /* ---- worker: batches ---- */
 
+static int check_name(const struct cas_ingest *in, struct cas_err *err)
+{
+        char hex[CAS_HASH_HEX_BYTES];
+        if (cas_hash_equal(&in->found, &in->name))
+                return 0;
+        return cas_fail(err, CAS_E_CORRUPT, "object %s: other bytes came",
+                        cas_hash_hex(&in->name, hex));
+}
+
 static int do_op(struct cas_ingest *in, const struct batch *b, uint32_t index, uint32_t at,
                  struct cas_err *err)
 {
         const struct op *op = &b->ops[index];
         switch (op->kind) {
         case OP_BEGIN:
-                in->id_slot = op->id_slot;
+        case OP_BEGIN_NAMED:
+                in->is_named = op->kind == OP_BEGIN_NAMED;
+                in->id_slot = in->is_named ? &in->found : op->id_slot;
+                if (in->is_named)
+                        in->name = *op->name;
                 in->size_bytes = 0;
                 in->ref_count = 0;
                 in->window_bytes = 0;
@@ -357,6 +373,8 @@ static int do_op(struct cas_ingest *in, const struct batch *b, uint32_t index, u
                                    err);
         case OP_END: {
                 int rc = in->id_slot ? object_end(in, err) : 0;
+                if (rc == 0 && in->is_named)
+                        rc = check_name(in, err);
                 return rc < 0 ? rc : maybe_checkpoint(in, err);
         }
         case OP_LAYER:
@@ -381,6 +399,8 @@ static void do_batch(struct cas_ingest *in, const struct batch *b, struct cas_er
 static void batch_reset(struct batch *b)
 {
         for (uint32_t i = 0; i < b->op_count; i++) {
+                if (b->ops[i].kind == OP_BEGIN_NAMED)
+                        free(b->ops[i].name);
                 if (b->ops[i].kind == OP_LAYER)
                         free(b->ops[i].layer);
                 if (b->ops[i].kind == OP_RECIPE)
@@ -570,6 +590,19 @@ int cas_ingest_object_begin(struct cas_ingest *in, struct cas_hash *id_slot, str
         in->object_open = true;
         in->object_bytes = 0;
         return 0;
+}
+
+int cas_ingest_named_begin(struct cas_ingest *in, const struct cas_hash *id, struct cas_err *err)
+{
+        cas_assert(!in->object_open);
+        int rc = batch_room(in, false, err);
+        if (rc < 0)
+                return rc;
+        struct cas_hash *copy = cas_xmalloc(sizeof(*copy));
+        *copy = *id;
+        in->object_open = true;
+        in->object_bytes = 0;
+        return push_op(in, &(struct op){.kind = OP_BEGIN_NAMED, .name = copy}, err);
 }
 
 /* Appends what fits; successive pieces of an object in one batch are one operation. */

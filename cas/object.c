@@ -266,6 +266,19 @@ static int chunk_block(struct cas_store *s, const struct cas_chunk_ref *ref,
         return -(int)err->code;
 }
 
+int cas_chunk_find(struct cas_store *s, const struct cas_hash *name, uint32_t length_bytes,
+                   bool *out, struct cas_err *err)
+{
+        struct cas_chunk_record rec;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_index_get_chunk(s->index, name, &rec, &miss);
+        *out = rc == 0 && rec.length_bytes == length_bytes;
+        if (rc == 0 || rc == -CAS_E_NOTFOUND)
+                return 0;
+        *err = miss;
+        return rc;
+}
+
 int cas_chunk_read(struct cas_store *s, const struct cas_hash *name, uint32_t length_bytes,
                    void *out, struct cas_err *err)
 {

@@ -41,6 +41,9 @@ struct cas_object_chunk {
 int cas_object_chunks(struct cas_store *s, const struct cas_hash *id, uint32_t first,
                       struct cas_object_chunk *out, uint32_t max, uint32_t *count, uint64_t *offset,
                       struct cas_err *err) CAS_MUST_CHECK;
+/* Whether the store has such a chunk. */
+int cas_chunk_find(struct cas_store *s, const struct cas_hash *name, uint32_t length_bytes,
+                   bool *out, struct cas_err *err) CAS_MUST_CHECK;
 /* A chunk of whatever object, by the SHA-256 of its bytes: exactly length_bytes of it to `out`.
  * They are not compared with that name again. Errors: NOTFOUND (no chunk of that name and length).
  */

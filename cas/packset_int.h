@@ -25,6 +25,8 @@ struct cas_ingest;
 struct cas_ingest *cas_ingest_new(struct cas_packset *ps);
 int cas_ingest_object_begin(struct cas_ingest *in, struct cas_hash *id_slot,
                             struct cas_err *err) CAS_MUST_CHECK;
+int cas_ingest_named_begin(struct cas_ingest *in, const struct cas_hash *id,
+                           struct cas_err *err) CAS_MUST_CHECK;
 int cas_ingest_object_write(struct cas_ingest *in, const void *data, size_t len,
                             struct cas_err *err) CAS_MUST_CHECK;
 int cas_ingest_object_end(struct cas_ingest *in, struct cas_err *err) CAS_MUST_CHECK;

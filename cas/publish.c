@@ -114,6 +114,11 @@ int cas_publish_object_begin(struct cas_publish *p, struct cas_hash *id_slot, st
         return cas_ingest_object_begin(ingest_of(p), id_slot, err);
 }
 
+int cas_publish_named_begin(struct cas_publish *p, const struct cas_hash *id, struct cas_err *err)
+{
+        return cas_ingest_named_begin(ingest_of(p), id, err);
+}
+
 int cas_publish_object_write(struct cas_publish *p, const void *data, size_t len,
                              struct cas_err *err)
 {

@@ -33,6 +33,9 @@ struct cas_store *cas_publish_store(const struct cas_publish *p); /* borrowed */
  * Errors: LIMIT, and at any of the calls whatever the worker met: NOSPACE, IO. */
 int cas_publish_object_begin(struct cas_publish *p, struct cas_hash *id_slot,
                              struct cas_err *err) CAS_MUST_CHECK;
+/* The same of an object that must be this one: else drain and commit answer with CORRUPT. */
+int cas_publish_named_begin(struct cas_publish *p, const struct cas_hash *id,
+                            struct cas_err *err) CAS_MUST_CHECK;
 int cas_publish_object_write(struct cas_publish *p, const void *data, size_t len,
                              struct cas_err *err) CAS_MUST_CHECK;
 int cas_publish_object_end(struct cas_publish *p, struct cas_err *err) CAS_MUST_CHECK;

@@ -20,6 +20,7 @@
 struct reg_peer_layer {
         struct cas_layer_record record;
         uint64_t blob_bytes;
+        uint64_t listing_bytes;
         bool has_recipe; /* a proved one */
         struct cas_hash recipe;
         uint64_t recipe_bytes;
