@@ -143,7 +143,8 @@ static int find_record(struct fetching *f, bool *found, struct cas_err *err)
         if (!*found)
                 return 0;
         rc = reg_peer_layer(f->from->remote, f->from->repo, f->from->layer, &facts, err);
-        f->record = facts.record;
+        if (rc == 0)
+                f->record = facts.record;
         return rc;
 }
 
@@ -379,8 +380,7 @@ static void add_segment(struct fetching *f, const struct segment *segment)
 {
         if (f->segment_count == f->segment_alloc) {
                 f->segment_alloc = f->segment_alloc ? 2 * f->segment_alloc : 64;
-                f->segments =
-                        cas_xrealloc(f->segments, f->segment_alloc * sizeof(f->segments[0]));
+                f->segments = cas_xrealloc(f->segments, f->segment_alloc * sizeof(f->segments[0]));
         }
         f->segments[f->segment_count++] = *segment;
 }
@@ -482,8 +482,7 @@ static int fetch_segments(struct fetching *f, struct cas_err *err)
                 while (asked < f->segment_count && !reg_peer_fetch_full(f->fetch))
                         ask_segment(f, &f->segments[asked++]);
                 if (read_segment(f, s, &bytes, err) < 0 ||
-                    (s->first &&
-                     cas_publish_named_begin(f->p, &f->larges[s->large].id, err) < 0) ||
+                    (s->first && cas_publish_named_begin(f->p, &f->larges[s->large].id, err) < 0) ||
                     cas_publish_object_write(f->p, bytes.data, bytes.len_bytes, err) < 0 ||
                     (s->last && cas_publish_object_end(f->p, err) < 0))
                         return -(int)err->code;
@@ -520,11 +519,10 @@ static int fetch_all(struct fetching *f, const struct cas_hash *ids, size_t coun
 }
 
 int reg_peer_fetch_objects(const struct reg_peer_source *from, const struct cas_hash *ids,
-                           size_t count, struct cas_publish *p,
-                           const struct cas_progress *progress, struct cas_err *err)
+                           size_t count, struct cas_publish *p, const struct cas_progress *progress,
+                           struct cas_err *err)
 {
-        struct fetching f = {
-                .from = from, .p = p, .s = cas_publish_store(p), .progress = progress};
+        struct fetching f = {.from = from, .p = p, .s = cas_publish_store(p), .progress = progress};
         (void)cas_digest_text(from->layer, f.layer);
         int rc = fetch_all(&f, ids, count, err);
         fetching_release(&f);
@@ -537,9 +535,12 @@ int reg_peer_objects(struct reg_remote *r, const char *repo, const struct cas_di
                      const struct cas_hash *ids, size_t count, struct cas_publish *p,
                      const struct cas_progress *progress, struct cas_err *err)
 {
+        char name[REG_REMOTE_REPO_BYTES];
         struct reg_peer_sets *sets = reg_peer_sets_new(0);
-        const struct reg_peer_source from = {
-                .remote = r, .repo = repo, .sets = sets, .layer = layer};
+        const struct reg_peer_source from = {.remote = r,
+                                             .repo = reg_remote_repo(r, repo, name),
+                                             .sets = sets,
+                                             .layer = layer};
         int rc = reg_peer_fetch_objects(&from, ids, count, p, progress, err);
         reg_peer_sets_free(sets);
         return rc;

@@ -133,8 +133,7 @@ bool reg_peer_fetch_full(const struct reg_peer_fetch *f)
 /* One more thread, while there are fewer than requests; the first is needed. */
 static void start_thread(struct reg_peer_fetch *f)
 {
-        if (f->thread_count == REG_PEER_REQUESTS_MAX ||
-            f->thread_count >= f->asked - f->taken)
+        if (f->thread_count == REG_PEER_REQUESTS_MAX || f->thread_count >= f->asked - f->taken)
                 return;
         int rc = pthread_create(&f->threads[f->thread_count], NULL, fetcher, f);
         cas_assert(rc == 0 || f->thread_count > 0);

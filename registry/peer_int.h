@@ -8,15 +8,15 @@
 #include "registry/peer_frame.h"
 #include "registry/peer_sets.h"
 
-/* peer_facts.c. Any bytes. Errors: UNSUPPORTED (version), CORRUPT (malformed, of another layer, beyond
- * limits). */
+/* peer_facts.c. Any bytes. Errors: UNSUPPORTED (version), CORRUPT (malformed, of another layer,
+ * beyond limits). */
 #define REG_PEER_FACTS_BYTES_MAX 65536
 int reg_peer_facts_parse(const void *data, size_t len, const struct cas_digest *layer,
                          struct reg_peer_layer *out, struct cas_err *err) CAS_MUST_CHECK;
 
 /* peer_fetch.c: frames by address, several requests at a time, answers in the order of asking. One
  * thread uses it. */
-#define REG_PEER_REQUESTS_MAX 6    /* at a time */
+#define REG_PEER_REQUESTS_MAX 6     /* at a time */
 #define REG_PEER_FETCH_QUEUE_MAX 16 /* asked for, and not taken */
 struct reg_peer_fetch;
 /* r and repo are borrowed until free. */
@@ -45,8 +45,7 @@ struct reg_peer_source {
         const struct cas_layer_record *record; /* NULL: as the store knows it, or the peer */
 };
 int reg_peer_fetch_objects(const struct reg_peer_source *from, const struct cas_hash *ids,
-                           size_t count, struct cas_publish *p,
-                           const struct cas_progress *progress,
+                           size_t count, struct cas_publish *p, const struct cas_progress *progress,
                            struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "cas/json.h"
 #include "registry/httpc_int.h"
+#include "registry/peer.h"
 #include "registry/remote_int.h"
 
 #define DOCKER_HUB_SERVER "registry-1.docker.io"
@@ -82,6 +83,20 @@ void reg_remote_close(struct reg_remote *r)
 const char *reg_remote_host(const struct reg_remote *r)
 {
         return r->config.host;
+}
+
+enum reg_remote_kind reg_remote_kind(const struct reg_remote *r)
+{
+        return r->kind;
+}
+
+/* A lamina stays one: what stands in front of it may answer for it. */
+static void note_kind(struct reg_remote *r, const struct reg_httpc_transfer *t)
+{
+        if (reg_httpc_header(t, REG_PEER_HEADER))
+                r->kind = REG_REMOTE_LAMINA;
+        else if (reg_httpc_status(t) < 300 && r->kind == REG_REMOTE_UNKNOWN)
+                r->kind = REG_REMOTE_OTHER;
 }
 
 char *reg_remote_repo(const struct reg_remote *r, const char *repo, char *out)
@@ -190,6 +205,7 @@ int remote_try(struct reg_remote *r, const struct reg_remote_request *request,
                     send_either(r, request, auth, &t, err) < 0)
                         return -(int)err->code;
                 unsigned status = reg_httpc_status(t);
+                note_kind(r, t);
                 if ((status == 401 || status == 403) && round < REMOTE_AUTH_ROUNDS) {
                         cas_cleanup_free char *scope = NULL;
                         if (remote_auth_challenged(r, t, &asks, &scope, err) < 0)

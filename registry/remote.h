@@ -32,6 +32,9 @@ void reg_remote_close(struct reg_remote *r);
 CAS_DEFINE_CLEANUP(reg_cleanup_remote_, struct reg_remote *, reg_remote_close);
 #define reg_cleanup_remote __attribute__((cleanup(reg_cleanup_remote_)))
 const char *reg_remote_host(const struct reg_remote *r); /* as given; borrowed */
+/* What its answers have said so far: a lamina says so in each (registry/peer.h). */
+enum reg_remote_kind { REG_REMOTE_UNKNOWN, REG_REMOTE_OTHER, REG_REMOTE_LAMINA };
+enum reg_remote_kind reg_remote_kind(const struct reg_remote *r);
 /* How the registry calls a repository: at docker.io, what has no slash is in "library/". Paths of
  * exchanges have it; the other functions see to it themselves. `out` has
  * REG_REMOTE_REPO_BYTES; returns out. */

@@ -36,6 +36,8 @@ struct reg_remote {
         char *server;                    /* owned: HOST[:PORT] that is connected to */
         bool near;                       /* this machine: https, then http */
 
+        _Atomic(enum reg_remote_kind) kind;
+
         struct cas_mutex fetching;
         struct cas_mutex mutex; /* guards what follows */
         enum remote_scheme scheme;
