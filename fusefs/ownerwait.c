@@ -143,6 +143,18 @@ static void return_parked(struct ffs_ownerwait *w, struct parked *list)
         cas_mutex_unlock(&w->mutex);
 }
 
+/* What is still not there while the owner is, is on its way: the owner says when it is given up. */
+static bool try_again(struct ffs_ownerwait *w, struct parked *p, bool *owner_is_there)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        if (p->job.attempt(p->job.arg, p->job.item, WAITER_WAIT_MS) == 0)
+                return true;
+        *owner_is_there = ffs_reader_ping(w->config.reader, WORKER_WAIT_MS, &ignored) == 0;
+        if (*owner_is_there)
+                p->deadline_ms = now_ms() + w->config.wait_ms;
+        return false;
+}
+
 /* Answers those of the list that were interrupted or have waited too long, and with the owner
  * there all others. Gives what is left. */
 static struct parked *sweep(struct ffs_ownerwait *w, struct parked *list, bool owner_is_there)
@@ -156,8 +168,7 @@ static struct parked *sweep(struct ffs_ownerwait *w, struct parked *list, bool o
                 p->next = NULL;
                 if (job->req && fuse_req_interrupted(job->req))
                         job->fail(job->arg, job->item, EINTR);
-                else if (owner_is_there &&
-                         (owner_is_there = job->attempt(job->arg, job->item, WAITER_WAIT_MS) == 0))
+                else if (owner_is_there && try_again(w, p, &owner_is_there))
                         done = true;
                 else if (now_ms() >= p->deadline_ms)
                         job->fail(job->arg, job->item, EIO);

@@ -144,6 +144,7 @@ int ffs_resolve_extents(struct ffs_resolve_client *c, const struct cas_hash *obj
                         struct cas_err *err)
 {
         struct ffs_resolve_request request = {.type = FFS_RESOLVE_EXTENTS,
+                                              .asks_again = true,
                                               .object = *object,
                                               .first_chunk = first_chunk,
                                               .count_max = count_max};

@@ -12,7 +12,8 @@ struct ffs_resolve_client *ffs_resolve_client_new(const char *path);
 void ffs_resolve_client_free(struct ffs_resolve_client *c);
 
 /* All block for at most timeout_ms. BUSY: the owner is away or did not answer in time; calls then
- * fail at once for a moment, but for pings. */
+ * fail at once for a moment, but for pings. ffs_resolve_extents also when the object is on its way
+ * from another store: to be asked for again, and no concern of others. */
 int ffs_resolve_ping(struct ffs_resolve_client *c, int timeout_ms,
                      struct cas_err *err) CAS_MUST_CHECK;
 /* extents has room for FFS_RESOLVE_EXTENTS_MAX. Errors: NOTFOUND, CORRUPT, IO, BUSY. */

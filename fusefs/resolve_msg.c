@@ -11,6 +11,7 @@ enum wire_code {
         WIRE_IO = 3,
         WIRE_DENIED = 4,
         WIRE_INVALID = 5,
+        WIRE_COMING = 6,
 };
 
 static uint16_t wire_code_of(enum cas_code code)
@@ -27,11 +28,12 @@ static uint16_t wire_code_of(enum cas_code code)
         case CAS_E_INVALID:
         case CAS_E_UNSUPPORTED:
                 return WIRE_INVALID;
+        case CAS_E_BUSY:
+                return WIRE_COMING;
         case CAS_E_EXISTS:
         case CAS_E_NOSPACE:
         case CAS_E_IO:
         case CAS_E_LIMIT:
-        case CAS_E_BUSY:
         case CAS_E_NOMEM:
                 return WIRE_IO;
         }
@@ -47,6 +49,7 @@ static bool code_of_wire(uint16_t wire, enum cas_code *out)
                 [WIRE_IO] = CAS_E_IO,
                 [WIRE_DENIED] = CAS_E_DENIED,
                 [WIRE_INVALID] = CAS_E_INVALID,
+                [WIRE_COMING] = CAS_E_BUSY,
         };
         if (wire >= CAS_COUNT(codes))
                 return false;
@@ -60,6 +63,7 @@ void ffs_resolve_request_encode(const struct ffs_resolve_request *r,
         memset(out, 0, FFS_RESOLVE_REQUEST_BYTES);
         cas_put_le32(out, FFS_RESOLVE_MAGIC);
         cas_put_le16(out + 4, (uint16_t)r->type);
+        cas_put_le16(out + 6, r->asks_again);
         cas_put_le64(out + 8, r->tag);
         if (r->type == FFS_RESOLVE_EXTENTS) {
                 memcpy(out + 16, r->object.bytes, CAS_HASH_BYTES);
@@ -77,7 +81,8 @@ int ffs_resolve_request_decode(const void *msg, size_t len, struct ffs_resolve_r
         if (len != FFS_RESOLVE_REQUEST_BYTES || cas_get_le32(p) != FFS_RESOLVE_MAGIC)
                 return cas_fail(err, CAS_E_INVALID, "not a resolve request");
         uint16_t type = cas_get_le16(p + 4);
-        *out = (struct ffs_resolve_request){.tag = cas_get_le64(p + 8)};
+        *out = (struct ffs_resolve_request){.asks_again = cas_get_le16(p + 6) & 1,
+                                            .tag = cas_get_le64(p + 8)};
         switch (type) {
         case FFS_RESOLVE_PING:
                 break;

@@ -22,6 +22,7 @@ enum ffs_resolve_type {
 
 struct ffs_resolve_request {
         enum ffs_resolve_type type;
+        bool asks_again;        /* knows the answer BUSY: the object is on its way */
         uint64_t tag;           /* comes back in the reply */
         struct cas_hash object; /* EXTENTS */
         uint32_t first_chunk;

@@ -2,7 +2,11 @@
 /* The owner's side of the resolve protocol. A few threads share one epoll
  * instance; a connection is armed for one event at a time, so that one thread
  * at a time serves it, and a request is answered before the next is read.
- * Nothing here waits for a client: one that does not read its answers is cut. */
+ * Nothing here waits for a client: one that does not read its answers is cut.
+ *
+ * An object that has to come from another store first is waited for by threads
+ * of their own, started as they are needed; the connection is armed again when
+ * its answer was sent. */
 #include "fusefs/resolve.h"
 
 #include <errno.h>
@@ -11,14 +15,26 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include "cas/elsewhere.h"
 #include "cas/log.h"
 #include "cas/mutex.h"
 #include "cas/object.h"
+#include "cas/order.h"
 #include "fusefs/resolve_msg_int.h"
 #include "fusefs/unixsock_int.h"
 
 #define RESOLVER_THREADS 4
 #define RESOLVER_CONNECTIONS_MAX 256
+#define HOLDERS_MAX 32
+/* How long an answer is held back for an object that is on its way. */
+#define HOLD_MS 250
+
+/* A request whose object has to come first. */
+struct held {
+        struct held *next;
+        int fd; /* its connection, which is not armed */
+        struct ffs_resolve_request request;
+};
 
 struct ffs_resolver {
         struct cas_store *store; /* borrowed */
@@ -26,8 +42,13 @@ struct ffs_resolver {
         int listen_fd, epoll_fd, stop_fd;
         pthread_t threads[RESOLVER_THREADS];
         unsigned thread_count;
-        struct cas_mutex mutex;                    /* leaf */
-        int connections[RESOLVER_CONNECTIONS_MAX]; /* guarded by mutex; -1: free */
+        struct cas_mutex mutex;                    /* leaf; guards all below */
+        int connections[RESOLVER_CONNECTIONS_MAX]; /* -1: free */
+        pthread_cond_t changed;
+        struct held *held, **held_end; /* oldest first */
+        pthread_t holders[HOLDERS_MAX];
+        unsigned holder_count, holders_idle;
+        bool stopping;
 };
 
 static bool remember(struct ffs_resolver *r, int fd)
@@ -88,6 +109,8 @@ static int find_extents(struct ffs_resolver *r, const struct ffs_resolve_request
                         struct cas_err *err)
 {
         struct cas_object_info info;
+        if (request->first_chunk == 0)
+                cas_order_seen(r->store, &request->object);
         if (cas_object_stat(r->store, &request->object, &info, err) < 0)
                 return -(int)err->code;
         uint32_t count = 0;
@@ -102,6 +125,25 @@ static int find_extents(struct ffs_resolver *r, const struct ffs_resolve_request
         return 0;
 }
 
+static int reply_send(int fd, const struct ffs_resolve_request *request,
+                      struct ffs_resolve_reply *reply, const struct cas_extent *extents,
+                      int pack_fd, const struct cas_err *why, struct cas_buf *out,
+                      struct cas_err *err)
+{
+        if (why->code != CAS_OK) {
+                *reply = (struct ffs_resolve_reply){
+                        .type = request->type, .tag = request->tag, .code = why->code};
+                if (why->code == CAS_E_BUSY && !request->asks_again)
+                        reply->code = CAS_E_IO;
+                if (why->code != CAS_E_NOTFOUND && why->code != CAS_E_BUSY)
+                        cas_log(CAS_LOG_WARN, "resolve.failed", "why=\"%s\"", why->msg);
+        }
+        cas_buf_clear(out);
+        ffs_resolve_reply_encode(reply, extents, out);
+        return ffs_sock_send(fd, out->data, out->len_bytes, &pack_fd, pack_fd >= 0, err);
+}
+
+/* 1: the object is not here, and nothing was answered. */
 static int answer(struct ffs_resolver *r, int fd, const struct ffs_resolve_request *request,
                   struct cas_extent *extents, struct cas_buf *out, struct cas_err *err)
 {
@@ -112,42 +154,144 @@ static int answer(struct ffs_resolver *r, int fd, const struct ffs_resolve_reque
         case FFS_RESOLVE_PING:
                 break;
         case FFS_RESOLVE_EXTENTS:
-                (void)find_extents(r, request, &reply, extents, &why);
+                if (find_extents(r, request, &reply, extents, &why) == -CAS_E_NOTFOUND)
+                        return 1;
                 break;
         case FFS_RESOLVE_PACK:
                 if (cas_pack_open_fd(r->store, request->pack_id, &pack_fd, &why) < 0)
                         pack_fd = -1;
                 break;
         }
-        if (why.code != CAS_OK) {
-                reply = (struct ffs_resolve_reply){
-                        .type = request->type, .tag = request->tag, .code = why.code};
-                if (why.code != CAS_E_NOTFOUND)
-                        cas_log(CAS_LOG_WARN, "resolve.failed", "why=\"%s\"", why.msg);
-        }
-        cas_buf_clear(out);
-        ffs_resolve_reply_encode(&reply, extents, out);
-        return ffs_sock_send(fd, out->data, out->len_bytes, &pack_fd, pack_fd >= 0, err);
+        return reply_send(fd, request, &reply, extents, pack_fd, &why, out, err);
 }
 
-/* Serves one request; false when the connection is over. */
-static bool serve_one(struct ffs_resolver *r, int fd, struct cas_extent *extents,
-                      struct cas_buf *out)
+/* ---- objects that have to come first ---- */
+
+static void *holder_thread(void *arg);
+
+static void hold_locked(struct ffs_resolver *r, int fd, const struct ffs_resolve_request *request)
+{
+        struct held *h = cas_xcalloc(1, sizeof(*h));
+        *h = (struct held){.fd = fd, .request = *request};
+        *r->held_end = h;
+        r->held_end = &h->next;
+        if (r->holders_idle == 0 && r->holder_count < HOLDERS_MAX &&
+            pthread_create(&r->holders[r->holder_count], NULL, holder_thread, r) == 0)
+                r->holder_count++;
+        (void)pthread_cond_signal(&r->changed);
+}
+
+/* False when there is nobody to hold it. */
+static bool hold(struct ffs_resolver *r, int fd, const struct ffs_resolve_request *request)
+{
+        cas_mutex_lock(&r->mutex);
+        if (!r->stopping)
+                hold_locked(r, fd, request);
+        bool held = !r->stopping;
+        cas_mutex_unlock(&r->mutex);
+        return held;
+}
+
+static struct held *next_held(struct ffs_resolver *r)
+{
+        cas_mutex_lock(&r->mutex);
+        r->holders_idle++;
+        while (!r->held && !r->stopping)
+                cas_mutex_wait(&r->mutex, &r->changed);
+        r->holders_idle--;
+        struct held *h = r->stopping ? NULL : r->held;
+        if (h) {
+                r->held = h->next;
+                if (!r->held)
+                        r->held_end = &r->held;
+        }
+        cas_mutex_unlock(&r->mutex);
+        return h;
+}
+
+static int answer_held(struct ffs_resolver *r, const struct held *h, struct cas_extent *extents,
+                       struct cas_buf *out, struct cas_err *err)
+{
+        const struct ffs_resolve_request *request = &h->request;
+        struct ffs_resolve_reply reply = {.type = request->type, .tag = request->tag};
+        struct cas_err why = CAS_ERR_INIT;
+        if (cas_elsewhere_bring(r->store, &request->object, HOLD_MS, &why) == 0)
+                (void)find_extents(r, request, &reply, extents, &why);
+        return reply_send(h->fd, request, &reply, extents, -1, &why, out, err);
+}
+
+static void *holder_thread(void *arg)
+{
+        struct ffs_resolver *r = arg;
+        cas_cleanup_free struct cas_extent *extents =
+                cas_xcalloc(FFS_RESOLVE_EXTENTS_MAX, sizeof(*extents));
+        cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
+        for (;;) {
+                struct cas_err err = CAS_ERR_INIT;
+                cas_cleanup_free struct held *h = next_held(r);
+                if (!h)
+                        return NULL;
+                if (answer_held(r, h, extents, &out, &err) < 0 || !arm(r, h->fd, EPOLL_CTL_MOD))
+                        drop_connection(r, h->fd);
+        }
+}
+
+static void holders_stop(struct ffs_resolver *r)
+{
+        cas_mutex_lock(&r->mutex);
+        r->stopping = true;
+        (void)pthread_cond_broadcast(&r->changed);
+        cas_mutex_unlock(&r->mutex);
+        for (unsigned i = 0; i < r->holder_count; i++)
+                (void)pthread_join(r->holders[i], NULL);
+        while (r->held) {
+                struct held *h = r->held;
+                r->held = h->next;
+                free(h);
+        }
+}
+
+/* ---- connections ---- */
+
+enum served { SERVED, SERVED_LATER, SERVED_LAST };
+
+/* Serves one request. SERVED_LAST: the connection is over. */
+static enum served serve_one(struct ffs_resolver *r, int fd, struct cas_extent *extents,
+                             struct cas_buf *out)
 {
         uint8_t msg[FFS_RESOLVE_REQUEST_BYTES + 1];
         size_t len = 0, no_fds = 0;
         struct cas_err err = CAS_ERR_INIT;
         struct ffs_resolve_request request;
         if (ffs_sock_receive(fd, msg, sizeof(msg), &len, NULL, &no_fds, 0, &err) < 0)
-                return err.code == CAS_E_BUSY;
+                return err.code == CAS_E_BUSY ? SERVED : SERVED_LAST;
         if (len == 0)
-                return false;
-        if (ffs_resolve_request_decode(msg, len, &request, &err) < 0 ||
-            answer(r, fd, &request, extents, out, &err) < 0) {
+                return SERVED_LAST;
+        int rc = ffs_resolve_request_decode(msg, len, &request, &err);
+        if (rc == 0)
+                rc = answer(r, fd, &request, extents, out, &err);
+        if (rc == 1)
+                return hold(r, fd, &request) ? SERVED_LATER : SERVED_LAST;
+        if (rc < 0)
                 cas_log(CAS_LOG_WARN, "resolve.cut", "why=\"%s\"", err.msg);
-                return false;
+        return rc < 0 ? SERVED_LAST : SERVED;
+}
+
+/* Serves what a connection asks for, and has it watched again. */
+static void serve_connection(struct ffs_resolver *r, int fd, struct cas_extent *extents,
+                             struct cas_buf *out)
+{
+        switch (serve_one(r, fd, extents, out)) {
+        case SERVED_LATER:
+                return;
+        case SERVED:
+                if (arm(r, fd, EPOLL_CTL_MOD))
+                        return;
+                break;
+        case SERVED_LAST:
+                break;
         }
-        return true;
+        drop_connection(r, fd);
 }
 
 static void *resolver_thread(void *arg)
@@ -166,9 +310,8 @@ static void *resolver_thread(void *arg)
                         return NULL;
                 if (ev.data.fd == r->listen_fd)
                         accept_one(r);
-                else if (!serve_one(r, ev.data.fd, extents, &out) ||
-                         !arm(r, ev.data.fd, EPOLL_CTL_MOD))
-                        drop_connection(r, ev.data.fd);
+                else
+                        serve_connection(r, ev.data.fd, extents, &out);
         }
 }
 
@@ -195,6 +338,8 @@ int ffs_resolver_start(struct cas_store *s, const char *path, struct ffs_resolve
                                    .epoll_fd = -1,
                                    .stop_fd = -1};
         cas_mutex_init(&r->mutex, "resolver");
+        cas_cond_init(&r->changed);
+        r->held_end = &r->held;
         for (size_t i = 0; i < RESOLVER_CONNECTIONS_MAX; i++)
                 r->connections[i] = -1;
         int rc = open_descriptors(r, err);
@@ -223,6 +368,7 @@ void ffs_resolver_stop(struct ffs_resolver *r)
         }
         for (unsigned i = 0; i < r->thread_count; i++)
                 (void)pthread_join(r->threads[i], NULL);
+        holders_stop(r);
         for (size_t i = 0; i < RESOLVER_CONNECTIONS_MAX; i++) {
                 if (r->connections[i] >= 0)
                         (void)close(r->connections[i]);
@@ -235,6 +381,7 @@ void ffs_resolver_stop(struct ffs_resolver *r)
                 (void)close(r->epoll_fd);
         if (r->stop_fd >= 0)
                 (void)close(r->stop_fd);
+        (void)pthread_cond_destroy(&r->changed);
         cas_mutex_release(&r->mutex);
         free(r->path);
         free(r);
