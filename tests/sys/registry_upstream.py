@@ -342,6 +342,31 @@ def check_skopeo(checks, edge):
                  done.stderr)
 
 
+def check_containerd(checks, edge):
+    """As containerd's mirror: it names the registry by ns."""
+    if not (shutil.which("containerd") and shutil.which("ctr")):
+        return
+    there = edge.host.dir + "/containerd"
+    os.makedirs(there + "/hosts/hub.test")
+    with open(there + "/hosts/hub.test/hosts.toml", "w", encoding="utf-8") as f:
+        f.write(f'server = "http://127.0.0.1:1"\n[host."http://127.0.0.1:{edge.port}"]\n'
+                'capabilities = ["pull", "resolve"]\n')
+    with open(there + "/config.toml", "w", encoding="utf-8") as f:
+        f.write('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+    with open(there + "/log", "w", encoding="utf-8") as log:
+        daemon = subprocess.Popen(["containerd", "--config", there + "/config.toml", "--root", there + "/root", "--state",
+                                   there + "/state", "--address", there + "/sock"], stdout=log, stderr=log)
+    try:
+        lamina.wait_for(lambda: os.path.exists(there + "/sock"), what="containerd")
+        done = subprocess.run(["ctr", "-a", there + "/sock", "images", "pull", "--snapshotter", "native", "--hosts-dir",
+                               there + "/hosts", "hub.test/library/app:1"], capture_output=True, text=True, timeout=60,
+                              check=False)
+        checks.check(done.returncode == 0, "containerd pulls through its mirror", done.stdout[-300:] + done.stderr)
+    finally:
+        daemon.terminate()
+        daemon.wait(20)
+
+
 def main():
     lamina.isolate(150)
     checks = lamina.Checks()
@@ -368,6 +393,7 @@ def main():
         lamina.wait_for(lambda: edge.ask("/v2/hub/library/app/manifests/other")[0] == 404, 15,
                         "the upstream to be asked again")
         check_skopeo(checks, edge)
+        check_containerd(checks, edge)
         fds = len(os.listdir(f"/proc/{edge.process.pid}/fd"))
         checks.check(fds < 200, "no descriptor is kept", str(fds))
         # one that stops while clients wait
