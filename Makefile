@@ -46,7 +46,7 @@ PKG := PKG_CONFIG_PATH=$(DEPS)/lib/pkgconfig pkg-config
 PKG_CFLAGS := $(shell $(PKG) --cflags $(PKGS_BASE) fuse3 2>/dev/null)
 PKG_LIBS := $(ZSTD_STATIC) $(filter-out $(if $(ZSTD_STATIC),-lzstd),$(shell $(PKG) --libs $(PKGS_BASE) 2>/dev/null)) \
             $(if $(FUSE_PC),$(DEPS)/lib/libfuse3.a -luring -lnuma -ldl,$(shell $(PKG) --libs fuse3 2>/dev/null)) \
-            -lrocksdb -lpthread
+            -lrocksdb -lcrypt -lpthread
 CPPFLAGS += -D_GNU_SOURCE -I. -include cas/banned.h -DFUSE_USE_VERSION=318
 ALL_CFLAGS = -std=gnu17 $(CFLAGS_$(CONFIG)) $(WARN) $(WERROR) -fvisibility=hidden -fPIE $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie $(filter -fsanitize=%,$(CFLAGS_$(CONFIG))) -Wl,-z,relro,-z,now $(LDFLAGS)

@@ -262,24 +262,25 @@ int cas_manifest_each(struct cas_store *s, const char *repo,
         return cas_index_scan(s->index, &scan, scan_manifest, &manifests, err);
 }
 
-struct referrer_scan {
-        bool (*fn)(void *arg, const struct cas_digest *referrer);
+/* Keys that go on with a digest. */
+struct digest_scan {
+        bool (*fn)(void *arg, const struct cas_digest *digest);
         void *arg;
         size_t prefix_len;
 };
 
-static int scan_referrer(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
-                         size_t value_len CAS_UNUSED, struct cas_err *err)
+static int scan_digest(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
+                       size_t value_len CAS_UNUSED, struct cas_err *err)
 {
-        const struct referrer_scan *scan = arg;
-        struct cas_digest referrer;
+        const struct digest_scan *scan = arg;
+        struct cas_digest digest;
         struct cas_cursor c = cas_cursor_over((const uint8_t *)key + scan->prefix_len,
                                               key_len - scan->prefix_len);
-        cas_cursor_digest(&c, &referrer);
-        int rc = cas_cursor_end(&c, "referrer", err);
+        cas_cursor_digest(&c, &digest);
+        int rc = cas_cursor_end(&c, "names", err);
         if (rc < 0)
                 return rc;
-        return scan->fn(scan->arg, &referrer) ? 0 : 1;
+        return scan->fn(scan->arg, &digest) ? 0 : 1;
 }
 
 int cas_referrer_each(struct cas_store *s, const char *repo, const struct cas_digest *subject,
@@ -291,8 +292,23 @@ int cas_referrer_each(struct cas_store *s, const char *repo, const struct cas_di
                 return rc;
         struct cas_record_key prefix;
         cas_key_repo_digest(repo, subject, &prefix);
-        struct referrer_scan referrers = {.fn = fn, .arg = arg, .prefix_len = prefix.len};
+        struct digest_scan referrers = {.fn = fn, .arg = arg, .prefix_len = prefix.len};
         const struct cas_scan scan = {
                 .family = CAS_FAMILY_REFERRERS, .prefix = prefix.bytes, .prefix_len = prefix.len};
-        return cas_index_scan(s->index, &scan, scan_referrer, &referrers, err);
+        return cas_index_scan(s->index, &scan, scan_digest, &referrers, err);
+}
+
+int cas_blob_link_each(struct cas_store *s, const char *repo,
+                       bool (*fn)(void *arg, const struct cas_digest *blob), void *arg,
+                       struct cas_err *err)
+{
+        int rc = check_repo(repo, err);
+        if (rc < 0)
+                return rc;
+        struct cas_record_key prefix;
+        cas_key_repo(repo, &prefix);
+        struct digest_scan blobs = {.fn = fn, .arg = arg, .prefix_len = prefix.len};
+        const struct cas_scan scan = {
+                .family = CAS_FAMILY_BLOB_LINKS, .prefix = prefix.bytes, .prefix_len = prefix.len};
+        return cas_index_scan(s->index, &scan, scan_digest, &blobs, err);
 }

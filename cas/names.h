@@ -47,6 +47,10 @@ int cas_tag_each(struct cas_store *s, const char *repo, const char *last,
 int cas_manifest_each(struct cas_store *s, const char *repo,
                       bool (*fn)(void *arg, const struct cas_manifest_info *m), void *arg,
                       struct cas_err *err) CAS_MUST_CHECK;
+/* Blobs that are linked to the repository (cas_blob_linked). */
+int cas_blob_link_each(struct cas_store *s, const char *repo,
+                       bool (*fn)(void *arg, const struct cas_digest *blob), void *arg,
+                       struct cas_err *err) CAS_MUST_CHECK;
 int cas_referrer_each(struct cas_store *s, const char *repo, const struct cas_digest *subject,
                       bool (*fn)(void *arg, const struct cas_digest *referrer), void *arg,
                       struct cas_err *err) CAS_MUST_CHECK;

@@ -26,10 +26,14 @@ void reg_identity_release(struct reg_identity *identity);
 
 struct reg_access;
 struct reg_access_config; /* registry/access_config.h */
-/* config NULL: everybody may do everything. config is borrowed until free. */
+/* config NULL: everybody may do everything. What config points to is borrowed until free. Errors:
+ * INVALID (settings that do not fit together), and those of the files that they name. */
 int reg_access_new(const struct reg_access_config *config, struct reg_access **out,
                    struct cas_err *err) CAS_MUST_CHECK;
 void reg_access_free(struct reg_access *a);
+/* Before the first event: quotas count what happens. */
+struct reg_events;
+void reg_access_listen(struct reg_access *a, struct reg_events *events);
 /* Reads its files again; what cannot be read leaves the former in force, and is told. */
 int reg_access_reload(struct reg_access *a, struct cas_err *err) CAS_MUST_CHECK;
 
@@ -45,7 +49,7 @@ enum reg_verdict {
 enum reg_verdict reg_access_identify(struct reg_access *a, const struct reg_http_req *req,
                                      bool may_block, struct reg_identity *out);
 /* Whether who asks may do all of `actions` (bits) to the repository. Does not block. repo NULL:
- * the API as such (/v2/). Counts against rates. */
+ * the API as such (/v2/, actions 0), or the catalog (pull). Counts against rates. */
 enum reg_verdict reg_access_check(struct reg_access *a, const struct reg_http_req *req,
                                   const struct reg_identity *identity, const char *repo,
                                   unsigned actions);
@@ -53,12 +57,20 @@ enum reg_verdict reg_access_check(struct reg_access *a, const struct reg_http_re
  */
 bool reg_access_allows(struct reg_access *a, const struct reg_identity *identity, const char *repo,
                        unsigned actions);
+/* Whether the repository is shown in the catalog: who asks could pull from it, if need be with
+ * another token. */
+bool reg_access_lists(struct reg_access *a, const struct reg_identity *identity, const char *repo);
 /* Whether everybody may pull from it: what is served from there may be kept by shared caches. repo
  * NULL: from every repository that there is or could be. */
 bool reg_access_public(struct reg_access *a, const char *repo);
-/* Answers with the verdict, which is none of ALLOWED and LATER. */
-void reg_access_refuse(struct reg_access *a, struct reg_http_req *req, enum reg_verdict verdict,
+/* Answers with the verdict, which is none of ALLOWED and LATER. identity: NULL when it is not known
+ * who asks; repo NULL and actions as for reg_access_check. */
+void reg_access_refuse(struct reg_access *a, struct reg_http_req *req,
+                       const struct reg_identity *identity, enum reg_verdict verdict,
                        const char *repo, unsigned actions);
+/* For begin, before anything is asked: answers what asks for a token of our own, or takes it on.
+ * False: the request is for somebody else. */
+bool reg_token_serve(struct reg_access *a, struct reg_http_req *req);
 
 /* Bytes that the user and the repository may still add; UINT64_MAX when nothing limits them. */
 uint64_t reg_access_room(struct reg_access *a, const struct reg_identity *identity,

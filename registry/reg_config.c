@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "registry/access_config.h"
 #include "registry/cache_config.h"
 #include "registry/purge_config.h"
 #include "registry/immutable.h"
@@ -15,11 +16,16 @@
 /* What may be configured: a word of section headers, and who reads it. */
 /* clang-format off */
 static const struct reg_config_area *const areas[] = {
+        &reg_access_area,
         &reg_cache_area,
+        &reg_group_area,
         &reg_immutable_area,
+        &reg_limits_area,
         &reg_log_area,
         &reg_operation_area,
         &reg_purge_area,
+        &reg_quota_area,
+        &reg_rule_area,
         &reg_tls_area,
         &reg_upstream_area,
         &reg_web_area,

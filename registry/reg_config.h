@@ -15,7 +15,7 @@ struct reg_config_area {
         void (*release)(void *area); /* NULL is nothing */
 };
 
-#define REG_CONFIG_AREAS_MAX 16
+#define REG_CONFIG_AREAS_MAX 24
 struct reg_config {
         char *listen;                      /* owned; NULL: no registry */
         unsigned threads;                  /* 0: one per CPU */

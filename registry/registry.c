@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "registry/access_config.h"
 #include "registry/operation.h"
 #include "registry/peer.h"
 #include "registry/peer_sets.h"
@@ -23,7 +24,7 @@ static const struct route {
         reg_handler handler;
 } routes[] = {
         {REG_NOUN_PING, REG_HTTP_GET, 0, reg_ping},
-        {REG_NOUN_CATALOG, REG_HTTP_GET, 0, reg_catalog},
+        {REG_NOUN_CATALOG, REG_HTTP_GET, REG_ACTION_PULL, reg_catalog},
         {REG_NOUN_BLOB, REG_HTTP_GET, REG_ACTION_PULL, reg_blob_get},
         {REG_NOUN_BLOB, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_blob_delete},
         {REG_NOUN_UPLOADS, REG_HTTP_POST, REG_ACTION_PUSH, reg_upload_create},
@@ -121,6 +122,28 @@ static void request_id(struct reg_registry *registry, const struct reg_http_req 
                 reg_operation_id(registry->operation, out);
 }
 
+/* What is done to the repository. Of what is no repository's, only the catalog is guarded. */
+static unsigned actions_of(const struct route *route, const struct reg_route *parsed)
+{
+        return parsed->repo[0] || route->noun == REG_NOUN_CATALOG ? route->actions : 0;
+}
+
+/* Who asks has not been believed; the answer says what to ask a token for. */
+static void refuse_unknown(struct reg_registry *registry, struct reg_http_req *req,
+                           enum reg_verdict verdict)
+{
+        struct reg_route parsed;
+        struct cas_err err = CAS_ERR_INIT;
+        const struct route *route = NULL;
+        if (reg_route_parse(reg_http_uri(req), &parsed, &err) == 0)
+                route = find_route(parsed.noun, reg_http_method(req));
+        if (route)
+                reg_access_refuse(registry->access, req, NULL, verdict,
+                                  parsed.repo[0] ? parsed.repo : NULL, actions_of(route, &parsed));
+        else
+                reg_access_refuse(registry->access, req, NULL, verdict, NULL, 0);
+}
+
 /* Who asks, kept with the request. NULL: answered, or (REG_LATER) to be asked again. */
 static const struct reg_context *identify(struct reg_registry *registry, struct reg_http_req *req,
                                           bool may_block, enum reg_verdict *verdict)
@@ -134,7 +157,7 @@ static const struct reg_context *identify(struct reg_registry *registry, struct 
                 return cas_steal(&context);
         }
         if (*verdict != REG_LATER)
-                reg_access_refuse(registry->access, req, *verdict, NULL, 0);
+                refuse_unknown(registry, req, *verdict);
         return NULL;
 }
 
@@ -162,13 +185,13 @@ static void serve(struct reg_registry *registry, struct reg_http_req *req,
                 return;
         }
         const char *repo = call.route.repo[0] ? call.route.repo : NULL;
-        enum reg_verdict verdict =
-                reg_access_check(registry->access, req, identity, repo, route->actions);
+        unsigned actions = actions_of(route, &call.route);
+        enum reg_verdict verdict = reg_access_check(registry->access, req, identity, repo, actions);
         if (verdict != REG_ALLOWED)
-                reg_access_refuse(registry->access, req, verdict, repo, route->actions);
-        else if (upstream && route->actions == REG_ACTION_PULL)
+                reg_access_refuse(registry->access, req, identity, verdict, repo, actions);
+        else if (upstream && actions == REG_ACTION_PULL)
                 reg_upstream_serve(upstream, &call, route->handler, ns_used);
-        else if (upstream && route->actions == REG_ACTION_PUSH)
+        else if (upstream && actions == REG_ACTION_PUSH)
                 reg_reply_code(req, REG_E_UNSUPPORTED,
                                "what is pulled through cannot be pushed to");
         else
@@ -190,7 +213,8 @@ static void begin(void *arg, struct reg_http_req *req)
         struct reg_registry *registry = arg;
         enum reg_verdict verdict;
         common_headers(req);
-        if (reg_operation_serve(registry->operation, req) || reg_shared_blob_serve(registry, req))
+        if (reg_operation_serve(registry->operation, req) || reg_shared_blob_serve(registry, req) ||
+            reg_token_serve(registry->access, req))
                 return;
         const struct reg_context *context = identify(registry, req, false, &verdict);
         if (context)
@@ -291,6 +315,16 @@ static int start_purger(struct reg_registry *registry, struct cas_err *err)
         return rc;
 }
 
+static int start_access(struct reg_registry *registry, struct cas_err *err)
+{
+        struct reg_access_config config;
+        bool any = reg_access_configured(registry->config, registry->store, &config);
+        int rc = reg_access_new(any ? &config : NULL, &registry->access, err);
+        if (rc == 0)
+                reg_access_listen(registry->access, registry->events);
+        return rc;
+}
+
 int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_registry **out,
               struct cas_err *err)
 {
@@ -306,7 +340,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         if (rc == 0)
                 rc = start_purger(registry, err);
         if (rc == 0)
-                rc = reg_access_new(NULL, &registry->access, err);
+                rc = start_access(registry, err);
         if (rc == 0)
                 rc = reg_operation_start(s, config, registry->events, &registry->operation, err);
         if (rc < 0) {

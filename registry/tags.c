@@ -51,8 +51,7 @@ struct catalog {
 static bool add_repo(void *arg, const char *repo)
 {
         struct catalog *c = arg;
-        return !reg_access_allows(c->call->registry->access, c->call->identity, repo,
-                                  REG_ACTION_PULL) ||
+        return !reg_access_lists(c->call->registry->access, c->call->identity, repo) ||
                page_add(&c->page, repo);
 }
 
