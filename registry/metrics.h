@@ -15,6 +15,14 @@
 #define REG_COUNTER_TABLE(X)                                                                       \
         X(ANSWERS_READY, "lamina_ready_answers_total", "Answers sent from those kept in memory.")  \
         X(ANSWERS_MADE, "lamina_made_answers_total", "Answers that were made and kept in memory.") \
+        X(UPSTREAM_REQUESTS, "lamina_upstream_requests_total", "Requests to upstreams.")           \
+        X(UPSTREAM_JOINED, "lamina_upstream_joined_total",                                         \
+          "Requests of clients that waited for another's request upstream.")                       \
+        X(UPSTREAM_STALE, "lamina_upstream_stale_total",                                           \
+          "Failed requests upstream whose clients got what was here.")                             \
+        X(UPSTREAM_FAILED, "lamina_upstream_failed_total", "Failed requests upstream.")            \
+        X(UPSTREAM_BYTES, "lamina_upstream_bytes_total",                                           \
+          "Bytes of blobs that came from upstreams.")                                              \
         X(WEB_PAGES, "lamina_web_pages_total", "Web pages that were made.")                        \
         X(RETENTION_RUNS, "lamina_retention_runs_total", "Runs of the retention rules.")           \
         X(RETENTION_TAGS, "lamina_retention_tags_removed_total", "Tags that retention removed.")   \

@@ -292,8 +292,8 @@ void reg_call_work(const struct reg_call *call, reg_handler work)
 static void registry_free(struct reg_registry *registry)
 {
         reg_decoder_stop(registry->decoder);
-        reg_operation_stop(registry->operation);
         reg_upstreams_free(registry->upstreams);
+        reg_operation_stop(registry->operation);
         reg_access_free(registry->access);
         reg_purger_free(registry->purger);
         reg_events_free(registry->events);
@@ -343,11 +343,10 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                 rc = start_access(registry, err);
         if (rc == 0)
                 rc = reg_operation_start(s, config, registry->events, &registry->operation, err);
-        if (rc < 0) {
-                registry_free(registry);
-                return rc;
-        }
-        rc = reg_upstreams_new(reg_config_area(config, "upstream"), s, &registry->upstreams, err);
+        if (rc == 0)
+                rc = reg_upstreams_new(reg_config_area(config, "upstream"), s,
+                                       reg_operation_metrics(registry->operation),
+                                       &registry->upstreams, err);
         if (rc < 0) {
                 registry_free(registry);
                 return rc;

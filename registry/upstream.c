@@ -218,7 +218,7 @@ void reg_upstream_failed(struct reg_upstream *up, const struct reg_remote_failur
 /* ---- all of them ---- */
 
 int reg_upstreams_new(const struct reg_upstreams_config *config, struct cas_store *s,
-                      struct reg_upstreams **out, struct cas_err *err)
+                      struct reg_metrics *metrics, struct reg_upstreams **out, struct cas_err *err)
 {
         size_t count = config ? config->count : 0;
         for (size_t i = 0; i < count; i++) {
@@ -236,6 +236,7 @@ int reg_upstreams_new(const struct reg_upstreams_config *config, struct cas_stor
         }
         struct reg_upstreams *u = cas_xcalloc(1, sizeof(*u));
         u->store = s;
+        u->metrics = metrics;
         u->start_s = reg_upstream_now_s();
         u->known = cas_map_new();
         u->count = count;
@@ -264,11 +265,4 @@ void reg_upstreams_free(struct reg_upstreams *u)
         cas_mutex_release(&u->mutex);
         free(u->list);
         free(u);
-}
-
-void reg_upstreams_counts(struct reg_upstreams *u, struct reg_upstream_counts *out)
-{
-        cas_mutex_lock(&u->mutex);
-        *out = u->counts;
-        cas_mutex_unlock(&u->mutex);
 }

@@ -7,11 +7,13 @@
 
 #include "registry/registry_int.h"
 
+struct reg_metrics;
 struct reg_upstreams;
 struct reg_upstreams_config; /* registry/upstream_config.h */
-/* config NULL: none. Config and store are borrowed until free. */
+/* config NULL: none. All is borrowed until free. */
 int reg_upstreams_new(const struct reg_upstreams_config *config, struct cas_store *s,
-                      struct reg_upstreams **out, struct cas_err *err) CAS_MUST_CHECK;
+                      struct reg_metrics *metrics, struct reg_upstreams **out,
+                      struct cas_err *err) CAS_MUST_CHECK;
 /* What waits is answered, and nothing more is asked for; to be called before the server stops. */
 void reg_upstreams_stop(struct reg_upstreams *u);
 /* Waits for what is under way, which is broken off. */
@@ -29,12 +31,5 @@ const char *reg_upstream_name(const struct reg_upstream *up);
  * clients wait. `local` is the handler that serves what is here. */
 void reg_upstream_serve(struct reg_upstream *up, const struct reg_call *call, reg_handler local,
                         bool ns_used);
-
-/* For metrics and tests. */
-struct reg_upstream_counts {
-        uint64_t requests, joined, stale, failed; /* asked upstream; waited along; served stale */
-        uint64_t bytes;                           /* of blobs that came */
-};
-void reg_upstreams_counts(struct reg_upstreams *u, struct reg_upstream_counts *out);
 
 #endif

@@ -13,6 +13,7 @@
 
 #include "cas/map.h"
 #include "cas/mutex.h"
+#include "registry/metrics.h"
 #include "registry/remote.h"
 #include "registry/upstream.h"
 #include "registry/upstream_config.h"
@@ -36,6 +37,7 @@ struct reg_upstream {
 
 struct reg_upstreams {
         struct cas_store *store;
+        struct reg_metrics *metrics;
         struct reg_work *work;
         uint64_t start_s;
         size_t count;
@@ -44,7 +46,6 @@ struct reg_upstreams {
         bool stopping;
         struct cas_map *known;      /* "repo\ntag" -> when it was asked for, see upstream.c */
         struct reg_flight *flights; /* those that can be joined */
-        struct reg_upstream_counts counts;
 };
 
 /* upstream.c */

@@ -41,10 +41,7 @@ void reg_flight_blob_more(struct reg_flight *f, uint64_t bytes)
         f->bytes = bytes;
         wake_all_locked(f);
         cas_mutex_unlock(&f->mutex);
-        struct reg_upstreams *u = f->up->set;
-        cas_mutex_lock(&u->mutex);
-        u->counts.bytes += added;
-        cas_mutex_unlock(&u->mutex);
+        reg_metrics_add(f->up->set->metrics, REG_COUNTER_UPSTREAM_BYTES, added);
 }
 
 void reg_flight_blob_end(struct reg_flight *f, bool broken)

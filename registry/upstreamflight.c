@@ -19,6 +19,10 @@ static void run(struct reg_work_item *item)
 {
         struct reg_flight *f = (struct reg_flight *)item;
         reg_flight_run(f);
+        if (f->rc < 0)
+                reg_metrics_add(f->up->set->metrics, REG_COUNTER_UPSTREAM_FAILED, 1);
+        if (f->stale)
+                reg_metrics_add(f->up->set->metrics, REG_COUNTER_UPSTREAM_STALE, 1);
         reg_flight_arrive(f, REG_FLIGHT_DONE);
         reg_flight_unref(f);
 }
@@ -62,10 +66,8 @@ bool reg_flight_join(struct reg_upstream *up, enum reg_flight_kind kind, const c
                 f = flight_new(up, kind, repo, what);
                 f->next = u->flights;
                 u->flights = f;
-                u->counts.requests++;
         } else {
                 f->refs++;
-                u->counts.joined++;
         }
         waiter->flight = f;
         waits = f->state == REG_FLIGHT_RUNNING;
@@ -74,6 +76,8 @@ bool reg_flight_join(struct reg_upstream *up, enum reg_flight_kind kind, const c
                 f->waiters = waiter;
         }
         cas_mutex_unlock(&u->mutex);
+        reg_metrics_add(u->metrics,
+                        started ? REG_COUNTER_UPSTREAM_REQUESTS : REG_COUNTER_UPSTREAM_JOINED, 1);
         if (started)
                 reg_work_push(u->work, &f->work);
         if (!waits)
@@ -132,10 +136,6 @@ void reg_flight_arrive(struct reg_flight *f, enum reg_flight_state state)
                 while (*link != f)
                         link = &(*link)->next;
                 *link = f->next;
-                if (f->rc < 0)
-                        u->counts.failed++;
-                if (f->stale)
-                        u->counts.stale++;
         }
         struct reg_waiter *waiters = take_waiters_locked(f);
         cas_mutex_unlock(&u->mutex);
