@@ -130,6 +130,16 @@ int cas_blob_copy(struct cas_store *s, const struct cas_digest *digest, enum cas
         return rc;
 }
 
+int cas_blob_added(struct cas_store *s, const struct cas_digest *digest, uint64_t *out_unix_s,
+                   struct cas_err *err)
+{
+        struct cas_blob_record rec;
+        int rc = cas_blob_record_get(s, digest, &rec, err);
+        if (rc == 0)
+                *out_unix_s = rec.added_unix_s;
+        return rc;
+}
+
 /* The answer where there is no file to open. */
 static int fail_without_file(struct cas_store *s, const struct cas_digest *digest, const char *path,
                              struct cas_err *err)

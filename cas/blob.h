@@ -21,6 +21,9 @@ int cas_blob_stat(struct cas_store *s, const struct cas_digest *digest, uint64_t
 /* Which of them. Errors: NOTFOUND (there is no such blob; its bytes are not looked for). */
 int cas_blob_copy(struct cas_store *s, const struct cas_digest *digest, enum cas_blob_copy *out,
                   struct cas_err *err) CAS_MUST_CHECK;
+/* When it was published last, in Unix time. Errors: NOTFOUND. */
+int cas_blob_added(struct cas_store *s, const struct cas_digest *digest, uint64_t *out_unix_s,
+                   struct cas_err *err) CAS_MUST_CHECK;
 /* A read-only descriptor of the verbatim bytes, fit for sendfile(2), to be closed by the caller.
  * Errors: UNSUPPORTED when the blob is condensed and has no copy: it is there, but has to be made
  * again from its recipe (cas/regen.h); NOTFOUND; CORRUPT (its file is gone). */

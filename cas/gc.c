@@ -69,6 +69,16 @@ static int sweep_lease(void *arg, const void *key, size_t key_len, const void *v
         return drop(gc, CAS_FAMILY_LEASES, key, key_len, err);
 }
 
+/* Of tags that are gone. */
+static int sweep_tag_times(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
+                           size_t value_len CAS_UNUSED, struct cas_err *err)
+{
+        struct gc *gc = arg;
+        bool there;
+        int rc = cas_index_has(gc->s->index, CAS_FAMILY_TAGS, key, key_len, &there, err);
+        return rc < 0 || there ? rc : drop(gc, CAS_FAMILY_TAG_TIMES, key, key_len, err);
+}
+
 /* ---- trees ---- */
 
 static int sweep_tree(void *arg, const void *key, size_t key_len, const void *value,
@@ -406,6 +416,10 @@ static int collect(struct gc *gc, struct cas_err *err)
         if (rc == 0)
                 rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_LEASES},
                                     sweep_lease, gc, err);
+        if (rc == 0)
+                rc = cas_index_scan(gc->s->index,
+                                    &(struct cas_scan){.family = CAS_FAMILY_TAG_TIMES},
+                                    sweep_tag_times, gc, err);
         if (rc == 0)
                 rc = sweep_trees(gc, err);
         if (rc == 0)

@@ -73,6 +73,7 @@ struct cas_tree_record {
         X(REFERRERS, "referrers", 0, 'r')                                                          \
         X(ELSEWHERE, "elsewhere", 0, 'X')                                                          \
         X(ORDERS, "orders", 0, 'O')                                                                \
+        X(TAG_TIMES, "tag-times", 0, 'i')                                                          \
         X(CHUNKS, "chunks", 1, 'c')                                                                \
         X(OBJECTS, "objects", 2, 'o')                                                              \
         X(OBJECT_CHUNKS, "object-chunks", 2, 'l')

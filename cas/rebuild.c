@@ -567,6 +567,7 @@ static int fill(struct rebuild *rb, const struct cas_store_config *config, struc
                 rc = copy_family(rb, CAS_FAMILY_CHAINS, &bad);
                 rc = copy_family(rb, CAS_FAMILY_ELSEWHERE, &bad);
                 rc = copy_family(rb, CAS_FAMILY_ORDERS, &bad);
+                rc = copy_family(rb, CAS_FAMILY_TAG_TIMES, &bad);
                 rc = flush(rb, 0, err);
         }
         return rc;

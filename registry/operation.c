@@ -16,12 +16,15 @@
 #include "cas/version.h"
 #include "registry/accesslog.h"
 #include "registry/operation_config.h"
+#include "registry/retention.h"
 #include "registry/webhook.h"
 
 #define TICK_MS 1000
 #define UPLOADS_EVERY_S 15
 #define PROBE_EVERY_S 5
 #define STOP_MS 2000
+#define CLOCK_EVERY_S 60
+#define RETENTION_FIRST_S 300 /* after the start, at the latest */
 #define REASON_BYTES 160
 
 /* What the disk said last. */
@@ -35,10 +38,12 @@ struct reg_operation {
         struct cas_store *store; /* borrowed, as the next two */
         const struct reg_operation_config *config;
         const struct reg_config *all;
+        struct reg_events *events;
         struct reg_metrics *metrics;   /* owned, as all that follows */
         struct reg_webhooks *webhooks; /* NULL: none */
-        struct reg_accesslog *log;     /* NULL: off */
-        struct reg_http_server *http;  /* its own address; NULL: none */
+        struct reg_tagclock *clock;
+        struct reg_accesslog *log;    /* NULL: off */
+        struct reg_http_server *http; /* its own address; NULL: none */
         _Atomic bool stopping;
         uint64_t id_prefix; /* random */
         _Atomic(uint64_t) id_count;
@@ -66,6 +71,11 @@ static uint64_t monotonic_ms(void)
 struct reg_metrics *reg_operation_metrics(struct reg_operation *op)
 {
         return op->metrics;
+}
+
+struct reg_tagclock *reg_operation_tagclock(struct reg_operation *op)
+{
+        return op->clock;
 }
 
 unsigned reg_operation_port(const struct reg_operation *op)
@@ -131,22 +141,68 @@ static bool next_tick(struct reg_operation *op)
         return !stop;
 }
 
+static void keep_uploads(struct reg_operation *op)
+{
+        uint64_t count = count_uploads(op);
+        cas_mutex_lock(&op->mutex);
+        op->upload_count = count;
+        cas_mutex_unlock(&op->mutex);
+}
+
+static void write_clock(struct reg_operation *op)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        if (reg_tagclock_write(op->clock, &err) < 0)
+                cas_log(CAS_LOG_WARN, "tag-times", "error=\"%s\"", err.msg);
+}
+
+static void removed(void *arg CAS_UNUSED, const struct reg_retention_item *item)
+{
+        char digest[CAS_DIGEST_TEXT_BYTES];
+        cas_log(CAS_LOG_INFO, "retention", "rule=%s repository=%s tag=%s manifest=%s why=\"%s\"",
+                item->rule, item->repo, item->tag, cas_digest_text(&item->manifest, digest),
+                item->reason);
+}
+
+static void apply_retention(struct reg_operation *op)
+{
+        const struct reg_retention_run run = {
+                .store = op->store,
+                .config = reg_config_area(op->all, reg_retention_area.word),
+                .immutable = reg_config_area(op->all, reg_immutable_area.word),
+                .clock = op->clock,
+                .events = op->events,
+                .metrics = op->metrics,
+                .stop = &op->stopping,
+                .fn = removed,
+        };
+        struct reg_retention_result result;
+        struct cas_err err = CAS_ERR_INIT;
+        if (reg_retention_apply(&run, &result, &err) < 0)
+                cas_log(CAS_LOG_WARN, "retention", "error=\"%s\"", err.msg);
+}
+
+/* What is done now and then. */
 static void *keep(void *arg)
 {
         struct reg_operation *op = arg;
-        uint64_t uploads_ms = 0, stats_ms = 0;
+        uint64_t retention_s = cas_min_u64(op->config->retention_every_s, RETENTION_FIRST_S);
+        struct {
+                void (*fn)(struct reg_operation *op);
+                uint64_t every_s, at_ms;
+        } tasks[] = {
+                {keep_uploads, UPLOADS_EVERY_S, 0},
+                {refresh_stats, op->config->stats_every_s, 0},
+                {write_clock, CLOCK_EVERY_S, monotonic_ms() + CLOCK_EVERY_S * 1000},
+                {apply_retention, op->config->retention_every_s,
+                 monotonic_ms() + retention_s * 1000},
+        };
         do {
-                uint64_t now = monotonic_ms();
-                if (now >= uploads_ms) {
-                        uint64_t count = count_uploads(op);
-                        cas_mutex_lock(&op->mutex);
-                        op->upload_count = count;
-                        cas_mutex_unlock(&op->mutex);
-                        uploads_ms = now + UPLOADS_EVERY_S * 1000;
-                }
-                if (op->config->stats_every_s > 0 && now >= stats_ms) {
-                        refresh_stats(op);
-                        stats_ms = monotonic_ms() + op->config->stats_every_s * 1000;
+                for (size_t i = 0; i < CAS_COUNT(tasks) && !atomic_load(&op->stopping); i++) {
+                        if (tasks[i].every_s == 0 || monotonic_ms() < tasks[i].at_ms)
+                                continue;
+                        tasks[i].fn(op);
+                        tasks[i].at_ms = monotonic_ms() + tasks[i].every_s * 1000;
                 }
         } while (next_tick(op));
         return NULL;
@@ -437,6 +493,7 @@ static void event_seen(void *arg, const struct reg_event *event)
 static void operation_free(struct reg_operation *op)
 {
         reg_webhooks_stop(op->webhooks);
+        reg_tagclock_free(op->clock);
         reg_accesslog_close(op->log);
         reg_metrics_free(op->metrics);
         (void)pthread_cond_destroy(&op->change);
@@ -479,7 +536,9 @@ int reg_operation_start(struct cas_store *store, const struct reg_config *config
         op->store = store;
         op->all = config;
         op->config = reg_operation_config(config);
+        op->events = events;
         op->metrics = reg_metrics_new();
+        op->clock = reg_tagclock_new(store, events);
         if (getentropy(&op->id_prefix, sizeof(op->id_prefix)) != 0)
                 op->id_prefix = (uint64_t)time(NULL);
         cas_mutex_init(&op->probe_mutex, "health");

@@ -6,6 +6,7 @@
 #define REG_OPERATION_H
 
 #include "registry/metrics.h"
+#include "registry/tagclock.h"
 #include "registry/reg_config.h"
 #include "registry/events.h"
 #include "cas/store.h"
@@ -24,6 +25,7 @@ int reg_operation_reload(struct reg_operation *op, struct cas_err *err) CAS_MUST
 
 /* The port of its own address; 0 when it has none. */
 unsigned reg_operation_port(const struct reg_operation *op);
+struct reg_tagclock *reg_operation_tagclock(struct reg_operation *op);
 struct reg_metrics *reg_operation_metrics(struct reg_operation *op);
 /* A name that no other request or event has, in hex. */
 #define REG_OPERATION_ID_BYTES 33

@@ -7,6 +7,7 @@ static const struct reg_operation_config operation_default = {
         .metrics_for = REG_METRICS_LOOPBACK,
         .min_free_bytes = 256 * CAS_MIB,
         .stats_every_s = 300,
+        .retention_every_s = 3600,
 };
 static const struct reg_log_config log_default = {.access = REG_ACCESS_LOG_OFF};
 static const struct reg_web_config web_default = {.enabled = false};
@@ -68,6 +69,8 @@ static int operation_set(void **area, const char *name, const char *key, const c
                 return reg_config_bytes(value, &c->min_free_bytes, err);
         if (strcmp(key, "stats_every") == 0)
                 return reg_config_seconds(value, &c->stats_every_s, err);
+        if (strcmp(key, "retention_every") == 0)
+                return reg_config_seconds(value, &c->retention_every_s, err);
         if (strcmp(key, "metrics") != 0)
                 return cas_fail(err, CAS_E_NOTFOUND, "no such setting");
         if (!word_place(value, who, CAS_COUNT(who), &at))

@@ -11,8 +11,9 @@ enum reg_metrics_for { REG_METRICS_LOOPBACK, REG_METRICS_ALL, REG_METRICS_NOBODY
 struct reg_operation_config {
         char *listen; /* owned; NULL: no address of its own */
         enum reg_metrics_for metrics_for;
-        uint64_t min_free_bytes; /* below it the store is not ready */
-        uint64_t stats_every_s;  /* the index is walked at most as often; 0: never */
+        uint64_t min_free_bytes;    /* below it the store is not ready */
+        uint64_t stats_every_s;     /* the index is walked at most as often; 0: never */
+        uint64_t retention_every_s; /* the rules are applied; 0: never by themselves */
 };
 
 enum reg_access_log_format { REG_ACCESS_LOG_OFF, REG_ACCESS_LOG_JSON, REG_ACCESS_LOG_COMBINED };

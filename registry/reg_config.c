@@ -9,6 +9,7 @@
 #include "registry/purge_config.h"
 #include "registry/immutable.h"
 #include "registry/operation_config.h"
+#include "registry/retention.h"
 #include "registry/tls_config.h"
 #include "registry/upstream_config.h"
 #include "registry/webhook.h"
@@ -24,6 +25,7 @@ static const struct reg_config_area *const areas[] = {
         &reg_log_area,
         &reg_operation_area,
         &reg_purge_area,
+        &reg_retention_area,
         &reg_quota_area,
         &reg_rule_area,
         &reg_tls_area,
@@ -80,12 +82,11 @@ int reg_config_set(struct reg_config *c, const char *section, const char *key, c
 
 void *reg_config_area(const struct reg_config *c, const char *word)
 {
-        for (size_t i = 0; areas[i]; i++) {
-                if (strcmp(areas[i]->word, word) == 0)
-                        return c->areas[i];
-        }
-        cas_assert(!"an area of the configuration");
-        return NULL;
+        size_t i = 0;
+        while (areas[i] && strcmp(areas[i]->word, word) != 0)
+                i++;
+        cas_assert(areas[i] != NULL);
+        return c->areas[i];
 }
 
 int reg_config_text(const char *value, char **out, struct cas_err *err)

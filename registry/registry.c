@@ -388,6 +388,16 @@ int reg_reload(struct reg_registry *r, struct cas_err *err)
         return rc;
 }
 
+struct reg_events *reg_listeners(struct reg_registry *r)
+{
+        return r->events;
+}
+
+struct reg_tagclock *reg_clock(struct reg_registry *r)
+{
+        return reg_operation_tagclock(r->operation);
+}
+
 unsigned reg_port(const struct reg_registry *r)
 {
         return reg_http_port(r->http);

@@ -20,7 +20,8 @@
 struct control_server {
         struct reg_http_server *http;
         struct cas_store *store;
-        json_t *info; /* owned */
+        struct reg_registry *registry; /* NULL: none */
+        json_t *info;                  /* owned */
         atomic_uint_fast64_t used_s;
         atomic_uint under_way;
 };
@@ -98,7 +99,7 @@ static void progress_send(void *arg, const char *what, uint64_t done, uint64_t t
 static void call_run(struct call *call, const json_t *args)
 {
         struct cas_progress sink = {.update = progress_send, .arg = call};
-        struct op_context ctx = {.progress = &sink};
+        struct op_context ctx = {.progress = &sink, .registry = call->server->registry};
         struct cas_err err = CAS_ERR_INIT;
         json_t *result = NULL;
         uint64_t start_ns = monotonic_ns();
@@ -179,11 +180,12 @@ static void request_begin(void *arg, struct reg_http_req *req)
         reg_http_accept_whole(req, &ops, server);
 }
 
-int control_server_start(struct cas_store *s, json_t *info, struct control_server **out,
-                         struct cas_err *err)
+int control_server_start(struct cas_store *s, struct reg_registry *registry, json_t *info,
+                         struct control_server **out, struct cas_err *err)
 {
         struct control_server *c = cas_xcalloc(1, sizeof(*c));
         c->store = s;
+        c->registry = registry;
         c->info = json_incref(info);
         atomic_init(&c->used_s, monotonic_ns() / 1000000000);
         cas_cleanup_free char *path = cas_xasprintf("%s/" CONTROL_SOCKET_NAME, cas_store_path(s));

@@ -24,6 +24,7 @@ static const struct op ops[] = {
         {"fsck", op_fsck},
         {"condense", op_condense},
         {"stats", op_stats},
+        {"retention", op_retention},
 };
 
 const struct op *op_find(const char *name)

@@ -11,8 +11,10 @@
 
 #include "cas/store.h"
 
+struct reg_registry;
 struct op_context {
         const struct cas_progress *progress; /* may be NULL */
+        struct reg_registry *registry;       /* that this process runs on the store; may be NULL */
 };
 
 /* args: an object, borrowed. *result: a new reference. Thread-safe. */
@@ -78,6 +80,9 @@ int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ct
             struct cas_err *err);
 int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
              struct cas_err *err);
+/* ops_retention.c */
+int op_retention(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                 json_t **result, struct cas_err *err);
 /* ops_inspect.c */
 int op_inspect(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                json_t **result, struct cas_err *err);

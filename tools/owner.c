@@ -179,7 +179,7 @@ static int owner_start(struct owner *o, struct cas_err *err)
         if (!info)
                 return cas_fail(err, CAS_E_INVALID, "the paths of the store are not UTF-8");
         /* Last: whoever gets an answer here finds all of it running. */
-        return control_server_start(o->store, info, &o->control, err);
+        return control_server_start(o->store, o->registry, info, &o->control, err);
 }
 
 /* Mounts go on by the former program where this one cannot serve them. */
@@ -211,10 +211,10 @@ static bool owner_has_mounts(const struct owner *o)
 static void owner_stop(struct owner *o)
 {
         struct cas_err err = CAS_ERR_INIT;
+        if (o->control) /* first: operations tell the registry's listeners */
+                control_server_stop(o->control);
         if (o->registry)
                 reg_stop(o->registry, REGISTRY_STOP_MS);
-        if (o->control)
-                control_server_stop(o->control);
         cas_condenser_stop(o->condenser);
         if (o->resolver && !owner_has_mounts(o) && ffs_host_shutdown(&o->host, &err) < 0)
                 cas_log(CAS_LOG_WARN, "owner", "shutdown=failed message=\"%s\"", err.msg);

@@ -389,6 +389,10 @@ def index_entry(family, key, value):
             tag = k.rest()
             need(1 <= len(tag) <= 128, "tag")
             text = f"{repo} {tag.decode()} {r.digest()}"
+        elif family == "tag-times":
+            tag = k.rest()
+            need(1 <= len(tag) <= 128, "tag")
+            text = f"{repo} {tag.decode()} {r.digest()} pushed={r.varint()} pulled={r.varint()}"
         elif family == "blob-links":
             text = f"{repo} {k.digest()} {r.varint()}"
         else:

@@ -239,6 +239,7 @@ static void say_entry(const struct words *w, const void *key, size_t key_len, co
                 return;
         }
         case CAS_FAMILY_ELSEWHERE:
+        case CAS_FAMILY_TAG_TIMES:
         case CAS_FAMILY_ORDERS:
         case CAS_FAMILY_META:
         case CAS_FAMILY_COUNT:
