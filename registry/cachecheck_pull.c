@@ -286,13 +286,13 @@ int reg_check_ranges(struct reg_check *c, struct cas_err *err)
         else if (a.status == 200 && same_bytes(&a, &c->blob.bytes))
                 reg_check_note(c, "ranges",
                                "pass requests for several ranges to the registry (Varnish: "
-                               "return (pass) when Range has a comma)",
+                               "return (pipe) when Range has a comma)",
                                "several ranges at once are answered with the whole: partial pulls "
                                "of zstd:chunked layers load all");
         else
                 reg_check_wrong(c, "ranges",
                                 "pass requests for several ranges to the registry (Varnish: "
-                                "return (pass) when Range has a comma)",
+                                "return (pipe) when Range has a comma)",
                                 "four ranges at once are answered with %u, %.60s and %zu parts: "
                                 "partial pulls of zstd:chunked layers break",
                                 a.status, type, parts);
@@ -375,13 +375,15 @@ static double now_s(void)
         return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-static int look_at_tag(struct reg_check *c, bool *moved, uint64_t *limit_s, struct cas_err *err)
+static int look_at_tag(struct reg_check *c, unsigned *status, bool *moved, uint64_t *limit_s,
+                       struct cas_err *err)
 {
         reg_cleanup_answer struct reg_check_answer a = {0};
         int rc = reg_check_get(c, &(struct reg_check_ask){.path = c->tag_path}, &a, NULL, err);
         if (rc < 0)
                 return rc;
         const char *control = reg_check_header(&a, "Cache-Control");
+        *status = a.status;
         *moved = same_bytes(&a, &c->manifests[1].bytes);
         *limit_s = strcasestr(control, "s-maxage=") ? seconds_said(control, "s-maxage=")
                                                     : TAG_SECONDS_UNKNOWN;
@@ -393,13 +395,18 @@ int reg_check_moved_tag(struct reg_check *c, struct cas_err *err)
 {
         bool moved = false;
         uint64_t limit_s;
-        int rc = look_at_tag(c, &moved, &limit_s, err);
+        unsigned status;
+        int rc = look_at_tag(c, &status, &moved, &limit_s, err);
+        if (rc == 0 && status != 200) {
+                reg_check_skip(c, "moved-tag", "the tag cannot be pulled: status %u", status);
+                return 0;
+        }
         if (rc == 0)
                 rc = reg_check_push_manifest(c, 1, err);
         double start = now_s(), end = start;
         while (rc == 0 && !moved && end - start <= (double)limit_s) {
                 uint64_t unused;
-                rc = look_at_tag(c, &moved, &unused, err);
+                rc = look_at_tag(c, &status, &moved, &unused, err);
                 end = now_s();
                 struct timespec pause = {.tv_nsec = TAG_LOOK_MS * 1000000L};
                 if (!moved)
