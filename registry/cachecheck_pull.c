@@ -238,8 +238,8 @@ int reg_check_range(struct reg_check *c, struct cas_err *err)
                     strcmp(reg_check_header(&a, "Content-Range"), expected) != 0 ||
                     memcmp(a.body.data, c->blob.bytes.data + parts[i].first, parts[i].bytes) != 0) {
                         reg_check_wrong(c, "range",
-                                        "let the cache answer ranges, or pass Range and If-Range "
-                                        "on (nginx: proxy_force_ranges on)",
+                                        "let the cache answer ranges, and pass Range and "
+                                        "If-Range on where it keeps nothing",
                                         "a range (%s) is answered with %u and %zu bytes "
                                         "(Content-Range: %.60s): broken pulls begin anew, lazy "
                                         "pulls load all",
@@ -361,7 +361,7 @@ int reg_check_private(struct reg_check *c, struct cas_err *err)
         return 0;
 }
 
-/* s-maxage and stale-while-revalidate of the answer. */
+/* s-maxage of the answer; 0: none. */
 static uint64_t seconds_said(const char *control, const char *word)
 {
         const char *at = strcasestr(control, word);
@@ -385,8 +385,7 @@ static int look_at_tag(struct reg_check *c, unsigned *status, bool *moved, uint6
         const char *control = reg_check_header(&a, "Cache-Control");
         *status = a.status;
         *moved = same_bytes(&a, &c->manifests[1].bytes);
-        *limit_s = strcasestr(control, "s-maxage=") ? seconds_said(control, "s-maxage=")
-                                                    : TAG_SECONDS_UNKNOWN;
+        *limit_s = control[0] ? seconds_said(control, "s-maxage=") : TAG_SECONDS_UNKNOWN;
         *limit_s = cas_min_u64(*limit_s + TAG_SECONDS_SPARE, TAG_SECONDS_MAX);
         return 0;
 }

@@ -411,7 +411,7 @@ bool reg_access_public(struct reg_access *a, const char *repo)
 {
         if (!a->checked)
                 return true;
-        return (reg_rights_of(a->rights, "", repo) & REG_ACTION_PULL) != 0;
+        return repo && (reg_rights_of(a->rights, "", repo) & REG_ACTION_PULL) != 0;
 }
 
 uint64_t reg_access_room(struct reg_access *a, const struct reg_identity *identity CAS_UNUSED,

@@ -230,7 +230,7 @@ BROKEN = {
     "private": (add(IGNORES + "    proxy_cache_valid 200 1m;\n"), "private", "private/"),
     "moved": (add(IGNORES + "    proxy_cache_valid 200 1m;\n"), "moved-tag", "public/"),
     "head": (replace("proxy_cache_convert_head off", "proxy_cache_convert_head on"), "head", "shared/"),
-    "ranges": (add("    max_ranges 0;\n"), "range", "public/"),
+    "ranges": (replace("proxy_set_header Range $range_asked;", "max_ranges 0;"), "range", "public/"),
     "size": (replace("client_max_body_size 0;", "client_max_body_size 1m;"), "upload-size", "public/"),
     "headers": (replace("large_client_header_buffers 4 32k;", "large_client_header_buffers 4 4k;"), "header-size",
                 "public/"),
