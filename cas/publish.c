@@ -24,6 +24,7 @@ struct staged_blob {
         struct cas_digest digest;
         uint64_t size_bytes;
         char path[CAS_TEMPORARY_PATH_BYTES];
+        bool adopted; /* the file has another name besides */
 };
 
 struct cas_publish {
@@ -351,10 +352,11 @@ int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct
         if (rc == 0)
                 rc = cas_blob_dirs_make(s, digest->alg, err);
         if (rc == 0)
-                rc = cas_io_rename(s->io, s->dirfd, from, s->dirfd, path, err);
+                rc = cas_io_link(s->io, s->dirfd, from, s->dirfd, path, err);
         if (rc < 0)
                 return rc;
         stage_blob(p, digest, size_bytes, path);
+        p->blobs[p->blob_count - 1].adopted = true;
         rc = cas_io_open(s->io, s->dirfd, path, O_RDONLY, 0, &fd, err);
         return rc < 0 ? rc : cas_io_fsync(s->io, fd, path, err);
 }
@@ -368,6 +370,8 @@ static int name_blob(struct cas_publish *p, struct staged_blob *b, struct cas_er
         char path[CAS_BLOB_PATH_BYTES];
         cas_blob_path(&b->digest, path);
         int rc = cas_io_rename(io, p->store->dirfd, b->path, p->store->dirfd, path, err);
+        if (rc == 0 && b->adopted) /* a rename from one name of a file to another does nothing */
+                rc = cas_io_unlink(io, p->store->dirfd, b->path, err);
         if (rc < 0)
                 return rc;
         b->path[0] = '\0';

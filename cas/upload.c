@@ -39,7 +39,9 @@ struct cas_upload {
         int fd;
         uint64_t size_bytes;
         bool unsynced;
-        bool over; /* its file is gone, or not to be trusted: all that is left is to close it */
+        bool shared; /* its file may be a blob's, too: a process has died between publishing it and
+                      * ending the session. It must not be written to */
+        bool over;   /* its file is gone, or not to be trusted: all that is left is to close it */
         struct upload_state *state; /* ours alone while state->writing */
 };
 
@@ -249,7 +251,14 @@ static int open_files(struct cas_upload *u, const char *repo, struct cas_err *er
         (void)snprintf(u->repo, sizeof(u->repo), "%s", repo);
         data_path(u->id, path);
         rc = cas_io_open(s->io, s->dirfd, path, O_RDWR, 0, &u->fd, err);
-        return rc < 0 ? rc : cas_io_size(s->io, s->dirfd, path, &u->size_bytes, err);
+        if (rc < 0)
+                return rc;
+        struct stat st;
+        if (s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, 0) != 0)
+                return cas_fail_sys(err, errno, "stat %s", path);
+        u->size_bytes = (uint64_t)st.st_size;
+        u->shared = st.st_nlink > 1;
+        return 0;
 }
 
 int cas_upload_open(struct cas_store *s, const char *repo, const char *id, struct cas_upload **out,
@@ -289,6 +298,49 @@ static int fail_over(const struct cas_upload *u, struct cas_err *err)
         return cas_fail(err, CAS_E_NOTFOUND, "upload %s is over", u->id);
 }
 
+static int copy_bytes(struct cas_upload *u, int to, const char *path, struct cas_err *err)
+{
+        const struct cas_io *io = u->store->io;
+        cas_cleanup_free uint8_t *buf = cas_xmalloc(READ_BYTES);
+        for (uint64_t at = 0; at < u->size_bytes;) {
+                size_t len = cas_min_u64(READ_BYTES, u->size_bytes - at);
+                int rc = cas_io_pread_exact(io, u->fd, buf, len, at, u->id, err);
+                if (rc == 0)
+                        rc = cas_io_pwrite_all(io, to, buf, len, at, path, err);
+                if (rc < 0)
+                        return rc;
+                at += len;
+        }
+        return cas_io_fsync(io, to, path, err);
+}
+
+/* Makes the file the session's alone, by a copy if need be. */
+static int unshare_file(struct cas_upload *u, struct cas_err *err)
+{
+        struct cas_store *s = u->store;
+        char path[UPLOAD_PATH_BYTES], copy[CAS_TEMPORARY_PATH_BYTES];
+        cas_cleanup_fd int fd = -1;
+        if (!u->shared)
+                return 0;
+        data_path(u->id, path);
+        int rc = cas_temporary_path(copy, err);
+        if (rc == 0)
+                rc = cas_io_open(s->io, s->dirfd, copy, O_RDWR | O_CREAT | O_EXCL, 0600, &fd, err);
+        if (rc < 0)
+                return rc;
+        rc = copy_bytes(u, fd, copy, err);
+        if (rc == 0)
+                rc = cas_io_rename(s->io, s->dirfd, copy, s->dirfd, path, err);
+        if (rc < 0) {
+                (void)s->io->ops->unlinkat(s->io->ctx, s->dirfd, copy, 0);
+                return rc;
+        }
+        (void)s->io->ops->close(s->io->ctx, u->fd);
+        u->fd = cas_steal_fd(&fd);
+        u->shared = false;
+        return cas_io_sync_dir(s->io, s->dirfd, CAS_DIR_UPLOADS, err);
+}
+
 int cas_upload_append(struct cas_upload *u, const void *data, size_t len, struct cas_err *err)
 {
         struct upload_state *state = u->state;
@@ -297,8 +349,11 @@ int cas_upload_append(struct cas_upload *u, const void *data, size_t len, struct
                                 (unsigned long long)CAS_UPLOAD_BYTES_MAX);
         if (u->over)
                 return fail_over(u, err);
+        int rc = len > 0 ? unshare_file(u, err) : 0;
+        if (rc < 0)
+                return rc;
         u->unsynced = true;
-        int rc = cas_io_pwrite_all(u->store->io, u->fd, data, len, u->size_bytes, u->id, err);
+        rc = cas_io_pwrite_all(u->store->io, u->fd, data, len, u->size_bytes, u->id, err);
         if (rc < 0) {
                 struct cas_err ignored = CAS_ERR_INIT;
                 if (cas_io_ftruncate(u->store->io, u->fd, u->size_bytes, u->id, &ignored) < 0)
@@ -320,6 +375,9 @@ int cas_upload_reader(struct cas_upload *u, int *out_fd, struct cas_err *err)
         char path[UPLOAD_PATH_BYTES];
         if (u->over)
                 return fail_over(u, err);
+        int rc = unshare_file(u, err); /* what is appended later must come to this file */
+        if (rc < 0)
+                return rc;
         data_path(u->id, path);
         return cas_io_open(u->store->io, u->store->dirfd, path, O_RDONLY, 0, out_fd, err);
 }
@@ -331,9 +389,12 @@ int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *er
                                 (unsigned long long)u->size_bytes);
         if (bytes == u->size_bytes || u->over)
                 return 0;
+        int rc = unshare_file(u, err);
+        if (rc < 0)
+                return rc;
         u->unsynced = true;
         state_forget_digest(u->state);
-        int rc = cas_io_ftruncate(u->store->io, u->fd, bytes, u->id, err);
+        rc = cas_io_ftruncate(u->store->io, u->fd, bytes, u->id, err);
         if (rc == 0)
                 u->size_bytes = bytes;
         return rc;
@@ -443,7 +504,7 @@ int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected, s
         if (rc < 0)
                 return rc;
         rc = publish(u, expected, err);
-        end_session(u); /* the file is the publication's, however that ended */
+        end_session(u); /* the file may be a blob's, however that ended */
         if (rc == 0)
                 upload_free(u, true);
         return rc;
