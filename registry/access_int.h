@@ -36,7 +36,7 @@ bool reg_access_take(struct reg_access *a, const struct reg_http_req *req, const
 /* Sets Retry-After, for who asks too often. */
 void reg_access_retry_after(struct reg_access *a, struct reg_http_req *req, const char *user);
 /* Looks at most once a second whether files have changed. */
-void reg_access_watch(struct reg_access *a, bool may_block);
+void reg_access_watch(struct reg_access *a);
 /* Whoever gives a name and a password, or a certificate. out->user is "" for neither. */
 enum reg_verdict reg_access_basic(struct reg_access *a, const struct reg_http_req *req,
                                   const char *credentials, bool may_block,

@@ -53,7 +53,7 @@ static int open_parts(struct reg_access *a, const struct reg_access_config *conf
                 rc = reg_htpasswd_open(s->htpasswd, &a->htpasswd, err);
         if (rc == 0 && s->htpasswd)
                 a->passwords = reg_passwords_new(a->htpasswd, a->logins, a->failures);
-        if (rc == 0 && (s->issuer || s->token_keys || !s->basic))
+        if (rc == 0 && (s->issuer || s->token_keys || s->token_keys_url || !s->basic))
                 rc = reg_tokens_new(s, config->store, a->logins, &a->tokens, err);
         return rc < 0 ? cas_err_wrap(err, "access") : 0;
 }
@@ -107,7 +107,7 @@ int reg_access_reload(struct reg_access *a, struct cas_err *err)
         return passwords < 0 ? passwords : tokens;
 }
 
-void reg_access_watch(struct reg_access *a, bool may_block)
+void reg_access_watch(struct reg_access *a)
 {
         struct cas_err err = CAS_ERR_INIT;
         uint64_t now = reg_clock_s(), before = atomic_load(&a->watched_s);
@@ -121,7 +121,7 @@ void reg_access_watch(struct reg_access *a, bool may_block)
                         cas_log(CAS_LOG_INFO, "access", "reload=ok what=htpasswd");
         }
         if (a->tokens)
-                reg_tokens_watch(a->tokens, may_block);
+                reg_tokens_watch(a->tokens);
 }
 
 /* ---- rates ---- */
@@ -257,7 +257,7 @@ enum reg_verdict reg_access_identify(struct reg_access *a, const struct reg_http
         *out = (struct reg_identity){0};
         if (!a->checked)
                 return REG_ALLOWED;
-        reg_access_watch(a, may_block);
+        reg_access_watch(a);
         token = reg_access_scheme(header, "Bearer");
         if (token) {
                 verdict = a->tokens ? reg_tokens_identify(a->tokens, token, may_block, out, &err)

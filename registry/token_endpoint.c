@@ -249,7 +249,7 @@ bool reg_token_serve(struct reg_access *a, struct reg_http_req *req)
 {
         if (!a->checked || !a->tokens || !reg_tokens_ours(a->tokens) || !is_token_path(req))
                 return false;
-        reg_access_watch(a, false);
+        reg_access_watch(a);
         if (!reg_access_take(a, req, "")) {
                 refuse(a, req, "", REG_LIMITED);
         } else if (reg_http_method(req) == REG_HTTP_POST) {

@@ -107,8 +107,9 @@ static int key_load(struct reg_tokens *t, struct cas_err *err)
 static int open_outside(struct reg_tokens *t, struct cas_err *err)
 {
         const struct reg_access_settings *s = t->settings;
-        if (!s->token_keys)
-                return cas_fail(err, CAS_E_INVALID, "token_issuer needs token_keys");
+        if (!s->token_keys == !s->token_keys_url)
+                return cas_fail(err, CAS_E_INVALID,
+                                "token_issuer needs token_keys, or token_keys_url");
         if (s->token_key || s->token_lifetime_s || s->refresh_lifetime_s)
                 return cas_fail(err, CAS_E_INVALID,
                                 "token_key and lifetimes are for tokens of our own, but there is "
@@ -116,6 +117,8 @@ static int open_outside(struct reg_tokens *t, struct cas_err *err)
         if (!s->realm && !s->basic)
                 return cas_fail(err, CAS_E_INVALID,
                                 "token_issuer needs realm: the address that gives its tokens");
+        if (s->token_keys_url)
+                return reg_keysource_url(s->token_keys_url, s->token_keys_ca, &t->source, err);
         return reg_keysource_file(s->token_keys, &t->source, err);
 }
 
@@ -132,7 +135,7 @@ int reg_tokens_new(const struct reg_access_settings *settings, struct cas_store 
         int rc;
         if (settings->issuer)
                 rc = open_outside(t, err);
-        else if (settings->token_keys)
+        else if (settings->token_keys || settings->token_keys_url || settings->token_keys_ca)
                 rc = cas_fail(err, CAS_E_INVALID, "token_keys needs token_issuer");
         else
                 rc = key_load(t, err);
@@ -161,16 +164,19 @@ int reg_tokens_reload(struct reg_tokens *t, struct cas_err *err)
         return t->source ? reg_keysource_reload(t->source, err) : key_load(t, err);
 }
 
-void reg_tokens_watch(struct reg_tokens *t, bool may_block)
+static void keys_reload(struct reg_tokens *t)
 {
         struct cas_err err = CAS_ERR_INIT;
-        if (!t->source || (reg_keysource_remote(t->source) && !may_block) ||
-            !reg_keysource_stale(t->source, false))
-                return;
         if (reg_keysource_reload(t->source, &err) < 0)
                 cas_log(CAS_LOG_ERROR, "access", "reload=failed message=\"%s\"", err.msg);
         else
                 cas_log(CAS_LOG_INFO, "access", "reload=ok what=token-keys");
+}
+
+void reg_tokens_watch(struct reg_tokens *t)
+{
+        if (t->source && !reg_keysource_remote(t->source) && reg_keysource_stale(t->source, false))
+                keys_reload(t);
 }
 
 bool reg_tokens_ours(const struct reg_tokens *t)
@@ -220,26 +226,42 @@ static int read_identity(const struct reg_tokens *t, const struct reg_jwt *jwt,
         return 0; /* it says who asks: the rules decide */
 }
 
+/* Whether one of the keys in force made the signature; *tried: one of them might have. */
+static bool is_signed(struct reg_tokens *t, const struct reg_jwt *jwt, const char *text,
+                      bool *tried)
+{
+        uint64_t generation;
+        reg_cleanup_keyset struct reg_keyset *keys = keys_get(t, &generation);
+        *tried = false;
+        return keys && reg_jwt_verify(jwt, text, keys, tried);
+}
+
+/* Keys of an outside issuer that are old, or (unknown) that lack one, are fetched. LATER: they
+ * would be, where blocking is allowed. */
+static enum reg_verdict keys_fetch(struct reg_tokens *t, bool unknown, bool may_block)
+{
+        if (!t->source || !reg_keysource_remote(t->source))
+                return REG_ALLOWED;
+        if (!may_block)
+                return reg_keysource_maybe_stale(t->source, unknown) ? REG_LATER : REG_ALLOWED;
+        if (reg_keysource_stale(t->source, unknown))
+                keys_reload(t);
+        return REG_ALLOWED;
+}
+
 /* Signature: ALLOWED, UNAUTHORIZED, LATER. */
 static enum reg_verdict verify(struct reg_tokens *t, const struct reg_jwt *jwt, const char *text,
                                bool may_block, struct cas_err *err)
 {
-        for (unsigned attempt = 0;; attempt++) {
-                uint64_t generation;
-                reg_cleanup_keyset struct reg_keyset *keys = keys_get(t, &generation);
-                bool tried = false;
-                if (keys && reg_jwt_verify(jwt, text, keys, &tried))
-                        return REG_ALLOWED;
-                bool again =
-                        attempt == 0 && t->source && !tried && reg_keysource_stale(t->source, true);
-                if (!again)
-                        break;
-                if (!may_block && reg_keysource_remote(t->source))
-                        return REG_LATER;
-                struct cas_err why = CAS_ERR_INIT;
-                if (reg_keysource_reload(t->source, &why) < 0)
-                        cas_log(CAS_LOG_WARN, "access", "keys=failed message=\"%s\"", why.msg);
-        }
+        bool tried;
+        if (keys_fetch(t, false, may_block) == REG_LATER)
+                return REG_LATER;
+        if (is_signed(t, jwt, text, &tried))
+                return REG_ALLOWED;
+        if (!tried && keys_fetch(t, true, may_block) == REG_LATER)
+                return REG_LATER;
+        if (!tried && is_signed(t, jwt, text, &tried))
+                return REG_ALLOWED;
         (void)cas_fail(err, CAS_E_DENIED, "the token is signed by no key that is known");
         return REG_UNAUTHORIZED;
 }

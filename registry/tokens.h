@@ -21,8 +21,8 @@ int reg_tokens_new(const struct reg_access_settings *settings, struct cas_store 
 void reg_tokens_free(struct reg_tokens *t);
 /* Reads the keys again. */
 int reg_tokens_reload(struct reg_tokens *t, struct cas_err *err) CAS_MUST_CHECK;
-/* The same if the file has changed, or the URL's time has come (only with may_block). */
-void reg_tokens_watch(struct reg_tokens *t, bool may_block);
+/* The same if a file of keys has changed. */
+void reg_tokens_watch(struct reg_tokens *t);
 bool reg_tokens_ours(const struct reg_tokens *t);
 
 /* Who a token says it is and what for: ALLOWED, UNAUTHORIZED (err says why), LATER (keys must be
