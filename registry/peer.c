@@ -511,7 +511,7 @@ static int fetch_all(struct fetching *f, const struct cas_hash *ids, size_t coun
                 return 0;
         if (find_parts(f, err) < 0)
                 return -(int)err->code;
-        f->fetch = reg_peer_fetch_new(f->from->remote, f->from->repo);
+        f->fetch = reg_peer_fetch_new(f->from->remote, f->from->repo, f->from->meter);
         plan_requests(f);
         if (fetch_requests(f, err) < 0 || fetch_larges(f, err) < 0)
                 return -(int)err->code;
@@ -537,10 +537,8 @@ int reg_peer_objects(struct reg_remote *r, const char *repo, const struct cas_di
 {
         char name[REG_REMOTE_REPO_BYTES];
         struct reg_peer_sets *sets = reg_peer_sets_new(0);
-        const struct reg_peer_source from = {.remote = r,
-                                             .repo = reg_remote_repo(r, repo, name),
-                                             .sets = sets,
-                                             .layer = layer};
+        const struct reg_peer_source from = {
+                .remote = r, .repo = reg_remote_repo(r, repo, name), .sets = sets, .layer = layer};
         int rc = reg_peer_fetch_objects(&from, ids, count, p, progress, err);
         reg_peer_sets_free(sets);
         return rc;

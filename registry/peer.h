@@ -44,13 +44,21 @@ int reg_peer_order(struct reg_remote *r, const char *repo, const struct cas_dige
 /* For layers that are elsewhere: asks this repository. Takes r; closed by its table. */
 struct cas_remote *reg_peer_remote_new(struct reg_remote *r, const char *repo);
 
+/* Of work under way, for who watches it. */
+struct reg_peer_meter {
+        const _Atomic(bool) *stop;     /* ends it: BUSY; may be NULL */
+        _Atomic(uint64_t) moved_bytes; /* of answers, as they came over the network */
+        _Atomic(uint64_t) requests;
+};
+
 /* Brings a layer by its parts: what is missing of them, and the blob made of them, condensed.
  * layer_bytes: as the manifest says. Whatever the error, the store is as it was, and the blob can
- * be pulled as from any registry. Errors: UNSUPPORTED (that is the better way: it is no lamina,
- * there is no recipe, nearly everything is missing), as the functions above and cas_layer_assemble
- * otherwise. */
+ * be pulled as from any registry. meter may be NULL. Errors: UNSUPPORTED (that is the better way:
+ * it is no lamina, there is no recipe, nearly everything is missing), as the functions above and
+ * cas_layer_assemble otherwise. */
 int reg_peer_bring(struct reg_remote *r, const char *repo, const struct cas_digest *layer,
                    uint64_t layer_bytes, struct cas_store *s, const struct cas_progress *progress,
-                   struct cas_layer_record *out, struct cas_err *err) CAS_MUST_CHECK;
+                   struct reg_peer_meter *meter, struct cas_layer_record *out,
+                   struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

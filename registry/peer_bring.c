@@ -109,6 +109,7 @@ struct bringing {
         const char *repo;
         struct cas_store *store;
         const struct cas_progress *progress;
+        struct reg_peer_meter *meter;
         struct reg_peer_layer facts;
         struct reg_peer_sets *sets;
 };
@@ -121,7 +122,8 @@ static int bring_objects(const struct bringing *b, const struct cas_layer_record
                                              .repo = b->repo,
                                              .sets = b->sets,
                                              .layer = &b->facts.record.blob,
-                                             .record = record};
+                                             .record = record,
+                                             .meter = b->meter};
         int rc = cas_publish_begin(b->store, &p, err);
         if (rc == 0)
                 rc = reg_peer_fetch_objects(&from, ids, count, p, b->progress, err);
@@ -174,13 +176,14 @@ static int bring(struct bringing *b, const struct cas_digest *layer, uint64_t la
 
 int reg_peer_bring(struct reg_remote *r, const char *repo, const struct cas_digest *layer,
                    uint64_t layer_bytes, struct cas_store *s, const struct cas_progress *progress,
-                   struct cas_layer_record *out, struct cas_err *err)
+                   struct reg_peer_meter *meter, struct cas_layer_record *out, struct cas_err *err)
 {
         char name[REG_REMOTE_REPO_BYTES];
         struct bringing b = {.remote = r,
                              .repo = reg_remote_repo(r, repo, name),
                              .store = s,
-                             .progress = progress};
+                             .progress = progress,
+                             .meter = meter};
         int rc = check_kind(r, err);
         if (rc == 0 && layer_bytes < BLOB_BYTES_MIN)
                 rc = cas_fail(err, CAS_E_UNSUPPORTED, "a layer of few bytes");

@@ -20,6 +20,7 @@ struct slot {
 struct reg_peer_fetch {
         struct reg_remote *remote;
         const char *repo;
+        struct reg_peer_meter *meter;
         pthread_t threads[REG_PEER_REQUESTS_MAX];
         unsigned thread_count; /* the owner's */
 
@@ -64,8 +65,15 @@ int reg_peer_get_body(struct reg_remote *r, const char *repo, const char *path, 
 static int fetch_frame(const struct reg_peer_fetch *f, struct slot *slot, struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf body = CAS_BUF_INIT;
+        struct reg_peer_meter *m = f->meter;
+        if (m && m->stop && *m->stop)
+                return cas_fail(err, CAS_E_BUSY, "stopped");
         int rc = reg_peer_get_body(f->remote, f->repo, slot->path,
                                    REG_PEER_FRAME_BYTES_MAX(slot->raw_max), &body, err);
+        if (m) {
+                m->requests++;
+                m->moved_bytes += body.len_bytes;
+        }
         if (rc == 0)
                 rc = reg_peer_frame_decode(body.data, body.len_bytes, slot->raw_max, &slot->frame,
                                            err);
@@ -95,11 +103,13 @@ static void *fetcher(void *arg)
         return NULL;
 }
 
-struct reg_peer_fetch *reg_peer_fetch_new(struct reg_remote *r, const char *repo)
+struct reg_peer_fetch *reg_peer_fetch_new(struct reg_remote *r, const char *repo,
+                                          struct reg_peer_meter *meter)
 {
         struct reg_peer_fetch *f = cas_xcalloc(1, sizeof(*f));
         f->remote = r;
         f->repo = repo;
+        f->meter = meter;
         cas_mutex_init(&f->mutex, "peer fetch");
         cas_cond_init(&f->change);
         return f;

@@ -19,8 +19,9 @@ int reg_peer_facts_parse(const void *data, size_t len, const struct cas_digest *
 #define REG_PEER_REQUESTS_MAX 6     /* at a time */
 #define REG_PEER_FETCH_QUEUE_MAX 16 /* asked for, and not taken */
 struct reg_peer_fetch;
-/* r and repo are borrowed until free. */
-struct reg_peer_fetch *reg_peer_fetch_new(struct reg_remote *r, const char *repo);
+/* All is borrowed until free; meter may be NULL. */
+struct reg_peer_fetch *reg_peer_fetch_new(struct reg_remote *r, const char *repo,
+                                          struct reg_peer_meter *meter);
 /* Waits for what is under way. */
 void reg_peer_fetch_free(struct reg_peer_fetch *f); /* NULL is nothing */
 CAS_DEFINE_CLEANUP(reg_cleanup_peer_fetch_, struct reg_peer_fetch *, reg_peer_fetch_free);
@@ -43,6 +44,7 @@ struct reg_peer_source {
         struct reg_peer_sets *sets;
         const struct cas_digest *layer;
         const struct cas_layer_record *record; /* NULL: as the store knows it, or the peer */
+        struct reg_peer_meter *meter;          /* may be NULL */
 };
 int reg_peer_fetch_objects(const struct reg_peer_source *from, const struct cas_hash *ids,
                            size_t count, struct cas_publish *p, const struct cas_progress *progress,

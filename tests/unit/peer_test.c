@@ -190,8 +190,8 @@ static void a_layer_comes_by_its_parts(void **state)
         make_layer(3, 30, 2, &new);
         struct cas_layer_record had = put_layer(t->here->store, &old, false), got;
         struct cas_layer_record rec = put_layer(t->origin->store, &new, true);
-        ok(reg_peer_bring(t->remote, "a/b", &rec.blob, new.len_bytes, t->here->store, NULL, &got,
-                          &err));
+        ok(reg_peer_bring(t->remote, "a/b", &rec.blob, new.len_bytes, t->here->store, NULL, NULL,
+                          &got, &err));
         check_record(&got, &rec);
         enum cas_blob_copy copy;
         ok(cas_blob_copy(t->here->store, &rec.blob, &copy, &err));
@@ -204,8 +204,8 @@ static void a_layer_comes_by_its_parts(void **state)
         ok(cas_fsck(t->here->store, NULL, NULL, NULL, &result, &err));
         assert_int_equal(result.errors, 0);
         /* at once, now that it is there */
-        ok(reg_peer_bring(t->remote, "a/b", &rec.blob, new.len_bytes, t->here->store, NULL, &got,
-                          &err));
+        ok(reg_peer_bring(t->remote, "a/b", &rec.blob, new.len_bytes, t->here->store, NULL, NULL,
+                          &got, &err));
 }
 
 static void the_blob_is_pulled_where_that_is_better(void **state)
@@ -219,20 +219,20 @@ static void the_blob_is_pulled_where_that_is_better(void **state)
         const int unsupported = -CAS_E_UNSUPPORTED;
         /* no recipe */
         assert_int_equal(reg_peer_bring(t->remote, "a/b", &rec.blob, blob.len_bytes, t->here->store,
-                                        NULL, &got, &err),
+                                        NULL, NULL, &got, &err),
                          unsupported);
         rec = put_layer(t->origin->store, &other, true);
         /* nearly all is missing */
         assert_int_equal(reg_peer_bring(t->remote, "a/b", &rec.blob, other.len_bytes,
-                                        t->here->store, NULL, &got, &err),
+                                        t->here->store, NULL, NULL, &got, &err),
                          unsupported);
         /* another length than the manifest's */
         assert_int_equal(reg_peer_bring(t->remote, "a/b", &rec.blob, other.len_bytes + 1,
-                                        t->here->store, NULL, &got, &err),
+                                        t->here->store, NULL, NULL, &got, &err),
                          -CAS_E_CORRUPT);
-        assert_int_equal(
-                reg_peer_bring(t->remote, "a/b", &rec.blob, 5000, t->here->store, NULL, &got, &err),
-                unsupported);
+        assert_int_equal(reg_peer_bring(t->remote, "a/b", &rec.blob, 5000, t->here->store, NULL,
+                                        NULL, &got, &err),
+                         unsupported);
         assert_false(test_has_blob(t->here->store, &rec.blob));
 }
 
