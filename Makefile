@@ -177,7 +177,7 @@ tidy: ## Formatting and static analysis (.clang-format, .clang-tidy)
 	clang-format --dry-run -Werror $(C_FILES)
 	clang-tidy --quiet $(LIB_SRC) $(TOOL_SRC) -- -std=gnu17 $(CPPFLAGS) $(PKG_CFLAGS)
 
-MAN_NAMES := import export pack unpack images inspect tag rm mount umount mounts run serve gc fsck condense stats \
+MAN_NAMES := pull push copy import export pack unpack images inspect tag rm mount umount mounts run serve gc fsck condense stats \
              upgrade dump
 MAN := $(MAN_NAMES:%=$(B)/man/lamina-%.1)
 $(MAN): $(B)/man/lamina-%.1: $(B)/lamina

@@ -58,9 +58,15 @@ int cas_store_stats(struct cas_store *s, struct cas_store_stats *out,
 
 /* Progress of long work. done and total in bytes unless said otherwise; total 0: unknown.
  * Called from any thread, one call at a time. */
+struct cas_progress_item {
+        const char *name; /* borrowed for the call */
+        uint64_t done, total;
+};
 struct cas_progress {
         void (*update)(void *arg, const char *what, uint64_t done, uint64_t total);
         void *arg;
+        /* What is under way side by side, told before an update; NULL: nobody wants to know. */
+        void (*items)(void *arg, const struct cas_progress_item *items, size_t count);
 };
 void cas_progress_update(const struct cas_progress *p, const char *what, uint64_t done,
                          uint64_t total); /* p may be NULL */

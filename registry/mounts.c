@@ -95,6 +95,8 @@ void reg_blob_mount(struct reg_call *call)
                                                        .media_type = "application/octet-stream",
                                                        .bytes = bytes});
                 reg_blob_reply_created(call, &digest);
+        } else if (reg_uri_param(reg_http_uri(call->req), "resume")) {
+                reg_session_resume(call);
         } else {
                 reg_session_begin(call);
         }

@@ -7,6 +7,8 @@ static const struct op ops[] = {
         {"export-disk", op_export_disk},
         {"pack", op_pack},
         {"unpack", op_unpack},
+        {"pull", op_pull},
+        {"push", op_push},
         {"images", op_images},
         {"inspect", op_inspect},
         {"tag", op_tag},

@@ -45,6 +45,11 @@ int op_pack(struct cas_store *s, const json_t *args, const struct op_context *ct
             struct cas_err *err);
 int op_unpack(struct cas_store *s, const json_t *args, const struct op_context *ctx,
               json_t **result, struct cas_err *err);
+/* ops_remote.c */
+int op_pull(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+            struct cas_err *err);
+int op_push(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+            struct cas_err *err);
 /* ops_names.c */
 int op_images(struct cas_store *s, const json_t *args, const struct op_context *ctx,
               json_t **result, struct cas_err *err);

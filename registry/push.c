@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Push and copy: the plan from the store or from a registry, blobs side by side, then the
+ * documents, children before what names them. */
+#include <stdatomic.h>
+
+#include "cas/blob.h"
+#include "cas/blobstream.h"
+#include "cas/limits.h"
+#include "cas/pool.h"
+#include "registry/deliver.h"
+#include "registry/pull.h"
+
+struct push {
+        struct reg_deliver deliver;
+        struct reg_plan plan;
+        struct reg_board board;
+        _Atomic bool stop;
+        struct cas_mutex mutex; /* guards what follows */
+        struct cas_err first;   /* what failed first */
+        struct reg_transfer_result result;
+};
+
+struct push_task {
+        struct push *push;
+        const struct reg_plan_blob *blob;
+};
+
+/* ---- where bytes come from ---- */
+
+static int store_open(void *arg, const struct reg_plan_blob *b, uint64_t offset, void **stream,
+                      struct cas_err *err)
+{
+        struct cas_blob_stream *st;
+        if (cas_blob_stream_open(arg, &b->digest, offset, UINT64_MAX, true, &st, err) < 0)
+                return -(int)err->code;
+        *stream = st;
+        return 0;
+}
+
+static void store_close(void *stream)
+{
+        cas_blob_stream_close(stream);
+}
+
+struct remote_source {
+        struct reg_remote *remote;
+        const char *repo;
+};
+
+/* A foreign layer may be at its URLs alone. */
+static int open_urls(struct reg_remote *r, const struct reg_plan_blob *b, uint64_t offset,
+                     struct reg_remote_blob **out)
+{
+        struct cas_err unused = CAS_ERR_INIT;
+        for (char **url = b->urls; url && *url; url++) {
+                if (reg_remote_blob_open_url(r, *url, offset, out, NULL, NULL, &unused) == 0)
+                        return 0;
+        }
+        return -CAS_E_NOTFOUND;
+}
+
+static int remote_open(void *arg, const struct reg_plan_blob *b, uint64_t offset, void **stream,
+                       struct cas_err *err)
+{
+        const struct remote_source *source = arg;
+        struct reg_remote_blob *blob = NULL;
+        struct cas_err why = CAS_ERR_INIT;
+        uint64_t bytes = UINT64_MAX;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        int rc = reg_remote_blob_open(source->remote, source->repo, &b->digest, offset, &blob,
+                                      &bytes, NULL, &why);
+        if (rc == -CAS_E_NOTFOUND && open_urls(source->remote, b, offset, &blob) == 0)
+                rc = 0;
+        if (rc < 0) {
+                *err = why;
+                return rc;
+        }
+        *stream = blob;
+        if (bytes == UINT64_MAX || bytes == b->size_bytes)
+                return 0;
+        reg_remote_blob_close(blob);
+        *stream = NULL;
+        return cas_fail(err, CAS_E_CORRUPT, "%s has %llu bytes, where %llu are said",
+                        cas_digest_text(&b->digest, text), (unsigned long long)bytes,
+                        (unsigned long long)b->size_bytes);
+}
+
+static void remote_close(void *stream)
+{
+        reg_remote_blob_close(stream);
+}
+
+/* ---- blobs ---- */
+
+static void count(struct push *p, int rc, bool left_out, enum reg_deliver_how how,
+                  const struct cas_err *err)
+{
+        bool went = rc == 0 && !left_out;
+        cas_mutex_lock(&p->mutex);
+        if (rc < 0 && p->first.code == CAS_OK)
+                p->first = *err;
+        p->result.reused += went && how == REG_DELIVER_THERE;
+        p->result.mounted += went && how == REG_DELIVER_MOUNTED;
+        p->result.moved += went && how == REG_DELIVER_SENT;
+        p->result.left_out += left_out;
+        cas_mutex_unlock(&p->mutex);
+        if (rc < 0)
+                atomic_store(&p->stop, true);
+}
+
+static void push_blob(void *arg)
+{
+        struct push_task *task = arg;
+        struct push *p = task->push;
+        struct cas_err err = CAS_ERR_INIT;
+        enum reg_deliver_how how = REG_DELIVER_THERE;
+        struct reg_board_part part;
+        char hex[CAS_DIGEST_TEXT_BYTES], name[REG_BOARD_NAME_BYTES];
+        if (atomic_load(&p->stop))
+                return;
+        (void)snprintf(name, sizeof(name), "%.12s", cas_digest_hex(&task->blob->digest, hex));
+        reg_board_begin(&p->board, &part, name, task->blob->size_bytes);
+        int rc = reg_deliver_blob(&p->deliver, task->blob, &part, &how, &err);
+        bool left_out = rc == -CAS_E_NOTFOUND && task->blob->foreign;
+        reg_board_end(&part);
+        count(p, left_out ? 0 : rc, left_out, how, &err);
+}
+
+static int push_blobs(struct push *p, unsigned jobs, struct cas_err *err)
+{
+        size_t n = p->plan.blob_count;
+        cas_cleanup_free struct push_task *tasks = cas_xcalloc(n + 1, sizeof(*tasks));
+        struct cas_pool *pool = cas_pool_new(jobs, jobs);
+        struct cas_pool_group group = {0};
+        for (size_t i = 0; i < n; i++)
+                reg_board_expect(&p->board, p->plan.blobs[i].size_bytes);
+        for (size_t i = 0; i < n; i++) {
+                tasks[i] = (struct push_task){.push = p, .blob = &p->plan.blobs[i]};
+                cas_pool_submit(pool, &group, push_blob, &tasks[i]);
+        }
+        cas_pool_wait(pool, &group);
+        cas_pool_free(pool);
+        if (p->first.code == CAS_OK)
+                return 0;
+        *err = p->first;
+        return -(int)err->code;
+}
+
+static int push_documents(struct push *p, const char *tag, struct cas_err *err)
+{
+        for (size_t i = 0; i < p->plan.doc_count; i++) {
+                const struct reg_plan_doc *doc = &p->plan.docs[i];
+                char text[CAS_DIGEST_TEXT_BYTES];
+                bool top = cas_digest_equal(&doc->info.digest, &p->result.info.digest);
+                const char *reference =
+                        top && tag[0] ? tag : cas_digest_text(&doc->info.digest, text);
+                if (reg_deliver_document(&p->deliver, doc, reference, NULL, err) < 0)
+                        return -(int)err->code;
+                p->result.documents++;
+        }
+        return 0;
+}
+
+static int push_plan(struct push *p, const char *tag, const struct reg_transfer_options *options,
+                     struct cas_err *err)
+{
+        int rc = push_blobs(p, options->jobs ? options->jobs : REG_TRANSFER_JOBS, err);
+        return rc < 0 ? rc : push_documents(p, tag, err);
+}
+
+static struct push *push_new(struct reg_remote *to, const char *repo,
+                             const struct reg_deliver_source *source,
+                             const struct reg_transfer_options *options, const char *what)
+{
+        struct push *p = cas_xcalloc(1, sizeof(*p));
+        p->deliver = (struct reg_deliver){
+                .remote = to, .repo = repo, .source = source, .stop = &p->stop};
+        cas_mutex_init(&p->mutex, "push");
+        reg_board_init(&p->board, options->progress, what);
+        return p;
+}
+
+static void push_free(struct push *p)
+{
+        reg_board_release(&p->board);
+        reg_plan_release(&p->plan);
+        cas_mutex_release(&p->mutex);
+        free(p);
+}
+
+/* ---- push ---- */
+
+static int store_doc_read(void *arg, const struct cas_digest *digest, struct cas_buf *out,
+                          struct cas_err *err)
+{
+        return cas_blob_read(arg, digest, CAS_MANIFEST_BYTES_MAX, out, err);
+}
+
+struct referrers {
+        struct cas_digest *digests; /* owned */
+        size_t count;
+};
+
+static bool add_referrer(void *arg, const struct cas_digest *referrer)
+{
+        struct referrers *r = arg;
+        if ((r->count & (r->count - 1)) == 0)
+                r->digests = cas_xrealloc(r->digests,
+                                          (r->count ? r->count * 2 : 1) * sizeof(*r->digests));
+        r->digests[r->count++] = *referrer;
+        return r->count < REG_PLAN_DOCS_MAX;
+}
+
+static int plan_referrers(struct push *p, struct cas_store *s, const char *repo,
+                          const struct reg_plan_source *source, struct cas_err *err)
+{
+        struct referrers list = {0};
+        int rc = cas_referrer_each(s, repo, &p->result.info.digest, add_referrer, &list, err);
+        for (size_t i = 0; rc == 0 && i < list.count; i++) {
+                cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+                struct cas_manifest_info info;
+                rc = cas_manifest_stat(s, repo, &list.digests[i], &info, err);
+                if (rc == 0)
+                        rc = store_doc_read(s, &info.digest, &bytes, err);
+                if (rc == 0)
+                        rc = reg_plan_add(&p->plan, source, &info, &bytes, err);
+        }
+        free(list.digests);
+        return rc;
+}
+
+static int plan_of_store(struct push *p, struct cas_store *s, const struct cas_ref *ref,
+                         const struct reg_transfer_options *options, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        struct reg_plan_source source = {
+                .read = store_doc_read, .arg = s, .platform = options->platform};
+        struct cas_manifest_info *info = &p->result.info;
+        if (cas_ref_resolve(s, ref, info, err) < 0 ||
+            store_doc_read(s, &info->digest, &bytes, err) < 0 ||
+            reg_plan_add(&p->plan, &source, info, &bytes, err) < 0)
+                return -(int)err->code;
+        source.platform = NULL;
+        return options->referrers ? plan_referrers(p, s, ref->repo, &source, err) : 0;
+}
+
+int reg_push(struct cas_store *s, const struct cas_ref *ref, struct reg_remote *to,
+             const char *repo, const char *tag, const struct reg_transfer_options *options,
+             struct reg_transfer_result *out, struct cas_err *err)
+{
+        const struct reg_deliver_source source = {
+                .open = store_open, .read = cas_blob_stream_read, .close = store_close, .arg = s};
+        struct push *p = push_new(to, repo, &source, options, "push");
+        int rc = plan_of_store(p, s, ref, options, err);
+        if (rc == 0)
+                rc = push_plan(p, tag, options, err);
+        p->result.moved_bytes = reg_board_moved(&p->board);
+        *out = p->result;
+        push_free(p);
+        return rc;
+}
+
+/* ---- copy ---- */
+
+static int plan_of_remote(struct push *p, struct reg_remote *from, const char *repo,
+                          const char *reference, const struct reg_transfer_options *options,
+                          struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        struct reg_remote_docs docs = {.remote = from, .repo = repo};
+        struct reg_plan_source source = {
+                .read = reg_remote_doc_read, .arg = &docs, .platform = options->platform};
+        struct cas_manifest_info *info = &p->result.info;
+        if (reg_remote_manifest(from, repo, reference, NULL, &bytes, info, NULL, NULL, err) < 0 ||
+            reg_plan_add(&p->plan, &source, info, &bytes, err) < 0)
+                return -(int)err->code;
+        if (!options->referrers)
+                return 0;
+        return reg_plan_add_referrers(&p->plan, from, repo, &info->digest, NULL, err);
+}
+
+int reg_copy(struct reg_remote *from, const char *from_repo, const char *reference,
+             struct reg_remote *to, const char *repo, const char *tag,
+             const struct reg_transfer_options *options, struct reg_transfer_result *out,
+             struct cas_err *err)
+{
+        struct remote_source arg = {.remote = from, .repo = from_repo};
+        const struct reg_deliver_source source = {.open = remote_open,
+                                                  .read = reg_remote_blob_read,
+                                                  .close = remote_close,
+                                                  .arg = &arg};
+        struct push *p = push_new(to, repo, &source, options, "copy");
+        if (strcmp(reg_remote_host(from), reg_remote_host(to)) == 0 && strcmp(from_repo, repo) != 0)
+                p->deliver.mount_from = from_repo;
+        int rc = plan_of_remote(p, from, from_repo, reference, options, err);
+        if (rc == 0)
+                rc = push_plan(p, tag, options, err);
+        p->result.moved_bytes = reg_board_moved(&p->board);
+        *out = p->result;
+        push_free(p);
+        return rc;
+}
