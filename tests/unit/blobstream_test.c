@@ -318,6 +318,37 @@ struct reader {
         struct cas_err err;
 };
 
+/* Several ranges of one answer: there and back, of a file and of one regeneration. */
+static void streams_go_back_and_ahead(void **state)
+{
+        struct teststore *t = *state;
+        struct layer l = {0};
+        struct cas_err err = CAS_ERR_INIT;
+        put_layer(t, 7, true, &l);
+        for (int condensed = 0; condensed < 2; condensed++) {
+                if (condensed)
+                        condense(t, &l);
+                const uint64_t end = l.bytes.len_bytes - 5, started = counts_of(t).started;
+                const uint64_t at[] = {end - 100, 10, 5000, 4900, end - 1, 10};
+                struct cas_blob_stream *st = NULL;
+                ok(cas_blob_stream_open(t->store, &l.blob, 10, end - 10, true, &st, &err));
+                for (size_t i = 0; i < CAS_COUNT(at); i++) {
+                        uint8_t got[200];
+                        size_t n = 0, len, want = cas_min_u64(sizeof(got), end - at[i]);
+                        cas_blob_stream_seek(st, at[i]);
+                        for (; n < want; n += len)
+                                ok(cas_blob_stream_read(st, got + n, want - n, &len, &err));
+                        assert_memory_equal(got, l.bytes.data + at[i], want);
+                }
+                cas_blob_stream_seek(st, end);
+                assert_int_equal(cas_blob_stream_left(st), 0);
+                cas_blob_stream_close(st);
+                await_idle(t);
+                assert_int_equal(counts_of(t).started - started, condensed);
+        }
+        layer_release(&l);
+}
+
 static void *read_along(void *arg)
 {
         struct reader *r = arg;
@@ -635,15 +666,11 @@ static int teardown(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                TEST(streams_begin_anywhere),
-                TEST(readers_share_one_regeneration),
-                TEST(a_reader_goes_in_the_middle),
-                TEST(regenerations_are_bounded),
-                TEST(passing_errors_are_no_doubt),
-                TEST(damage_is_found_and_healed),
-                TEST(what_is_wanted_twice_is_kept),
-                TEST(collection_waits_for_who_reads),
-                TEST(what_a_collection_took_is_no_doubt),
+                TEST(streams_begin_anywhere),         TEST(streams_go_back_and_ahead),
+                TEST(readers_share_one_regeneration), TEST(a_reader_goes_in_the_middle),
+                TEST(regenerations_are_bounded),      TEST(passing_errors_are_no_doubt),
+                TEST(damage_is_found_and_healed),     TEST(what_is_wanted_twice_is_kept),
+                TEST(collection_waits_for_who_reads), TEST(what_a_collection_took_is_no_doubt),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
