@@ -54,7 +54,7 @@ void cas_learner_free(struct cas_learner *l)
         free(l);
 }
 
-void cas_learner_set_watch_ms(struct cas_store *s, uint64_t ms)
+void cas_order_set_watch_ms(struct cas_store *s, uint64_t ms)
 {
         cas_mutex_lock(&s->learner->mutex);
         s->learner->watch_ms = ms;

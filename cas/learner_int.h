@@ -10,8 +10,6 @@ struct cas_learner *cas_learner_new(void);
 void cas_learner_free(struct cas_learner *l);
 /* Keeps what was learned of images whose time is over. By one thread. */
 void cas_learner_tick(struct cas_store *s);
-/* The time that an image is watched for; of tests. */
-void cas_learner_set_watch_ms(struct cas_store *s, uint64_t ms);
 
 /* Calls fn for each file with an object of the image's layers, here or elsewhere, lowest first. */
 int cas_order_each_file(struct cas_store *s, const struct cas_digest *manifest,

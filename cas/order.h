@@ -28,6 +28,8 @@ int cas_order_find(struct cas_store *s, const char *repo, const struct cas_diges
 /* The image is being mounted: what is first read in the next half minute becomes its order, once
  * for each process. Cheap. */
 void cas_order_watch(struct cas_store *s, const char *repo, const struct cas_digest *manifest);
+/* For how long images are watched, instead. */
+void cas_order_set_watch_ms(struct cas_store *s, uint64_t ms);
 /* The object was asked for by a reader. Cheap while nothing is watched. */
 void cas_order_seen(struct cas_store *s, const struct cas_hash *id);
 

@@ -90,9 +90,14 @@ static void remote_close(struct cas_remote *base)
         free(r);
 }
 
+static int remote_finish(struct cas_remote *base, struct cas_store *s,
+                         const struct cas_layer_record *layer, uint64_t blob_bytes,
+                         const struct cas_progress *progress, struct cas_err *err);
+
 struct cas_remote *reg_peer_remote_new(struct reg_remote *remote, const char *repo)
 {
         static const struct cas_remote_ops ops = {.fetch_objects = remote_fetch,
+                                                  .finish_layer = remote_finish,
                                                   .close = remote_close};
         struct peer_remote *r = cas_xcalloc(1, sizeof(*r));
         r->base.ops = &ops;
@@ -196,5 +201,45 @@ int reg_peer_bring(struct reg_remote *r, const char *repo, const struct cas_dige
         b.sets = reg_peer_sets_new(0);
         rc = bring(&b, layer, layer_bytes, out, err);
         reg_peer_sets_free(b.sets);
+        return rc;
+}
+
+/* ---- the end of a layer that was elsewhere ---- */
+
+static int finish_by_blob(struct peer_remote *r, struct cas_store *s,
+                          const struct cas_digest *layer, const struct cas_progress *progress,
+                          struct cas_err *err)
+{
+        reg_cleanup_remote_blob struct reg_remote_blob *blob = NULL;
+        struct cas_layer_record out;
+        uint64_t bytes;
+        int rc = reg_remote_blob_open(r->remote, r->repo, layer, 0, &blob, &bytes, NULL, err);
+        return rc < 0 ? rc
+                      : cas_layer_import(s, reg_remote_blob_read, blob, layer, progress, &out, err);
+}
+
+/* By the recipe where there is one; the blob itself proves everything, too. */
+static int remote_finish(struct cas_remote *base, struct cas_store *s,
+                         const struct cas_layer_record *layer, uint64_t blob_bytes,
+                         const struct cas_progress *progress, struct cas_err *err)
+{
+        struct peer_remote *r = (struct peer_remote *)base;
+        struct bringing b = {.remote = r->remote,
+                             .repo = r->repo,
+                             .store = s,
+                             .progress = progress,
+                             .sets = r->sets};
+        struct cas_layer_record out;
+        struct cas_err why = CAS_ERR_INIT;
+        int rc = reg_peer_layer(r->remote, r->repo, &layer->blob, &b.facts, &why);
+        if (rc == 0)
+                rc = check_facts(&b.facts, blob_bytes, &why);
+        if (rc == 0)
+                rc = bring(&b, &layer->blob, blob_bytes, &out, &why);
+        if (rc == 0)
+                return 0;
+        if (rc != -CAS_E_IO && rc != -CAS_E_BUSY && rc != -CAS_E_DENIED && rc != -CAS_E_NOSPACE)
+                return finish_by_blob(r, s, &layer->blob, progress, err);
+        *err = why;
         return rc;
 }

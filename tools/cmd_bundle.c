@@ -133,8 +133,7 @@ static int bundle_make(struct target *t, const struct bundle_args *a, const stru
                 return -(int)err->code;
         mount->dir = t->rootfs;
         mount->upper = t->upper;
-        if (mounting_prepare(&t->m, cli->operands[0], a->mount.platform, image, &prepared, err) <
-                    0 ||
+        if (mounting_prepare(&t->m, cli->operands[0], &a->mount.wish, image, &prepared, err) < 0 ||
             mounting_mount(&t->m, image, prepared, mount, info, err) < 0)
                 return -(int)err->code;
         t->mounted = true;

@@ -50,7 +50,7 @@ static int mount_run(const struct cli *cli, void *args)
         cas_cleanup_free struct ffs_image *image = cas_xcalloc(1, sizeof(*image));
         cas_cleanup_free struct ffs_mount_info *info = cas_xcalloc(1, sizeof(*info));
         if (mounting_open(cli, &m, &err) < 0 ||
-            mounting_prepare(&m, cli->operands[0], a->mount.platform, image, &prepared, &err) < 0 ||
+            mounting_prepare(&m, cli->operands[0], &a->mount.wish, image, &prepared, &err) < 0 ||
             mounting_mount(&m, image, prepared, &options, info, &err) < 0)
                 return cli_report(cli->command->name, &err);
         if (!cli->json) {

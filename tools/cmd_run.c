@@ -115,7 +115,7 @@ static int sandbox_prepare(struct run_place *s, const struct run_args *a, const 
         } else if (s->id_map && ffs_userns_open(s->id_map, &s->userns_fd, err) < 0) {
                 return -(int)err->code;
         }
-        return mounting_prepare(&s->m, name, a->mount.platform, image, prepared, err);
+        return mounting_prepare(&s->m, name, &a->mount.wish, image, prepared, err);
 }
 
 static int sandbox_spec(const struct run_place *s, const struct run_args *a, const struct cli *cli,
@@ -255,8 +255,8 @@ static int run_rootless(struct run *r, const struct ffs_image *image,
 static char *broker_request(const struct run *r)
 {
         op_cleanup_json json_t *request = json_pack("{s:s}", "image", r->cli->operands[0]);
-        if (request && r->args->mount.platform)
-                json_object_set_new(request, "platform", json_string(r->args->mount.platform));
+        if (request && r->args->mount.wish.platform)
+                json_object_set_new(request, "platform", json_string(r->args->mount.wish.platform));
         return request ? json_dumps(request, JSON_COMPACT) : NULL;
 }
 

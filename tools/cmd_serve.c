@@ -81,6 +81,8 @@ static int run(const struct cli *cli, void *args)
                         .condense_share_percent =
                                 config.condense && !background ? config.condense_share_percent : 0,
                         .condense_cold = config.condense_cold,
+                        .learn_ms = config.learn_s * 1000,
+                        .source_wait_ms = config.source_wait_s * 1000,
                         .registry = a->no_registry ? NULL : &config.registry,
                         .lock_wait_ms = background ? 0 : config.lock_wait_s * 1000,
                         .upgrade = a->upgrade,
@@ -113,6 +115,8 @@ const struct cli_command cmd_serve = {
                 "trees; flat: one tree an image), blob_cache (bytes, K, M, G or T, of copies of "
                 "condensed blobs that are kept for pulls, 1G), regenerations (of condensed blobs "
                 "at a time, 0: two per CPU; beyond it clients are told to come again)\n\n"
+                "[mount] source_wait_s (how long readers of a lazy mount wait for a lamina that is "
+                "away, 20), learn_s (for how long after a mount it is noted what is read, 30)\n\n"
                 "[condense] background (yes or no: keep recipes in place of blobs, see "
                 "lamina-condense(1)), share (percent of one CPU that it may take, 50), codec "
                 "(default or cold)\n\n"

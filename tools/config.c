@@ -10,6 +10,8 @@
 
 #define THREADS_MAX 1024
 #define LOCK_WAIT_S_DEFAULT 30
+#define LEARN_S_MAX 3600
+#define SOURCE_WAIT_S_MAX 3600
 #define LOCK_WAIT_S_MAX 86400
 #define BLOB_CACHE_BYTES_DEFAULT CAS_GIB
 #define CONDENSE_SHARE_DEFAULT 50
@@ -109,6 +111,11 @@ static int line_seen(void *user, const char *section, const char *key, const cha
                 good = cli_bytes_parse(value, &c->blob_cache_bytes);
         else if (strcmp(name, "store.regenerations") == 0)
                 good = number_set(value, REGENERATIONS_MAX, &c->regenerations);
+        else if (strcmp(name, "mount.source_wait_s") == 0)
+                good = number_set(value, SOURCE_WAIT_S_MAX, &c->source_wait_s) &&
+                       c->source_wait_s > 0;
+        else if (strcmp(name, "mount.learn_s") == 0)
+                good = number_set(value, LEARN_S_MAX, &c->learn_s) && c->learn_s > 0;
         else if (strcmp(name, "condense.background") == 0)
                 good = switch_set(value, &c->condense);
         else if (strcmp(name, "condense.share") == 0)

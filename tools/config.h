@@ -17,6 +17,8 @@ struct config {
         bool condense_cold;
         unsigned regenerations; /* at a time; 0: two per CPU */
         uint64_t blob_cache_bytes;
+        unsigned learn_s;       /* first reads after a mount are noted; 0: the default */
+        unsigned source_wait_s; /* of readers of lazy mounts; 0: the default */
 };
 
 void config_init(struct config *c); /* the defaults */

@@ -5,11 +5,12 @@
 #define TOOLS_MOUNT_CHOICE_H
 
 #include "fusefs/mount.h"
+#include "tools/mounting.h"
 #include "tools/options.h"
 
 struct mount_choice {
         const char *driver;
-        const char *platform;
+        struct mounting_wish wish;
         const char *pages;
         const char *uid_range;
         const char *size;
@@ -25,8 +26,21 @@ struct mount_choice {
          "auto|overlay|fuse",                                                                        \
          "how the image is mounted; default: auto"},                                                 \
                 {"platform",          0,                                                             \
-                 CLI_STRING,          (at) + offsetof(struct mount_choice, platform),                \
+                 CLI_STRING,          (at) + offsetof(struct mount_choice, wish.platform),           \
                  "OS/ARCH[/VARIANT]", "which image of an index; default: this host's"},              \
+                {"pull",                                                                             \
+                 0,                                                                                  \
+                 CLI_STRING,                                                                         \
+                 (at) + offsetof(struct mount_choice, wish.pull),                                    \
+                 "missing|always|never",                                                             \
+                 "whether the registry is asked for an image that is named HOST/NAME; default: "     \
+                 "missing"},                                                                         \
+                {"no-background",                                                                    \
+                 0,                                                                                  \
+                 CLI_FLAG,                                                                           \
+                 (at) + offsetof(struct mount_choice, wish.no_background),                           \
+                 NULL,                                                                               \
+                 "of an image at another lamina, what is not read is not brought"},                  \
                 {"pages",                                                                            \
                  0,                                                                                  \
                  CLI_STRING,                                                                         \

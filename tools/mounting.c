@@ -81,13 +81,16 @@ int mounting_prepare_by(const struct mounting *m, const char *op, json_t *args,
         return 0;
 }
 
-int mounting_prepare(const struct mounting *m, const char *name, const char *platform,
+int mounting_prepare(const struct mounting *m, const char *name, const struct mounting_wish *wish,
                      struct ffs_image *image, json_t **prepared, struct cas_err *err)
 {
         op_cleanup_json json_t *args = json_object();
         if (access_arg(args, "name", name, err) < 0 ||
-            access_arg(args, "platform", platform, err) < 0)
+            access_arg(args, "platform", wish->platform, err) < 0 ||
+            access_arg(args, "pull", wish->pull, err) < 0)
                 return -(int)err->code;
+        if (wish->no_background)
+                json_object_set_new(args, "background", json_false());
         return mounting_prepare_by(m, "mount-prepare", args, image, prepared, err);
 }
 

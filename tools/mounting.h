@@ -22,7 +22,12 @@ void mounting_close(struct mounting *m);
 
 /* Has the owner make the image ready. *prepared (a new reference) is its answer
  * (spec/control.md, mount-prepare), `image` the same for ffs_mount. */
-int mounting_prepare(const struct mounting *m, const char *name, const char *platform,
+struct mounting_wish {
+        const char *platform; /* NULL: this host's */
+        const char *pull;     /* of images at a registry (spec/control.md); NULL: what is missing */
+        bool no_background;   /* what is not read is not brought */
+};
+int mounting_prepare(const struct mounting *m, const char *name, const struct mounting_wish *wish,
                      struct ffs_image *image, json_t **prepared,
                      struct cas_err *err) CAS_MUST_CHECK;
 /* The same of a manifest that the store has under whatever name; `name` is for people. */

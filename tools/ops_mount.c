@@ -6,8 +6,11 @@
 #include <time.h>
 
 #include "cas/lease.h"
+#include "cas/order.h"
+#include "tools/lazymount.h"
 #include "tools/ops.h"
 #include "tools/ops_json.h"
+#include "tools/remote_name.h"
 
 #define LEASE_PREPARE_S 600
 
@@ -53,24 +56,48 @@ struct wanted {
         bool has_manifest;
         struct cas_platform platform;
         bool has_platform;
+        const char *remote; /* borrowed: the name of an image at a registry; NULL: of one here */
+        struct lazymount_options lazy;
 };
+
+/* A name at a registry, unless there is a manifest, whose name is for people. */
+static int wanted_name(const json_t *args, struct wanted *out, struct cas_err *err)
+{
+        const char *name, *pull;
+        const json_t *background = json_object_get(args, "background");
+        if (op_arg_string(args, "name", &name, err) < 0 ||
+            op_arg_string_opt(args, "pull", &pull, err) < 0 ||
+            lazymount_pull_parse(pull, &out->lazy.pull, err) < 0)
+                return -(int)err->code;
+        out->lazy.on_demand_only = json_is_false(background);
+        if (out->has_manifest || !remote_name_is(name))
+                return op_arg_ref(args, "name", &out->ref, err);
+        out->remote = name;
+        return 0;
+}
 
 static int wanted_from_args(const json_t *args, struct wanted *out, struct cas_err *err)
 {
         const char *manifest;
-        if (op_arg_ref(args, "name", &out->ref, err) < 0 ||
-            op_arg_platform(args, &out->platform, &out->has_platform, err) < 0 ||
+        memset(out, 0, sizeof(*out));
+        if (op_arg_platform(args, &out->platform, &out->has_platform, err) < 0 ||
             op_arg_string_opt(args, "manifest", &manifest, err) < 0)
                 return -(int)err->code;
         out->has_manifest = manifest != NULL;
+        if (wanted_name(args, out, err) < 0)
+                return -(int)err->code;
         return manifest ? cas_digest_parse(manifest, &out->manifest, err) : 0;
 }
 
-/* What the lease holds. */
-static int wanted_root(struct cas_store *s, const struct wanted *w, struct cas_digest *out,
-                       struct cas_err *err)
+/* What the lease holds. An image at a registry comes here first, as far as is needed. */
+static int wanted_root(struct cas_store *s, struct wanted *w, const struct cas_progress *progress,
+                       struct cas_digest *out, struct cas_err *err)
 {
         struct cas_manifest_info info = {.digest = w->manifest};
+        w->lazy.platform = w->has_platform ? &w->platform : NULL;
+        w->lazy.progress = progress;
+        if (w->remote && lazymount_bring(s, w->remote, &w->lazy, &w->ref, err) < 0)
+                return -(int)err->code;
         if (!w->has_manifest && cas_ref_resolve(s, &w->ref, &info, err) < 0)
                 return -(int)err->code;
         *out = info.digest;
@@ -81,10 +108,8 @@ static int wanted_open(struct cas_store *s, const struct wanted *w,
                        const struct cas_progress *progress, struct cas_image *out,
                        struct cas_err *err)
 {
-        if (w->has_manifest)
-                return cas_image_open_manifest(s, &w->manifest, progress, out, err);
-        return cas_image_open(s, &w->ref, w->has_platform ? &w->platform : NULL, progress, out,
-                              err);
+        return cas_image_open_lazy(s, &w->ref, w->has_platform ? &w->platform : NULL,
+                                   w->has_manifest ? &w->manifest : NULL, progress, out, err);
 }
 
 int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_context *ctx,
@@ -95,7 +120,7 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
         struct cas_lease lease = {.expires_unix_s = (uint64_t)time(NULL) + LEASE_PREPARE_S};
         if (wanted_from_args(args, &wanted, err) < 0 ||
             op_arg_string(args, "owner", &owner, err) < 0 ||
-            wanted_root(s, &wanted, &lease.root, err) < 0)
+            wanted_root(s, &wanted, ctx->progress, &lease.root, err) < 0)
                 return -(int)err->code;
         op_lease_id_new(lease.id, sizeof(lease.id));
         snprintf(lease.owner, sizeof(lease.owner), "%s", owner);
@@ -112,6 +137,7 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
                 (void)!cas_lease_drop(s, lease.id, &ignored); /* it expires anyway */
                 return rc;
         }
+        cas_order_watch(s, wanted.ref.repo, &image.manifest_digest);
         cas_cleanup_free char *name = op_ref_text(&wanted.ref);
         char manifest[CAS_DIGEST_TEXT_BYTES];
         *result = json_pack("{s:s, s:s, s:s, s:O, s:o}", "name", name, "manifest",

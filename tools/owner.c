@@ -11,8 +11,10 @@
 
 #include "cas/blob.h"
 #include "cas/condenser.h"
+#include "cas/filler.h"
 #include "cas/lease.h"
 #include "cas/log.h"
+#include "cas/order.h"
 #include "fusefs/mount.h"
 #include "fusefs/resolve.h"
 #include "registry/registry.h"
@@ -21,6 +23,7 @@
 #include "tools/control_server.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
+#include "tools/remotes.h"
 
 #define TICK_S 1
 #define UPLOAD_AGE_S (24 * 3600) /* unfinished uploads that nobody touches go */
@@ -39,6 +42,8 @@ struct owner {
         struct ffs_resolver *resolver;
         struct reg_registry *registry;
         struct cas_condenser *condenser;
+        struct remotes *remotes;
+        struct cas_filler *filler;
         struct control_server *control;
 };
 
@@ -162,7 +167,8 @@ static int owner_start(struct owner *o, struct cas_err *err)
                                     .store_path = cas_store_path(o->store),
                                     .resolve_path = o->resolve_path,
                                     .program = o->program};
-        if (leases_reconcile(o, err) < 0 ||
+        if (remotes_start(o->store, c->source_wait_ms, &o->remotes, err) < 0 ||
+            leases_reconcile(o, err) < 0 ||
             ffs_resolver_start(o->store, o->resolve_path, &o->resolver, err) < 0)
                 return -(int)err->code;
         if (c->registry && reg_start(o->store, c->registry, &o->registry, err) < 0)
@@ -175,6 +181,9 @@ static int owner_start(struct owner *o, struct cas_err *err)
                 };
                 o->condenser = cas_condenser_start(o->store, &condenser);
         }
+        if (c->learn_ms)
+                cas_order_set_watch_ms(o->store, c->learn_ms);
+        o->filler = cas_filler_start(o->store);
         op_cleanup_json json_t *info = info_json(o);
         if (!info)
                 return cas_fail(err, CAS_E_INVALID, "the paths of the store are not UTF-8");
@@ -211,10 +220,12 @@ static bool owner_has_mounts(const struct owner *o)
 static void owner_stop(struct owner *o)
 {
         struct cas_err err = CAS_ERR_INIT;
+        remotes_break(o->remotes); /* so that no operation waits for what does not come */
         if (o->control) /* first: operations tell the registry's listeners */
                 control_server_stop(o->control);
         if (o->registry)
                 reg_stop(o->registry, REGISTRY_STOP_MS);
+        cas_filler_stop(o->filler);
         cas_condenser_stop(o->condenser);
         if (o->resolver && !owner_has_mounts(o) && ffs_host_shutdown(&o->host, &err) < 0)
                 cas_log(CAS_LOG_WARN, "owner", "shutdown=failed message=\"%s\"", err.msg);
@@ -222,6 +233,7 @@ static void owner_stop(struct owner *o)
                 ffs_resolver_stop(o->resolver);
         if (o->store)
                 cas_store_close(o->store);
+        remotes_free(o->remotes);
         free(o->run_dir);
         free(o->resolve_path);
         free(o->program);

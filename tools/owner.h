@@ -15,6 +15,8 @@ struct owner_config {
         uint64_t blob_cache_bytes;       /* of verbatim copies of condensed blobs */
         unsigned condense_share_percent; /* 0: not in the background */
         bool condense_cold;
+        unsigned learn_ms;       /* first reads after a mount are noted for so long; 0: default */
+        unsigned source_wait_ms; /* readers wait so long for a source of a lazy mount; 0: default */
         const struct reg_config *registry; /* NULL: none */
         unsigned lock_wait_ms;
         bool upgrade;    /* takes the place of an owner that runs, and gives mounts this program */

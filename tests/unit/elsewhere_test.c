@@ -355,7 +355,7 @@ static void what_is_read_first_is_learned(void **state)
                 ids[i] = farstore_file(&far, &image, 50 - 7 * i);
         ids[3] = (struct cas_hash){{9}};
         cas_order_seen(t->store, &ids[0]); /* before it is watched */
-        cas_learner_set_watch_ms(t->store, 100);
+        cas_order_set_watch_ms(t->store, 100);
         cas_order_watch(t->store, "app", &image.manifest);
         cas_order_seen(t->store, &ids[3]);
         for (unsigned i = 0; i < 6; i++)
