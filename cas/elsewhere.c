@@ -83,6 +83,29 @@ int cas_elsewhere_layer(struct cas_store *s, const struct cas_digest *blob,
         return rc;
 }
 
+int cas_elsewhere_fill(struct cas_store *s, const struct cas_digest *blob, struct cas_err *err)
+{
+        cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_publish_begin(s, &p, err); /* nobody takes the record away meanwhile */
+        if (rc == 0)
+                rc = cas_elsewhere_stat(s, blob, rec, &miss);
+        if (rc == -CAS_E_NOTFOUND || (rc == 0 && !rec->on_demand_only))
+                return 0;
+        if (rc < 0) {
+                *err = miss;
+                return rc;
+        }
+        rec->on_demand_only = false;
+        rc = cas_elsewhere_put(p, rec, err);
+        if (rc == 0)
+                rc = cas_publish_commit(p, err);
+        if (rc == 0)
+                cas_elsewhere_changed(s);
+        return rc;
+}
+
 bool cas_layer_is_elsewhere(struct cas_store *s, const struct cas_digest *blob)
 {
         cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));

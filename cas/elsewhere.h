@@ -43,9 +43,13 @@ struct cas_elsewhere_layer {
 int cas_elsewhere_put(struct cas_publish *p, const struct cas_elsewhere_layer *layer,
                       struct cas_err *err) CAS_MUST_CHECK;
 void cas_elsewhere_changed(struct cas_store *s);
+/* The layer is brought in the background from now on, if it was not to be. */
+int cas_elsewhere_fill(struct cas_store *s, const struct cas_digest *blob,
+                       struct cas_err *err) CAS_MUST_CHECK;
 /* Errors: NOTFOUND (no such layer, or it is here now). */
 int cas_elsewhere_stat(struct cas_store *s, const struct cas_digest *blob,
                        struct cas_elsewhere_layer *out, struct cas_err *err) CAS_MUST_CHECK;
+bool cas_layer_is_elsewhere(struct cas_store *s, const struct cas_digest *blob);
 /* The record of a layer that is here or elsewhere. Errors: NOTFOUND. */
 int cas_elsewhere_layer(struct cas_store *s, const struct cas_digest *blob,
                         struct cas_layer_record *out, struct cas_err *err) CAS_MUST_CHECK;

@@ -19,7 +19,6 @@ int cas_elsewhere_decode(const struct cas_digest *blob, const void *data, size_t
 int cas_elsewhere_drop(struct cas_store *s, const struct cas_digest *blob,
                        struct cas_err *err) CAS_MUST_CHECK;
 
-bool cas_layer_is_elsewhere(struct cas_store *s, const struct cas_digest *blob);
 /* Decodes a blob that is here, unless it was decoded before (cas/layer.c). */
 int cas_layer_decode_here(struct cas_store *s, const struct cas_digest *blob,
                           const struct cas_progress *progress, struct cas_layer_record *out,

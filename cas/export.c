@@ -4,9 +4,9 @@
  * the blobs alone. */
 #include "cas/export_int.h"
 
-#include "cas/blobstream.h"
-
 #include "cas/blob.h"
+#include "cas/blobstream.h"
+#include "cas/elsewhere.h"
 #include "cas/manifest_int.h"
 #include "cas/publish.h"
 #include "cas/source_int.h"
@@ -32,6 +32,13 @@ static int export_blob(struct cas_export *ex, const struct cas_descriptor *d, bo
         if (!inserted)
                 return 0;
         int r = cas_blob_stat(ex->s, &d->digest, &bytes, &miss);
+        if (r == -CAS_E_NOTFOUND && cas_layer_is_elsewhere(ex->s, &d->digest)) {
+                r = cas_elsewhere_complete(ex->s, &d->digest, NULL, err);
+                if (r == 0)
+                        r = cas_blob_stat(ex->s, &d->digest, &bytes, err);
+                if (r < 0)
+                        return r;
+        }
         if (r == -CAS_E_NOTFOUND && optional)
                 return 0;
         if (r < 0) {

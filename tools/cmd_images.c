@@ -11,8 +11,12 @@ static int show(const struct cli *cli, const json_t *result)
         json_t *image;
         json_array_foreach(json_object_get(result, "images"), i, image)
         {
-                printf("%s\t%s\n", json_string_value(json_object_get(image, "name")),
+                const json_t *percent = json_object_get(image, "percent");
+                printf("%s\t%s", json_string_value(json_object_get(image, "name")),
                        json_string_value(json_object_get(image, "digest")));
+                if (percent)
+                        printf("\t%d%% here", (int)json_integer_value(percent));
+                putchar('\n');
         }
         return cli_finish();
 }
@@ -29,6 +33,7 @@ const struct cli_command cmd_images = {
         .summary = "list images",
         .description =
                 "Lists every tagged image: NAME:TAG, a tab, and the digest of its manifest, in "
-                "byte order of the names.",
+                "byte order of the names. A third field says how much has come of an image at "
+                "another lamina that was mounted and is not whole yet.",
         .run = run,
 };

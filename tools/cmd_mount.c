@@ -63,7 +63,7 @@ static int mount_run(const struct cli *cli, void *args)
 
 const struct cli_command cmd_mount = {
         .name = "mount",
-        .synopsis = "NAME:TAG DIR",
+        .synopsis = "[HOST/]NAME:TAG DIR",
         .summary = "mount an image on a directory",
         .description =
                 "Mounts the root file system of an image on DIR, which must be there, and prints "
@@ -72,8 +72,18 @@ const struct cli_command cmd_mount = {
                 "Read-only unless --rw or --upper is given. An upper directory belongs to the "
                 "exact "
                 "image that it was made over, and is refused over any other.\n\n"
-                "The mount goes on working while `lamina serve` is restarted.",
+                "The mount goes on working while `lamina serve` is restarted.\n\n"
+                "HOST[:PORT]/NAME:TAG is an image at a registry. From another lamina it is usable "
+                "once "
+                "manifest and names have come: files come when they are read, and all the others "
+                "in the background, first what earlier starts have read; `lamina images` says how "
+                "far that is. Until then the image is as the other lamina tells it, and what has "
+                "not come cannot be read while that is away: reads fail after 20 seconds ([mount] "
+                "source_wait_s of lamina-serve(1)). From other registries the image is pulled "
+                "first. Here it is called HOST/NAME:TAG, with _ for a colon in HOST. Credentials "
+                "are those of the user who runs the owner of the store.",
         .examples = "lamina mount web:1.0 /mnt\n"
+                    "lamina mount images.example.org/web:1.0 /mnt\n"
                     "lamina mount --upper /srv/changes web:1.0 /mnt",
         .options = mount_options,
         .args_bytes = sizeof(struct mount_args),

@@ -392,14 +392,14 @@ static int run(const struct cli *cli, void *args)
 
 const struct cli_command cmd_run = {
         .name = "run",
-        .synopsis = "NAME:TAG [-- ARGUMENT …]",
+        .synopsis = "[HOST/]NAME:TAG [-- ARGUMENT …]",
         .summary = "run a program in a sandbox over an image",
         .description =
                 "Mounts the image with a writable upper directory, runs its entrypoint and command "
                 "in a sandbox, and takes everything away at the end, however it ends. User, Env, "
                 "Entrypoint, Cmd and WorkingDir of the image are honoured; what follows -- takes "
                 "the place of Cmd. The host's resolv.conf is shown when the network is the "
-                "host's.\n\n"
+                "host's. An image at a registry is named as for lamina-mount(1).\n\n"
                 "SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on. The exit "
                 "status is the program's, 128 and the number of the signal when one ended it, 127 "
                 "when it is not in the image.\n\n"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What an image is: its documents, and what is known of its layers. */
+#include "cas/elsewhere.h"
 #include "cas/blob.h"
 #include "cas/condense.h"
 #include "cas/image.h"
@@ -31,6 +32,7 @@ static json_t *layer_json(struct cas_store *s, const struct cas_descriptor *d)
 {
         struct cas_recipe_record rec = {.blob = d->digest, .blob_bytes = d->size_bytes};
         struct cas_layer_record layer;
+        struct cas_elsewhere_progress come;
         struct cas_err ignored = CAS_ERR_INIT;
         uint64_t verbatim_bytes = 0;
         cas_cleanup_fd int fd = -1;
@@ -46,6 +48,10 @@ static json_t *layer_json(struct cas_store *s, const struct cas_descriptor *d)
                 json_object_set_new(j, "tarBytes", number(layer.tar_bytes));
                 json_object_set_new(j, "contentBytes", number(layer.content_bytes));
                 json_object_set_new(j, "entries", number(layer.entry_count));
+        }
+        if (cas_elsewhere_progress(s, &d->digest, &come, &ignored) == 0) {
+                json_object_set_new(j, "hereBytes", number(come.here_bytes));
+                json_object_set_new(j, "filesBytes", number(come.file_bytes));
         }
         return j;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "cas/elsewhere.h"
 #include "cas/lease.h"
 #include "cas/order.h"
 #include "tools/lazymount.h"
@@ -112,6 +113,20 @@ static int wanted_open(struct cas_store *s, const struct wanted *w,
                                    w->has_manifest ? &w->manifest : NULL, progress, out, err);
 }
 
+/* An image that was mounted with --no-background before is brought after all. */
+static int wanted_fill(struct cas_store *s, const struct wanted *w, const struct cas_image *image,
+                       struct cas_err *err)
+{
+        if (!w->remote || w->lazy.on_demand_only)
+                return 0;
+        int rc = 0;
+        for (size_t i = 0; rc == 0 && i < image->manifest.child_count; i++) {
+                if (image->layers[i].is_elsewhere)
+                        rc = cas_elsewhere_fill(s, &image->layers[i].blob, err);
+        }
+        return rc;
+}
+
 int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                      json_t **result, struct cas_err *err)
 {
@@ -130,6 +145,8 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
         cas_cleanup_image struct cas_image image = {0};
         op_cleanup_json json_t *trees = NULL;
         int rc = wanted_open(s, &wanted, ctx->progress, &image, err);
+        if (rc == 0)
+                rc = wanted_fill(s, &wanted, &image, err);
         if (rc == 0)
                 rc = trees_json(s, &image, &trees, err);
         if (rc < 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Operations on names: what is here, what it is, tags, removal. */
 #include "cas/blob.h"
+#include "cas/elsewhere.h"
 #include "cas/json.h"
 #include "cas/map.h"
 #include "tools/ops.h"
@@ -12,6 +13,7 @@ struct images_walk {
         struct cas_store *s;
         json_t *images; /* borrowed */
         const char *repo;
+        bool any_elsewhere; /* layers of the store that have not wholly come */
         struct cas_err *err;
         int rc;
         char **repos; /* owned */
@@ -26,6 +28,54 @@ static bool repo_seen(void *arg, const char *repo)
         return true;
 }
 
+/* How much of an image at another lamina has come, in percent; 100 where nothing is missing. */
+struct come {
+        struct cas_store *s;
+        uint64_t here, total;
+};
+
+static void add_manifest(struct come *c, const struct cas_digest *digest, unsigned depth)
+{
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        cas_cleanup_manifest struct cas_manifest m = {0};
+        struct cas_err ignored = CAS_ERR_INIT;
+        if (depth > CAS_INDEX_DEPTH_MAX ||
+            cas_blob_read(c->s, digest, CAS_MANIFEST_BYTES_MAX, &bytes, &ignored) < 0 ||
+            cas_manifest_parse(bytes.data, bytes.len_bytes, NULL, &m, &ignored) < 0)
+                return;
+        for (size_t i = 0; i < m.child_count; i++) {
+                struct cas_elsewhere_progress p;
+                if (m.kind == CAS_MANIFEST_INDEX)
+                        add_manifest(c, &m.children[i].digest, depth + 1);
+                else if (cas_elsewhere_progress(c->s, &m.children[i].digest, &p, &ignored) == 0) {
+                        c->here += p.here_bytes;
+                        c->total += p.file_bytes;
+                } else {
+                        c->here += m.children[i].size_bytes;
+                        c->total += m.children[i].size_bytes;
+                }
+        }
+}
+
+static bool stop_at_first(void *arg, const struct cas_elsewhere_layer *layer CAS_UNUSED)
+{
+        *(bool *)arg = true;
+        return false;
+}
+
+static json_t *image_json(struct images_walk *w, const char *tag,
+                          const struct cas_manifest_info *info)
+{
+        json_t *image = op_manifest_json(w->repo, tag, info);
+        struct come c = {.s = w->s};
+        if (w->any_elsewhere)
+                add_manifest(&c, &info->digest, 0);
+        if (c.here < c.total) /* never 100 */
+                json_object_set_new(image, "percent",
+                                    json_integer((json_int_t)(c.here * 100 / c.total)));
+        return image;
+}
+
 static bool tag_seen(void *arg, const char *tag, const struct cas_digest *digest)
 {
         struct images_walk *w = arg;
@@ -33,7 +83,7 @@ static bool tag_seen(void *arg, const char *tag, const struct cas_digest *digest
         w->rc = cas_manifest_stat(w->s, w->repo, digest, &info, w->err);
         if (w->rc < 0)
                 return false;
-        json_array_append_new(w->images, op_manifest_json(w->repo, tag, &info));
+        json_array_append_new(w->images, image_json(w, tag, &info));
         return true;
 }
 
@@ -44,7 +94,9 @@ int op_images(struct cas_store *s, const json_t *args, const struct op_context *
         (void)ctx;
         op_cleanup_json json_t *images = json_array();
         struct images_walk w = {.s = s, .images = images, .err = err};
-        int rc = cas_repo_each(s, NULL, repo_seen, &w, err);
+        int rc = cas_elsewhere_each(s, stop_at_first, &w.any_elsewhere, err);
+        if (rc == 0)
+                rc = cas_repo_each(s, NULL, repo_seen, &w, err);
         for (size_t i = 0; i < w.repo_count; i++) {
                 w.repo = w.repos[i];
                 if (rc == 0)
