@@ -391,6 +391,19 @@ static void free_tag(void *arg CAS_UNUSED, const void *key CAS_UNUSED, size_t ke
         free((void *)(uintptr_t)value);
 }
 
+/* Tells who keeps what names lead to. Also after a failure: the index may be ahead. */
+static void note_changed(struct cas_store *s, const struct cas_buf *records, uint32_t count)
+{
+        struct cas_cursor at = cas_cursor_over(records->data, records->len_bytes);
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_name_record rec;
+        for (uint32_t i = 0; i < count; i++) {
+                int rc = cas_name_record_decode(&at, &rec, &err);
+                cas_assert(rc == 0); /* it was encoded here */
+                cas_names_changed(s, rec.repo);
+        }
+}
+
 static void write_group(struct cas_store *s, struct cas_commit *first)
 {
         struct group g = {.records = CAS_BUF_INIT, .batch = cas_batch_new(), .tags = cas_map_new()};
@@ -398,6 +411,7 @@ static void write_group(struct cas_store *s, struct cas_commit *first)
         for (struct cas_commit *c = first; c; c = c->next)
                 join_commit(s, c, &g);
         int rc = write_changes(s, &g.records, g.count, g.batch, &err);
+        note_changed(s, &g.records, g.count);
         for (struct cas_commit *c = first; c; c = c->next) {
                 if (c->rc == 0 && rc < 0) {
                         c->rc = rc;

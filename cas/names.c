@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cas/names.h"
 
+#include <xxhash.h>
+
 #include "cas/blob.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
@@ -124,6 +126,21 @@ int cas_blob_linked(struct cas_store *s, const char *repo, const struct cas_dige
                 return 0;
         cas_key_repo_digest(repo, digest, &key);
         return cas_index_has(s->index, CAS_FAMILY_BLOB_LINKS, key.bytes, key.len, out, err);
+}
+
+static _Atomic uint64_t *generation_of(struct cas_store *s, const char *repo)
+{
+        return &s->names_generations[XXH3_64bits(repo, strlen(repo)) % CAS_NAMES_GENERATIONS];
+}
+
+uint64_t cas_names_generation(struct cas_store *s, const char *repo)
+{
+        return atomic_load(generation_of(s, repo));
+}
+
+void cas_names_changed(struct cas_store *s, const char *repo)
+{
+        atomic_fetch_add(generation_of(s, repo), 1);
 }
 
 /* ---- lists ---- */

@@ -37,6 +37,11 @@ int cas_ref_resolve(struct cas_store *s, const struct cas_ref *ref, struct cas_m
 int cas_repo_exists(struct cas_store *s, const char *repo, bool *out,
                     struct cas_err *err) CAS_MUST_CHECK;
 
+/* A number that changes with the names of the repository (and, rarely, with those of others). Read
+ * before names are looked at, it says later whether what was seen still holds: it changes after
+ * new names can be seen, and before their commit returns. Costs nothing. */
+uint64_t cas_names_generation(struct cas_store *s, const char *repo);
+
 /* Each calls fn in byte order for names after `last` (exclusive; NULL or "": from the
  * start) until fn returns false or all are seen. */
 int cas_repo_each(struct cas_store *s, const char *last, bool (*fn)(void *arg, const char *repo),

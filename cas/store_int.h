@@ -21,6 +21,8 @@ struct cas_trees;
 /* A commit that waits for its turn (cas/commit.c). */
 struct cas_commit;
 
+#define CAS_NAMES_GENERATIONS 1024
+
 struct cas_store {
         /* fixed after opening */
         char *path; /* absolute */
@@ -51,7 +53,8 @@ struct cas_store {
         unsigned exclusive_waiting;
         bool exclusive;
 
-        _Atomic(uint64_t) collections; /* begun and ended (cas/gc.c) */
+        _Atomic(uint64_t) collections;                              /* begun and ended (cas/gc.c) */
+        _Atomic(uint64_t) names_generations[CAS_NAMES_GENERATIONS]; /* cas_names_generation */
 
         struct cas_mutex names; /* "store.names": guards all to commit_error but the journal */
         pthread_cond_t names_change;
@@ -120,5 +123,9 @@ void cas_store_yield(struct cas_store *s);
 /* Waits until no publication is open, and keeps new ones waiting. */
 void cas_store_exclusive_begin(struct cas_store *s);
 void cas_store_exclusive_end(struct cas_store *s);
+
+/* names.c: the repository's names are others now. After they can be seen, before their commit
+ * returns. */
+void cas_names_changed(struct cas_store *s, const char *repo);
 
 #endif

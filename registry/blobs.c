@@ -22,11 +22,14 @@ void reg_blob_get(struct reg_call *call)
 {
         struct cas_digest digest;
         struct reg_content content = {
+                .pull = REG_EVENT_PULL_BLOB,
                 .digest = &digest,
                 .media_type = "application/octet-stream",
         };
         if (!find_linked(call, &digest))
                 return;
+        if (call->registry->shared)
+                call->keep = false; /* it depends on who asks */
         if (reg_shared_blob_redirect(call, &digest, &content.size_bytes) ||
             reg_reply_content(call, &content, REG_ABOUT_BLOB))
                 reg_call_tell(call, (struct reg_event){.kind = REG_EVENT_PULL_BLOB,

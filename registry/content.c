@@ -134,6 +134,65 @@ static void reply_wanted(struct reg_http_req *req, const struct reg_content *con
                 reg_http_reply_head(req, 200, content->size_bytes);
 }
 
+static bool may_keep(const struct reg_call *call, uint64_t bytes)
+{
+        return call->keep && bytes <= REG_ANSWER_BODY_BYTES_MAX;
+}
+
+static void reply_unchanged(struct reg_call *call, const char *etag, uint64_t bytes)
+{
+        if (!may_keep(call, bytes)) {
+                reg_http_reply_head(call->req, 304, bytes);
+                return;
+        }
+        struct reg_http_answer *answer = reg_http_reply_kept(call->req, 304, NULL, bytes);
+        reg_answers_keep(call->registry->answers, reg_http_target(call->req), call->route.repo,
+                         call->names_generation, etag, answer, true, 0, NULL);
+        reg_http_answer_unref(answer);
+}
+
+/* Answers with a body that is in memory, and keeps the answer. */
+static void reply_kept(struct reg_call *call, const char *etag, const void *data, size_t len,
+                       const struct reg_event *pull)
+{
+        struct reg_http_answer *answer = reg_http_reply_kept(call->req, 200, data, len);
+        reg_answers_keep(call->registry->answers, reg_http_target(call->req), call->route.repo,
+                         call->names_generation, etag, answer, false, len, pull);
+        reg_http_answer_unref(answer);
+}
+
+/* Small verbatim bytes are read, compared with their digest, and the answer is kept; HEAD is
+ * answered with it, too. False: they are not verbatim, and nothing was answered. */
+static bool reply_small(struct reg_call *call, const struct reg_content *content, const char *etag,
+                        struct cas_blob_stream *stream)
+{
+        uint8_t data[REG_ANSWER_BODY_BYTES_MAX];
+        size_t len = (size_t)content->size_bytes;
+        struct cas_digest digest;
+        uint64_t offset;
+        int fd = cas_blob_stream_take_fd(stream, &offset);
+        if (fd < 0)
+                return false;
+        cas_blob_stream_close(stream);
+        const struct reg_event pull = {.kind = content->pull,
+                                       .tag = content->tag,
+                                       .digest = *content->digest,
+                                       .media_type = content->media_type,
+                                       .bytes = content->size_bytes};
+        reg_http_reply_header(call->req, "Accept-Ranges", "bytes");
+        reg_http_reply_header(call->req, "Content-Type", content->media_type);
+        bool whole = pread(fd, data, len, (off_t)offset) == (ssize_t)len;
+        if (whole)
+                cas_digest_of(content->digest->alg, data, len, &digest);
+        if (whole && cas_digest_equal(&digest, content->digest)) {
+                (void)close(fd);
+                reply_kept(call, etag, data, len, &pull);
+        } else { /* fsck tells of it */
+                reg_http_reply_fd(call->req, 200, fd, offset, len);
+        }
+        return true;
+}
+
 bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum reg_about about)
 {
         struct reg_http_req *req = call->req;
@@ -145,13 +204,14 @@ bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
         cas_digest_text(content->digest, digest);
         if (reg_etag_listed(reg_http_header(req, "If-None-Match"), digest)) {
                 content_headers(call, content, digest);
-                reg_http_reply_head(req, 304, content->size_bytes);
+                reply_unchanged(call, digest, content->size_bytes);
                 return false;
         }
         bool head = reg_http_method(req) == REG_HTTP_HEAD;
         struct cas_blob_stream *stream = NULL;
         bool ok = read_ranges(req, content, digest, &w);
-        if (ok && !head &&
+        bool small = may_keep(call, content->size_bytes) && w.kind == REG_RANGE_WHOLE;
+        if (ok && (!head || small) &&
             cas_blob_stream_open(call->store, content->digest, w.window.first, w.window.bytes,
                                  false, &stream, &err) < 0) {
                 reg_reply_err(req, about, &err);
@@ -159,7 +219,11 @@ bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
         }
         if (ok) {
                 content_headers(call, content, digest);
-                reply_wanted(req, content, &w, stream);
+                if (!small || !reply_small(call, content, digest, stream)) {
+                        if (head)
+                                cas_blob_stream_close(cas_steal(&stream));
+                        reply_wanted(req, content, &w, stream);
+                }
         }
         free(w.list);
         return ok && !head && w.window.first == 0;
@@ -181,9 +245,12 @@ void reg_reply_list(struct reg_call *call, const char *media_type, struct cas_bu
         reg_http_reply_headerf(req, "ETag", "\"%s\"", tag);
         reg_cachepolicy_reply(call->registry->caches, &cached, req);
         if (reg_etag_listed(reg_http_header(req, "If-None-Match"), tag)) {
-                reg_http_reply_head(req, 304, body->len_bytes);
+                reply_unchanged(call, tag, body->len_bytes);
                 return;
         }
         reg_http_reply_header(req, "Content-Type", media_type);
-        reg_http_reply_buf(req, 200, body);
+        if (may_keep(call, body->len_bytes))
+                reply_kept(call, tag, body->data, body->len_bytes, NULL);
+        else
+                reg_http_reply_buf(req, 200, body);
 }

@@ -21,7 +21,7 @@
 #include "registry/http_int.h"
 #include "registry/http_listen.h"
 
-#define HTTP_CONNECTION_MEMORY_BYTES (64 * 1024) /* bounds the headers of a request, too */
+#define HTTP_CONNECTION_MEMORY_BYTES (32 * 1024) /* bounds the headers of a request, too */
 #define HTTP_WORKERS_MAX 64
 #define HTTP_CONNECTIONS_MAX 4096
 #define HTTP_IDLE_S 120
@@ -245,16 +245,44 @@ static void refuse(struct reg_http_req *req, unsigned status, const char *why)
         cas_assert(req->answered);
 }
 
-/* Content-Length or chunked; an answer when it is neither or both. */
+/* Of these two programs could take two different ones when there are several. */
+static const char *const once_headers[] = {MHD_HTTP_HEADER_CONTENT_LENGTH,
+                                           MHD_HTTP_HEADER_TRANSFER_ENCODING, MHD_HTTP_HEADER_HOST};
+struct repeats {
+        bool seen[CAS_COUNT(once_headers)];
+        bool found;
+};
+
+static enum MHD_Result note_header(void *arg, enum MHD_ValueKind kind CAS_UNUSED, const char *name,
+                                   size_t name_len, const char *value CAS_UNUSED,
+                                   size_t value_len CAS_UNUSED)
+{
+        struct repeats *r = arg;
+        for (size_t i = 0; i < CAS_COUNT(once_headers); i++) {
+                if (strlen(once_headers[i]) != name_len || strcasecmp(name, once_headers[i]) != 0)
+                        continue;
+                r->found |= r->seen[i];
+                r->seen[i] = true;
+        }
+        return MHD_YES;
+}
+
+/* Content-Length or chunked; an answer when it is neither, both or several. Whoever sent that may
+ * mean what follows differently: it is not read, and the connection ends. */
 static void read_body_length(struct reg_http_req *req)
 {
         const char *coding = reg_http_header(req, MHD_HTTP_HEADER_TRANSFER_ENCODING);
         const char *length = reg_http_header(req, MHD_HTTP_HEADER_CONTENT_LENGTH);
-        if (coding) {
+        struct repeats repeats = {0};
+        (void)MHD_get_connection_values_n(req->connection, MHD_HEADER_KIND, note_header, &repeats);
+        if (repeats.found) {
+                req->body_bytes = UINT64_MAX;
+                refuse(req, MHD_HTTP_BAD_REQUEST, "a header that may be there once is repeated");
+        } else if (coding) {
                 req->body_bytes = UINT64_MAX;
                 if (strcasecmp(coding, "chunked") != 0)
                         refuse(req, MHD_HTTP_NOT_IMPLEMENTED, "unknown Transfer-Encoding");
-                else if (length) /* two proxies may read two different requests */
+                else if (length)
                         refuse(req, MHD_HTTP_BAD_REQUEST,
                                "both Content-Length and Transfer-Encoding");
         } else if (length) {

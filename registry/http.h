@@ -204,6 +204,11 @@ void reg_http_answer_unref(struct reg_http_answer *a); /* NULL is nothing */
 /* Answers with it, and with nothing else: no header may have been set. To HEAD without the body. */
 void reg_http_reply_answer(struct reg_http_req *req, struct reg_http_answer *a);
 
+/* Answers with the headers that were set and a copy of the body, and gives what may be sent again
+ * to others. data NULL: only the headers of an answer of len bytes, for 304. */
+struct reg_http_answer *reg_http_reply_kept(struct reg_http_req *req, unsigned status,
+                                            const void *data, size_t len);
+
 /* An answer that is written while it is made: status and headers leave at once, the bytes as
  * they are written. From begin, piece or end, which may not use the request after it; the stream
  * may be used by any one thread at a time, also after end has returned, and must be closed. */

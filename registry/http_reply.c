@@ -34,17 +34,22 @@ void reg_http_reply_headerf(struct reg_http_req *req, const char *name, const ch
         reg_http_reply_header(req, name, text);
 }
 
-void reg_http_reply_response(struct reg_http_req *req, unsigned status,
-                             struct MHD_Response *response, uint64_t len)
+static void take_headers(struct reg_http_req *req, struct MHD_Response *response)
 {
-        cas_assert(!req->answered);
-        cas_assert(response != NULL);
         for (unsigned i = 0; i < req->header_count; i++) {
                 (void)MHD_add_response_header(response, req->headers[i].name,
                                               req->headers[i].value);
                 free(req->headers[i].value);
         }
         req->header_count = 0;
+}
+
+void reg_http_reply_response(struct reg_http_req *req, unsigned status,
+                             struct MHD_Response *response, uint64_t len)
+{
+        cas_assert(!req->answered);
+        cas_assert(response != NULL);
+        take_headers(req, response);
         req->response = response;
         req->status = status;
         req->body_out_bytes = req->method == REG_HTTP_HEAD ? 0 : len;
@@ -138,24 +143,43 @@ struct reg_http_answer {
         _Atomic unsigned refs;
         unsigned status;
         struct MHD_Response *response; /* owns the body */
-        void *body;                    /* borrowed from it */
+        void *body;                    /* borrowed from it; NULL: headers alone */
         size_t len;
 };
 
-struct reg_http_answer *reg_http_answer_new(unsigned status, const struct reg_http_header *headers,
-                                            size_t count, const void *body, size_t len)
+/* data NULL: headers of an answer of len bytes. */
+static struct reg_http_answer *answer_new(unsigned status, const void *data, size_t len)
 {
         struct reg_http_answer *a = cas_xcalloc(1, sizeof(*a));
         atomic_init(&a->refs, 1);
         a->status = status;
         a->len = len;
-        a->body = cas_xmalloc(len ? len : 1);
-        if (len > 0)
-                memcpy(a->body, body, len);
-        a->response = MHD_create_response_from_buffer(len, a->body, MHD_RESPMEM_MUST_FREE);
+        if (data) {
+                a->body = cas_xmalloc(len ? len : 1);
+                memcpy(a->body, data, len);
+                a->response = MHD_create_response_from_buffer(len, a->body, MHD_RESPMEM_MUST_FREE);
+        } else {
+                a->response = MHD_create_response_from_callback(len, 1, no_body, NULL, NULL);
+        }
         cas_assert(a->response != NULL);
+        return a;
+}
+
+struct reg_http_answer *reg_http_answer_new(unsigned status, const struct reg_http_header *headers,
+                                            size_t count, const void *body, size_t len)
+{
+        struct reg_http_answer *a = answer_new(status, body ? body : "", len);
         for (size_t i = 0; i < count; i++)
                 (void)MHD_add_response_header(a->response, headers[i].name, headers[i].value);
+        return a;
+}
+
+struct reg_http_answer *reg_http_reply_kept(struct reg_http_req *req, unsigned status,
+                                            const void *data, size_t len)
+{
+        struct reg_http_answer *a = answer_new(status, data, len);
+        take_headers(req, a->response);
+        reg_http_reply_answer(req, a);
         return a;
 }
 
@@ -179,7 +203,7 @@ void reg_http_reply_answer(struct reg_http_req *req, struct reg_http_answer *a)
         cas_assert(req->header_count == 0);
         req->answer = reg_http_answer_ref(a);
         req->status = a->status;
-        req->body_out_bytes = req->method == REG_HTTP_HEAD ? 0 : a->len;
+        req->body_out_bytes = req->method == REG_HTTP_HEAD || !a->body ? 0 : a->len;
         req->answered = true;
 }
 
@@ -193,7 +217,8 @@ static enum MHD_Result copy_header(void *arg, enum MHD_ValueKind kind, const cha
 static struct MHD_Response *copy_of(const struct reg_http_answer *a)
 {
         struct MHD_Response *copy =
-                MHD_create_response_from_buffer(a->len, a->body, MHD_RESPMEM_MUST_COPY);
+                a->body ? MHD_create_response_from_buffer(a->len, a->body, MHD_RESPMEM_MUST_COPY)
+                        : MHD_create_response_from_callback(a->len, 1, no_body, NULL, NULL);
         cas_assert(copy != NULL);
         (void)MHD_get_response_headers(a->response, copy_header, copy);
         return copy;

@@ -74,6 +74,7 @@ void reg_manifest_get(struct reg_call *call)
                 return;
         }
         struct reg_content content = {
+                .pull = REG_EVENT_PULL_MANIFEST,
                 .digest = &info.digest,
                 .size_bytes = info.size_bytes,
                 .media_type = info.media_type,

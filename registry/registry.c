@@ -9,6 +9,7 @@
 #include "registry/operation.h"
 #include "registry/peer.h"
 #include "registry/peer_sets.h"
+#include "registry/range.h"
 #include "registry/registry_int.h"
 #include "registry/upstream.h"
 #include "registry/upstream_config.h"
@@ -22,24 +23,25 @@ static const struct route {
         enum reg_http_method method;
         unsigned actions; /* enum reg_action: what who asks must be allowed to do */
         reg_handler handler;
+        bool keep; /* reg_call.keep */
 } routes[] = {
-        {REG_NOUN_PING, REG_HTTP_GET, 0, reg_ping},
-        {REG_NOUN_CATALOG, REG_HTTP_GET, REG_ACTION_PULL, reg_catalog},
-        {REG_NOUN_BLOB, REG_HTTP_GET, REG_ACTION_PULL, reg_blob_get},
-        {REG_NOUN_BLOB, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_blob_delete},
-        {REG_NOUN_UPLOADS, REG_HTTP_POST, REG_ACTION_PUSH, reg_upload_create},
-        {REG_NOUN_UPLOADS, REG_HTTP_GET, REG_ACTION_PUSH, reg_upload_list},
-        {REG_NOUN_UPLOAD, REG_HTTP_GET, REG_ACTION_PUSH, reg_upload_status},
-        {REG_NOUN_UPLOAD, REG_HTTP_PATCH, REG_ACTION_PUSH, reg_upload_patch},
-        {REG_NOUN_UPLOAD, REG_HTTP_PUT, REG_ACTION_PUSH, reg_upload_put},
-        {REG_NOUN_UPLOAD, REG_HTTP_DELETE, REG_ACTION_PUSH, reg_upload_delete},
-        {REG_NOUN_MANIFEST, REG_HTTP_GET, REG_ACTION_PULL, reg_manifest_get},
-        {REG_NOUN_MANIFEST, REG_HTTP_PUT, REG_ACTION_PUSH, reg_manifest_put},
-        {REG_NOUN_MANIFEST, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_manifest_delete},
-        {REG_NOUN_TAGS, REG_HTTP_GET, REG_ACTION_PULL, reg_tags_list},
-        {REG_NOUN_REFERRERS, REG_HTTP_GET, REG_ACTION_PULL, reg_referrers_list},
-        {REG_NOUN_LAMINA, REG_HTTP_GET, REG_ACTION_PULL, reg_peer_get},
-        {REG_NOUN_EXTENSIONS, REG_HTTP_GET, REG_ACTION_PULL, reg_extensions_get},
+        {REG_NOUN_PING, REG_HTTP_GET, 0, reg_ping, false},
+        {REG_NOUN_CATALOG, REG_HTTP_GET, REG_ACTION_PULL, reg_catalog, false},
+        {REG_NOUN_BLOB, REG_HTTP_GET, REG_ACTION_PULL, reg_blob_get, true},
+        {REG_NOUN_BLOB, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_blob_delete, false},
+        {REG_NOUN_UPLOADS, REG_HTTP_POST, REG_ACTION_PUSH, reg_upload_create, false},
+        {REG_NOUN_UPLOADS, REG_HTTP_GET, REG_ACTION_PUSH, reg_upload_list, false},
+        {REG_NOUN_UPLOAD, REG_HTTP_GET, REG_ACTION_PUSH, reg_upload_status, false},
+        {REG_NOUN_UPLOAD, REG_HTTP_PATCH, REG_ACTION_PUSH, reg_upload_patch, false},
+        {REG_NOUN_UPLOAD, REG_HTTP_PUT, REG_ACTION_PUSH, reg_upload_put, false},
+        {REG_NOUN_UPLOAD, REG_HTTP_DELETE, REG_ACTION_PUSH, reg_upload_delete, false},
+        {REG_NOUN_MANIFEST, REG_HTTP_GET, REG_ACTION_PULL, reg_manifest_get, true},
+        {REG_NOUN_MANIFEST, REG_HTTP_PUT, REG_ACTION_PUSH, reg_manifest_put, false},
+        {REG_NOUN_MANIFEST, REG_HTTP_DELETE, REG_ACTION_DELETE, reg_manifest_delete, false},
+        {REG_NOUN_TAGS, REG_HTTP_GET, REG_ACTION_PULL, reg_tags_list, true},
+        {REG_NOUN_REFERRERS, REG_HTTP_GET, REG_ACTION_PULL, reg_referrers_list, true},
+        {REG_NOUN_LAMINA, REG_HTTP_GET, REG_ACTION_PULL, reg_peer_get, false},
+        {REG_NOUN_EXTENSIONS, REG_HTTP_GET, REG_ACTION_PULL, reg_extensions_get, false},
 };
 
 static const char *method_text(enum reg_http_method method)
@@ -144,7 +146,7 @@ static void refuse_unknown(struct reg_registry *registry, struct reg_http_req *r
                 reg_access_refuse(registry->access, req, NULL, verdict, NULL, 0);
 }
 
-/* Who asks, kept with the request. NULL: answered, or (REG_LATER) to be asked again. */
+/* Who asks, kept with the request. NULL: *verdict says why not. */
 static const struct reg_context *identify(struct reg_registry *registry, struct reg_http_req *req,
                                           bool may_block, enum reg_verdict *verdict)
 {
@@ -156,9 +158,15 @@ static const struct reg_context *identify(struct reg_registry *registry, struct 
                 reg_metrics_begun(reg_operation_metrics(registry->operation));
                 return cas_steal(&context);
         }
-        if (*verdict != REG_LATER)
-                refuse_unknown(registry, req, *verdict);
         return NULL;
+}
+
+/* What is asked for is this store's own. */
+static void serve_own(struct reg_call *call, const struct route *route)
+{
+        call->keep = route->keep;
+        call->names_generation = cas_names_generation(call->store, call->route.repo);
+        route->handler(call);
 }
 
 /* Who asks is known: what they ask for. */
@@ -195,7 +203,70 @@ static void serve(struct reg_registry *registry, struct reg_http_req *req,
                 reg_reply_code(req, REG_E_UNSUPPORTED,
                                "what is pulled through cannot be pushed to");
         else
-                route->handler(&call);
+                serve_own(&call, route);
+}
+
+static void tell(struct reg_registry *registry, const struct reg_http_req *req,
+                 const struct reg_identity *identity, const char *id, const char *repo,
+                 struct reg_event event)
+{
+        event.repo = repo;
+        event.tag = event.tag ? event.tag : "";
+        event.from_repo = event.from_repo ? event.from_repo : "";
+        event.media_type = event.media_type ? event.media_type : "";
+        event.user = identity->user;
+        event.client = reg_http_client(req);
+        event.request_id = id;
+        event.req = req;
+        reg_events_tell(registry->events, &event);
+}
+
+/* Sends what is kept to who may have it. */
+static void serve_kept(struct reg_registry *registry, struct reg_http_req *req,
+                       const struct reg_context *context, const struct reg_kept *kept)
+{
+        const struct reg_identity *identity = &context->identity;
+        const char *known = reg_http_header(req, "If-None-Match");
+        enum reg_verdict verdict =
+                reg_access_check(registry->access, req, identity, kept->repo, REG_ACTION_PULL);
+        if (verdict != REG_ALLOWED) {
+                common_headers(req);
+                reg_access_refuse(registry->access, req, identity, verdict, kept->repo,
+                                  REG_ACTION_PULL);
+        } else if (known && reg_etag_listed(known, kept->etag)) {
+                reg_http_reply_answer(req, kept->same);
+        } else {
+                reg_http_reply_answer(req, kept->whole);
+                if (kept->is_pull && reg_http_method(req) == REG_HTTP_GET)
+                        tell(registry, req, identity, context->id, kept->repo, kept->pull);
+        }
+}
+
+/* Whether what is kept is the answer to this request. */
+static bool kept_fits(const struct reg_http_req *req, const struct reg_kept *kept)
+{
+        const char *known = reg_http_header(req, "If-None-Match");
+        if (known && reg_etag_listed(known, kept->etag))
+                return kept->same != NULL;
+        return kept->whole && !reg_http_header(req, "Range");
+}
+
+static void ready(void *arg, struct reg_http_req *req)
+{
+        struct reg_registry *registry = arg;
+        enum reg_http_method method = reg_http_method(req);
+        if (method != REG_HTTP_GET && method != REG_HTTP_HEAD)
+                return;
+        const struct reg_kept *kept = reg_answers_get(registry->answers, reg_http_target(req));
+        if (!kept)
+                return;
+        if (kept_fits(req, kept)) {
+                enum reg_verdict verdict;
+                const struct reg_context *context = identify(registry, req, false, &verdict);
+                if (context) /* others are answered by begin */
+                        serve_kept(registry, req, context, kept);
+        }
+        reg_answers_put_back(kept);
 }
 
 static void begin_blocking(void *arg, struct reg_http_req *req)
@@ -206,6 +277,8 @@ static void begin_blocking(void *arg, struct reg_http_req *req)
         cas_assert(verdict != REG_LATER);
         if (context)
                 serve(registry, req, context);
+        else
+                refuse_unknown(registry, req, verdict);
 }
 
 static void begin(void *arg, struct reg_http_req *req)
@@ -221,6 +294,8 @@ static void begin(void *arg, struct reg_http_req *req)
                 serve(registry, req, context);
         else if (verdict == REG_LATER)
                 reg_http_defer(req, begin_blocking, registry);
+        else
+                refuse_unknown(registry, req, verdict);
 }
 
 static void done(void *arg, const struct reg_http_done *done)
@@ -233,15 +308,7 @@ static void done(void *arg, const struct reg_http_done *done)
 
 void reg_call_tell(const struct reg_call *call, struct reg_event event)
 {
-        event.repo = call->route.repo;
-        event.tag = event.tag ? event.tag : "";
-        event.from_repo = event.from_repo ? event.from_repo : "";
-        event.media_type = event.media_type ? event.media_type : "";
-        event.user = call->identity->user;
-        event.client = reg_http_client(call->req);
-        event.request_id = call->id;
-        event.req = call->req;
-        reg_events_tell(call->registry->events, &event);
+        tell(call->registry, call->req, call->identity, call->id, call->route.repo, event);
 }
 
 void reg_ping(struct reg_call *call)
@@ -297,6 +364,7 @@ static void registry_free(struct reg_registry *registry)
         reg_access_free(registry->access);
         reg_purger_free(registry->purger);
         reg_events_free(registry->events);
+        reg_answers_free(registry->answers);
         reg_cachepolicy_free(registry->caches);
         reg_shared_blobs_free(registry->shared);
         reg_peer_sets_free(registry->peer_sets);
@@ -332,6 +400,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         registry->store = s;
         registry->config = config;
         registry->events = reg_events_new();
+        registry->answers = reg_answers_new(s, REG_ANSWERS_BYTES_MAX);
         registry->peer_sets = reg_peer_sets_new(PEER_SETS_BYTES_MAX);
         registry->immutable = reg_config_area(config, reg_immutable_area.word);
         registry->caches = reg_cachepolicy_new(reg_config_area(config, reg_cache_area.word));
@@ -357,6 +426,7 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
                 .threads = config->threads,
                 .name = "registry-request",
                 .begin = begin,
+                .ready = ready,
                 .refuse = refuse,
                 .trusted_proxies = config->trusted_proxies,
                 .tls = reg_config_area(config, "tls"),
@@ -380,6 +450,7 @@ int reg_reload(struct reg_registry *r, struct cas_err *err)
                               reg_shared_blobs_reload(r->shared, &errors[1]),
                               reg_operation_reload(r->operation, &errors[2])};
         int rc = reg_access_reload(r->access, err);
+        reg_answers_clear(r->answers); /* they say who else may keep them */
         for (size_t i = 0; rc == 0 && i < CAS_COUNT(others); i++) {
                 if (others[i] < 0)
                         *err = errors[i];

@@ -13,6 +13,7 @@
 #include "cas/publish.h"
 #include "registry/cachepolicy.h"
 #include "registry/reg_access.h"
+#include "registry/answers.h"
 #include "registry/events.h"
 #include "registry/purge.h"
 #include "registry/http.h"
@@ -44,6 +45,7 @@ struct reg_registry {
         struct reg_operation *operation;
         struct reg_peer_sets *peer_sets;       /* peer_serve.c */
         const struct reg_immutable *immutable; /* the configuration's; may be NULL */
+        struct reg_answers *answers;
 };
 
 #define REG_REQUEST_ID_BYTES 65
@@ -62,6 +64,11 @@ struct reg_call {
         struct reg_route route;
         const struct reg_identity *identity; /* borrowed from the request's context */
         const char *id;                      /* of the request; likewise */
+        /* The answer depends on nothing but the target, the repository's names and the
+         * configuration, and may be kept for others who may have it (registry/answers.h). A handler
+         * of which that is not true clears it. */
+        bool keep;
+        uint64_t names_generation; /* from before anything was looked up */
 };
 typedef void (*reg_handler)(struct reg_call *call);
 
@@ -93,6 +100,7 @@ void reg_call_work(const struct reg_call *call, reg_handler work);
 
 /* content.c: what a digest names, served whole, in part, by its headers or not at all (304). */
 struct reg_content {
+        enum reg_event_kind pull; /* what sending it is */
         const struct cas_digest *digest;
         uint64_t size_bytes;
         const char *media_type;

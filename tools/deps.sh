@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # tools/deps.sh: what `make deps` does. Installs the packages that building,
-# testing and running lamina need (Debian, root), and builds libfuse where the
-# system's is too old, and libzstd where it is another than recipes rely on: from
-# source packages of other suites, statically, into build/deps. Its lists of that suite are private, so the system's apt stays as it
-# was. With everything in place it looks and leaves, within a moment.
+# testing and running lamina need (Debian, root), and builds libfuse and
+# libmicrohttpd where the system's are too old, and libzstd where it is another
+# than recipes rely on: from source packages of other suites, statically, into
+# build/deps. Its lists of those suites are private, so the system's apt stays as
+# it was. With everything in place it looks and leaves, within a moment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,6 +14,9 @@ FUSE_SUITE=forky # where the source package of libfuse comes from
 # Recipes of zstd layers rely on what this very version makes (spec/recipe-zstd.md): linked statically.
 ZSTD_VERSION=1.5.4
 ZSTD_SUITE=bookworm
+# Older ones let requests through that two programs read differently (spec/registry.md).
+MHD_VERSION_MIN=1.0.1
+MHD_SUITE=trixie
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 DEPS=$(readlink -m build/deps)
 WORK=$DEPS/work
@@ -124,6 +128,31 @@ $(tail -n 30 "$DEPS/fuse.log")"
 	rm -rf "$WORK"
 }
 
+mhd_is_recent() {
+	PKG_CONFIG_PATH=$DEPS/lib/pkgconfig pkg-config --atleast-version=$MHD_VERSION_MIN libmicrohttpd 2>/dev/null
+}
+
+build_mhd() {
+	say "building libmicrohttpd (the system's is older than $MHD_VERSION_MIN)"
+	fetch_source "$MHD_SUITE" libmicrohttpd
+	local source
+	source=$(find "$WORK" -maxdepth 1 -type d -name 'libmicrohttpd-*' | head -n 1)
+	(
+		cd "$source"
+		./configure --prefix="$DEPS" --libdir="$DEPS/lib" --disable-shared --enable-static \
+			--with-pic --enable-https --with-threads=posix --disable-doc --disable-examples \
+			--disable-tools --disable-curl --disable-nls --disable-postprocessor \
+			--disable-dauth --disable-bauth --disable-cookie --disable-httpupgrade CFLAGS=-O2 &&
+			make -C src/microhttpd -j2 install && make -C src/include install &&
+			make install-pkgconfigDATA
+	) >"$DEPS/mhd.log" 2>&1 || die "libmicrohttpd does not build; the end of $DEPS/mhd.log:
+$(tail -n 30 "$DEPS/mhd.log")"
+	sed -i -e 's|^prefix=.*|prefix=${pcfiledir}/../..|' -e 's|^libdir=.*|libdir=${prefix}/lib|' \
+		-e 's|^Libs: .*|Libs: -L${libdir} -lmicrohttpd -lgnutls -lpthread|' \
+		"$DEPS/lib/pkgconfig/libmicrohttpd.pc"
+	rm -rf "$WORK"
+}
+
 # build/deps/lib/libzstd-VERSION.a is what the Makefile links.
 zstd_is_there() {
 	[ -e "$DEPS/lib/libzstd-$ZSTD_VERSION.a" ]
@@ -149,6 +178,7 @@ flock 9
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
 	install_packages
 	fuse_is_recent || build_fuse
+	mhd_is_recent || build_mhd
 	zstd_is_there || build_zstd
 fi
 fuse_is_recent || die "no apt here: install libfuse >= $FUSE_VERSION_MIN and the libraries of README.md by hand, then run make DEPS_CHECK=no"

@@ -425,7 +425,14 @@ static void bad_requests_are_refused(void **state)
                 {"PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
                  "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
                  400},
-                {"PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501},
+                {"PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400},
+                {"PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 1\r\n"
+                 "\r\n1",
+                 400},
+                {"PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+                 "transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+                 400},
+                {"GET /no HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n", 400},
                 {"PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400},
         };
         for (size_t i = 0; i < CAS_COUNT(cases); i++) {
