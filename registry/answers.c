@@ -169,6 +169,17 @@ const struct reg_kept *reg_answers_get(struct reg_answers *a, const char *target
         return e ? &e->kept : NULL;
 }
 
+void reg_answers_forget(struct reg_answers *a, const char *target)
+{
+        uint64_t hash = XXH3_64bits(target, strlen(target));
+        struct shard *s = &a->shards[hash % SHARDS];
+        cas_mutex_lock(&s->mutex);
+        struct entry **at = find_locked(s, hash, target);
+        if (*at)
+                drop_locked(s, at);
+        cas_mutex_unlock(&s->mutex);
+}
+
 void reg_answers_put_back(const struct reg_kept *kept)
 {
         entry_unref((struct entry *)(uintptr_t)kept);

@@ -30,6 +30,8 @@ struct reg_answers;
 /* The store is borrowed. */
 struct reg_answers *reg_answers_new(struct cas_store *s, size_t bytes_max);
 void reg_answers_free(struct reg_answers *a); /* NULL is nothing */
+/* Forgets what is kept for a target. */
+void reg_answers_forget(struct reg_answers *a, const char *target);
 /* Forgets all: what it depended on beside names has changed. */
 void reg_answers_clear(struct reg_answers *a);
 

@@ -43,6 +43,7 @@ static bool check_there(struct reg_call *call, struct reg_content *content, enum
         if (rc == -CAS_E_NOTFOUND)
                 cas_log(CAS_LOG_ERROR, "registry", "target=\"%.300s\" lost=\"%s\"",
                         reg_http_uri(call->req)->raw, err.msg);
+        reg_answers_forget(call->registry->answers, reg_http_target(call->req));
         reg_reply_err(call->req, about, &err);
         return false;
 }
@@ -161,8 +162,8 @@ static void reply_kept(struct reg_call *call, const char *etag, const void *data
         reg_http_answer_unref(answer);
 }
 
-/* Small verbatim bytes are read, compared with their digest, and the answer is kept; HEAD is
- * answered with it, too. False: they are not verbatim, and nothing was answered. */
+/* Small verbatim bytes are read, compared with their digest, and the answer is kept. False: they
+ * are not verbatim, and nothing was answered. */
 static bool reply_small(struct reg_call *call, const struct reg_content *content, const char *etag,
                         struct cas_blob_stream *stream)
 {
@@ -210,8 +211,8 @@ bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
         bool head = reg_http_method(req) == REG_HTTP_HEAD;
         struct cas_blob_stream *stream = NULL;
         bool ok = read_ranges(req, content, digest, &w);
-        bool small = may_keep(call, content->size_bytes) && w.kind == REG_RANGE_WHOLE;
-        if (ok && (!head || small) &&
+        bool small = !head && may_keep(call, content->size_bytes) && w.kind == REG_RANGE_WHOLE;
+        if (ok && !head &&
             cas_blob_stream_open(call->store, content->digest, w.window.first, w.window.bytes,
                                  false, &stream, &err) < 0) {
                 reg_reply_err(req, about, &err);
@@ -219,11 +220,8 @@ bool reg_reply_content(struct reg_call *call, struct reg_content *content, enum 
         }
         if (ok) {
                 content_headers(call, content, digest);
-                if (!small || !reply_small(call, content, digest, stream)) {
-                        if (head)
-                                cas_blob_stream_close(cas_steal(&stream));
+                if (!small || !reply_small(call, content, digest, stream))
                         reply_wanted(req, content, &w, stream);
-                }
         }
         free(w.list);
         return ok && !head && w.window.first == 0;

@@ -237,7 +237,7 @@ static void serve_kept(struct reg_registry *registry, struct reg_http_req *req,
                 reg_http_reply_answer(req, kept->same);
         } else {
                 reg_http_reply_answer(req, kept->whole);
-                if (kept->is_pull && reg_http_method(req) == REG_HTTP_GET)
+                if (kept->is_pull)
                         tell(registry, req, identity, context->id, kept->repo, kept->pull);
         }
 }
@@ -251,11 +251,11 @@ static bool kept_fits(const struct reg_http_req *req, const struct reg_kept *kep
         return kept->whole && !reg_http_header(req, "Range");
 }
 
+/* HEAD asks the store: who means to push learns from it what the store has lost. */
 static void ready(void *arg, struct reg_http_req *req)
 {
         struct reg_registry *registry = arg;
-        enum reg_http_method method = reg_http_method(req);
-        if (method != REG_HTTP_GET && method != REG_HTTP_HEAD)
+        if (reg_http_method(req) != REG_HTTP_GET)
                 return;
         const struct reg_kept *kept = reg_answers_get(registry->answers, reg_http_target(req));
         if (!kept)
