@@ -16,8 +16,10 @@
 #include "cas/version.h"
 #include "registry/accesslog.h"
 #include "registry/operation_config.h"
+#include "registry/reg_access.h"
 #include "registry/retention.h"
 #include "registry/webhook.h"
+#include "registry/websharing.h"
 
 #define TICK_MS 1000
 #define UPLOADS_EVERY_S 15
@@ -38,12 +40,14 @@ struct reg_operation {
         struct cas_store *store; /* borrowed, as the next two */
         const struct reg_operation_config *config;
         const struct reg_config *all;
+        struct reg_access *access;
         struct reg_events *events;
         struct reg_metrics *metrics;   /* owned, as all that follows */
         struct reg_webhooks *webhooks; /* NULL: none */
         struct reg_tagclock *clock;
-        struct reg_accesslog *log;    /* NULL: off */
-        struct reg_http_server *http; /* its own address; NULL: none */
+        struct reg_websharing *sharing; /* NULL: no web page */
+        struct reg_accesslog *log;      /* NULL: off */
+        struct reg_http_server *http;   /* its own address; NULL: none */
         _Atomic bool stopping;
         uint64_t id_prefix; /* random */
         _Atomic(uint64_t) id_count;
@@ -71,6 +75,20 @@ static uint64_t monotonic_ms(void)
 struct reg_metrics *reg_operation_metrics(struct reg_operation *op)
 {
         return op->metrics;
+}
+
+bool reg_operation_stats(struct reg_operation *op, struct cas_store_stats *out)
+{
+        cas_mutex_lock(&op->mutex);
+        bool has = op->has_stats;
+        *out = op->stats;
+        cas_mutex_unlock(&op->mutex);
+        return has;
+}
+
+struct reg_websharing *reg_operation_sharing(struct reg_operation *op)
+{
+        return op->sharing;
 }
 
 struct reg_tagclock *reg_operation_tagclock(struct reg_operation *op)
@@ -156,6 +174,19 @@ static void write_clock(struct reg_operation *op)
                 cas_log(CAS_LOG_WARN, "tag-times", "error=\"%s\"", err.msg);
 }
 
+static bool is_public(void *arg, const char *repo)
+{
+        const struct reg_operation *op = arg;
+        return reg_access_public(op->access, repo);
+}
+
+static void refresh_sharing(struct reg_operation *op)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        if (reg_websharing_refresh(op->sharing, op->store, is_public, op, &err) < 0)
+                cas_log(CAS_LOG_WARN, "web", "sharing=failed message=\"%s\"", err.msg);
+}
+
 static void removed(void *arg CAS_UNUSED, const struct reg_retention_item *item)
 {
         char digest[CAS_DIGEST_TEXT_BYTES];
@@ -193,6 +224,7 @@ static void *keep(void *arg)
         } tasks[] = {
                 {keep_uploads, UPLOADS_EVERY_S, 0},
                 {refresh_stats, op->config->stats_every_s, 0},
+                {refresh_sharing, op->sharing ? op->config->stats_every_s : 0, 0},
                 {write_clock, CLOCK_EVERY_S, monotonic_ms() + CLOCK_EVERY_S * 1000},
                 {apply_retention, op->config->retention_every_s,
                  monotonic_ms() + retention_s * 1000},
@@ -494,6 +526,7 @@ static void operation_free(struct reg_operation *op)
 {
         reg_webhooks_stop(op->webhooks);
         reg_tagclock_free(op->clock);
+        reg_websharing_free(op->sharing);
         reg_accesslog_close(op->log);
         reg_metrics_free(op->metrics);
         (void)pthread_cond_destroy(&op->change);
@@ -530,13 +563,17 @@ static int start_parts(struct reg_operation *op, struct reg_events *events, stru
 }
 
 int reg_operation_start(struct cas_store *store, const struct reg_config *config,
-                        struct reg_events *events, struct reg_operation **out, struct cas_err *err)
+                        struct reg_access *access, struct reg_events *events,
+                        struct reg_operation **out, struct cas_err *err)
 {
         struct reg_operation *op = cas_xcalloc(1, sizeof(*op));
         op->store = store;
         op->all = config;
         op->config = reg_operation_config(config);
         op->events = events;
+        op->access = access;
+        if (reg_web_config(config)->enabled)
+                op->sharing = reg_websharing_new();
         op->metrics = reg_metrics_new();
         op->clock = reg_tagclock_new(store, events);
         if (getentropy(&op->id_prefix, sizeof(op->id_prefix)) != 0)

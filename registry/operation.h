@@ -11,11 +11,13 @@
 #include "registry/events.h"
 #include "cas/store.h"
 
+struct reg_access;
 struct reg_operation;
+struct reg_websharing;
 /* Before the first request; listens to events. All of it is borrowed until the end. */
 int reg_operation_start(struct cas_store *store, const struct reg_config *config,
-                        struct reg_events *events, struct reg_operation **out,
-                        struct cas_err *err) CAS_MUST_CHECK;
+                        struct reg_access *access, struct reg_events *events,
+                        struct reg_operation **out, struct cas_err *err) CAS_MUST_CHECK;
 /* From here on the registry is not ready. */
 void reg_operation_stopping(struct reg_operation *op);
 /* After the last request. NULL is nothing. */
@@ -25,6 +27,10 @@ int reg_operation_reload(struct reg_operation *op, struct cas_err *err) CAS_MUST
 
 /* The port of its own address; 0 when it has none. */
 unsigned reg_operation_port(const struct reg_operation *op);
+/* What the store held when it was looked at last. False: it was not yet. */
+bool reg_operation_stats(struct reg_operation *op, struct cas_store_stats *out);
+/* For the web page; NULL when that is off. */
+struct reg_websharing *reg_operation_sharing(struct reg_operation *op);
 struct reg_tagclock *reg_operation_tagclock(struct reg_operation *op);
 struct reg_metrics *reg_operation_metrics(struct reg_operation *op);
 /* A name that no other request or event has, in hex. */

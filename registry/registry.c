@@ -7,10 +7,12 @@
 
 #include "registry/access_config.h"
 #include "registry/operation.h"
+#include "registry/operation_config.h"
 #include "registry/peer.h"
 #include "registry/peer_sets.h"
 #include "registry/range.h"
 #include "registry/registry_int.h"
+#include "registry/webpage.h"
 #include "registry/upstream.h"
 #include "registry/upstream_config.h"
 
@@ -124,6 +126,11 @@ static void request_id(struct reg_registry *registry, const struct reg_http_req 
                 reg_operation_id(registry->operation, out);
 }
 
+static bool is_web(const struct reg_registry *registry, const struct reg_http_req *req)
+{
+        return reg_web_config(registry->config)->enabled && reg_web_path(reg_http_uri(req));
+}
+
 /* What is done to the repository. Of what is no repository's, only the catalog is guarded. */
 static unsigned actions_of(const struct route *route, const struct reg_route *parsed)
 {
@@ -134,6 +141,10 @@ static unsigned actions_of(const struct route *route, const struct reg_route *pa
 static void refuse_unknown(struct reg_registry *registry, struct reg_http_req *req,
                            enum reg_verdict verdict)
 {
+        if (is_web(registry, req)) {
+                reg_web_refuse(req, verdict);
+                return;
+        }
         struct reg_route parsed;
         struct cas_err err = CAS_ERR_INIT;
         const struct route *route = NULL;
@@ -180,6 +191,10 @@ static void serve(struct reg_registry *registry, struct reg_http_req *req,
                                 .identity = identity,
                                 .id = context->id};
         struct cas_err err = CAS_ERR_INIT;
+        if (is_web(registry, req)) {
+                reg_web_serve(&call);
+                return;
+        }
         if (reg_route_parse(reg_http_uri(req), &call.route, &err) < 0) {
                 reg_reply_err(req, REG_ABOUT_NAME, &err);
                 return;
@@ -411,7 +426,8 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         if (rc == 0)
                 rc = start_access(registry, err);
         if (rc == 0)
-                rc = reg_operation_start(s, config, registry->events, &registry->operation, err);
+                rc = reg_operation_start(s, config, registry->access, registry->events,
+                                         &registry->operation, err);
         if (rc == 0)
                 rc = reg_upstreams_new(reg_config_area(config, "upstream"), s,
                                        reg_operation_metrics(registry->operation),

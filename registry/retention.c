@@ -11,8 +11,8 @@
 #include "cas/image.h"
 #include "cas/log.h"
 
-#define TAGS_MAX 200000 /* of one repository; of more, the rules are not applied */
-#define MANIFESTS_MAX 200000
+#define TAGS_MAX 100000 /* of one repository; of more, the rules are not applied */
+#define MANIFESTS_MAX 50000
 #define REASON_BYTES 160
 #define NOTES_MAX 512
 
