@@ -7,6 +7,7 @@
 #include "cas/blob.h"
 #include "cas/limits.h"
 #include "cas/pool.h"
+#include "registry/peer_pull.h"
 
 int reg_remote_doc_read(void *docs, const struct cas_digest *digest, struct cas_buf *out,
                         struct cas_err *err)
@@ -219,7 +220,8 @@ int reg_pull(struct cas_store *s, struct reg_remote *from, const char *repo, con
                                       .repo = repo,
                                       .to_repo = to->repo,
                                       .streams = REG_TRANSFER_STREAMS,
-                                      .stop = &p->stop};
+                                      .stop = &p->stop,
+                                      .other = reg_peer_pull};
         cas_mutex_init(&p->mutex, "pull");
         reg_board_init(&p->board, options->progress, "pull");
         int rc = make_plan(p, reference, to, options, err);
