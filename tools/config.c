@@ -82,8 +82,7 @@ static bool registry_line(struct parse *p, const char *section, const char *key,
         struct cas_err err = CAS_ERR_INIT;
         int rc = reg_config_set(&p->config->registry, section, key, value, known, &err);
         if (rc < 0 && !p->failed) {
-                *p->err = err;
-                (void)!cas_err_wrap(p->err, "[%s] %s", section, key);
+                (void)cas_fail(p->err, CAS_E_INVALID, "[%s] %s: %s", section, key, err.msg);
                 p->failed = true;
         }
         return rc == 0;

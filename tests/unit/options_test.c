@@ -124,7 +124,7 @@ static void configuration_is_read(void **state)
                          0);
         assert_string_equal(c.store_path, "/srv/lamina");
         assert_int_equal(c.store_threads, 3);
-        assert_string_equal(c.registry_listen, "[::1]:5000");
+        assert_string_equal(c.registry.listen, "[::1]:5000");
         assert_int_equal(c.lock_wait_s, 30);
         config_release(&c);
 }
@@ -140,7 +140,9 @@ static void wrong_configuration_is_refused(void **state)
                 {"[store]\nthreads = 100000\n", "store.threads"},
                 {"[store]\n\ncolour = blue\n", "line 3"},
                 {"[kitchen]\nsink = 1\n", "kitchen.sink"},
-                {"[registry]\nlisten =\n", "registry.listen"},
+                {"[registry]\nlisten =\n", "[registry] listen"},
+                {"[registry]\ncolour = blue\n", "[registry] colour: no such setting"},
+                {"[tls]\ncolour = blue\n", "[tls] colour"},
                 {"[registry\n", "line 1"},
         };
         for (size_t i = 0; i < CAS_COUNT(bad); i++) {
