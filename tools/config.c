@@ -98,6 +98,7 @@ static int line_seen(void *user, const char *section, const char *key, const cha
         if (known)
                 return good;
         known = true;
+        good = false;
         if (strcmp(name, "store.path") == 0)
                 good = value[0] == '/' && text_set(value, &c->store_path);
         else if (strcmp(name, "store.threads") == 0)
