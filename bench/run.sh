@@ -7,4 +7,5 @@ if [ -z "$corpus" ]; then
     echo "bench: name an OCI layout of real images: make bench CORPUS=DIR (see bench/README.md)" >&2
     exit 2
 fi
-exec bench/bench.py --corpus "$corpus" --out build/bench.json
+bench/bench.py --corpus "$corpus" --out build/bench.json
+exec bench/cdn_replay.py --out build/bench-caches.json

@@ -127,6 +127,8 @@ static enum kind kind_of(const char *target)
                 if (part_is(target, len, "/metrics") || part_is(target, len, "/healthz") ||
                     part_is(target, len, "/readyz"))
                         return KIND_OPERATION;
+                if (strncmp(target, "/cas/", 5) == 0)
+                        return KIND_BLOB;
                 return strncmp(target, "/web", 4) == 0 || len == 1 ? KIND_WEB : KIND_OTHER;
         }
         if (len <= 4)
