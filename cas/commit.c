@@ -131,7 +131,7 @@ static int change_add(struct change *ch, const struct cas_name_record *rec, stru
         struct cas_record_key key;
         enum cas_family family = cas_name_record_key(rec, &key);
         if (!touch_of(ch, family, &key, false)) {
-                bool noop;
+                bool noop = false;
                 int rc = is_noop(ch, rec, family, &key, &noop, err);
                 if (rc < 0 || noop)
                         return rc;
