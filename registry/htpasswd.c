@@ -172,11 +172,10 @@ static int refresh_locked(struct reg_htpasswd *h, bool force, struct cas_err *er
         h->seen = now; /* one that cannot be used is told once */
         if (cas_io_read_file(cas_io_posix(), AT_FDCWD, h->path, FILE_BYTES_MAX, &text, err) < 0)
                 return cas_err_wrap(err, "%s", h->path);
-        if (memchr(text.data, 0, text.len_bytes))
+        if (strlen(cas_buf_str(&text)) != text.len_bytes)
                 return cas_fail(err, CAS_E_INVALID, "%s: not a text", h->path);
         if (table_parse(cas_xstrdup(cas_buf_str(&text)), &t, err) < 0)
                 return cas_err_wrap(err, "%s", h->path);
-        OPENSSL_cleanse(text.data, text.len_bytes);
         table_replace(h, t);
         return 0;
 }

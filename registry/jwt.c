@@ -19,7 +19,8 @@ static int part_json(const char *text, const char *end, size_t max_bytes, const 
                      json_t **out, struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
-        if (!reg_base64_decode(REG_BASE64_URL, text, (size_t)(end - text), &bytes))
+        if (!reg_base64_decode(REG_BASE64_URL, text, (size_t)(end - text), &bytes) ||
+            bytes.len_bytes == 0)
                 return cas_fail(err, CAS_E_INVALID, "a token's %s is not Base64", what);
         if (cas_json_parse(bytes.data, bytes.len_bytes, max_bytes, out, err) < 0)
                 return cas_err_wrap(err, "a token's %s", what);

@@ -312,8 +312,10 @@ int reg_keyset_parse(const void *data, size_t len, struct reg_keyset **out, stru
                 return cas_fail(err, CAS_E_LIMIT, "more than %d bytes", REG_KEYS_BYTES_MAX);
         while (blank < len && strchr(" \t\r\n", text[blank]) && text[blank])
                 blank++;
-        int rc = blank < len && text[blank] == '{' ? parse_jwks(k, data, len, err)
-                                                   : parse_pem(k, data, len, err);
+        int rc = 0;
+        if (blank < len)
+                rc = text[blank] == '{' ? parse_jwks(k, data, len, err)
+                                        : parse_pem(k, data, len, err);
         if (rc == 0 && k->count == 0)
                 rc = cas_fail(err, CAS_E_INVALID, "no key is in it that tokens can be signed with");
         if (rc == 0)
@@ -427,7 +429,7 @@ int reg_key_make(struct reg_key **out, struct cas_err *err)
 int reg_key_parse(const void *pem, size_t len, struct reg_key **out, struct cas_err *err)
 {
         enum reg_key_alg alg;
-        if (len > REG_KEYS_BYTES_MAX)
+        if (len == 0 || len > REG_KEYS_BYTES_MAX)
                 return cas_fail(err, CAS_E_INVALID, "not a private key");
         BIO *bio = BIO_new_mem_buf(pem, (int)len);
         cas_assert(bio != NULL);

@@ -64,7 +64,8 @@ bool reg_credentials_parse(const char *text, struct reg_credentials *out)
         cas_cleanup_buf struct cas_buf plain = CAS_BUF_INIT;
         bool good =
                 strlen(text) < 4096 && reg_base64_decode(REG_BASE64, text, strlen(text), &plain);
-        const char *colon = good ? memchr(plain.data, ':', plain.len_bytes) : NULL;
+        const char *colon =
+                good && plain.len_bytes > 0 ? memchr(plain.data, ':', plain.len_bytes) : NULL;
         good = colon && !memchr(plain.data, 0, plain.len_bytes);
         if (good) {
                 size_t user_len = (size_t)(colon - cas_buf_str(&plain));

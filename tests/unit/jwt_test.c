@@ -107,7 +107,7 @@ static void each_kind_of_key_signs(void **state CAS_UNUSED)
                 assert_true(verifies(token, own));
                 assert_false(verifies(token, other));
                 /* any other byte of it is another token */
-                for (size_t at = 0; token[at]; at += 7) {
+                for (size_t at = 0, len = strlen(token); at < len; at += 7) {
                         char was = token[at];
                         token[at] = was == 'A' ? 'B' : 'A';
                         assert_false(verifies(token, set));
@@ -148,6 +148,9 @@ static void weak_and_other_keys_are_refused(void **state CAS_UNUSED)
         };
         for (size_t i = 0; i < CAS_COUNT(wrong); i++)
                 assert_true(reg_keyset_parse(wrong[i], strlen(wrong[i]), &set, &err) < 0);
+        struct reg_key *key;
+        assert_int_equal(reg_keyset_parse(NULL, 0, &set, &err), -CAS_E_INVALID);
+        assert_int_equal(reg_key_parse(NULL, 0, &key, &err), -CAS_E_INVALID);
 }
 
 /* The examples of RFC 8037 (A.2: the key, A.4: signed) and RFC 7515 (A.3). */
