@@ -247,7 +247,7 @@ static void one_of_many_conditional_changes_wins(void **state)
         struct cas_err err = CAS_ERR_INIT;
         struct racer racers[RACERS];
         for (int i = 0; i < RACERS; i++) {
-                char text[16];
+                char text[32];
                 (void)snprintf(text, sizeof(text), "racer %d", i);
                 racers[i].mine = test_put_manifest(t->store, "r", NULL, text);
         }
