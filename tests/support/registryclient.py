@@ -29,7 +29,7 @@ class Target:
     def __init__(self):
         self.host, self.port, self.tls, self.authorization = "127.0.0.1", 0, None, None
 
-    def set(self, url, user=None, password=None, insecure=False):
+    def set(self, url, insecure=False):
         parts = urllib.parse.urlsplit(url if "://" in url else "http://" + url)
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -37,8 +37,9 @@ class Target:
             self.tls = ssl.create_default_context()
             if insecure:
                 self.tls.check_hostname, self.tls.verify_mode = False, ssl.CERT_NONE
-        if user is not None:
-            self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+    def authorize(self, user, password):
+        self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
     def connection(self, timeout=30):
         if self.tls:

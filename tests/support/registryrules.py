@@ -884,7 +884,10 @@ def run(repo, ours):
     global current, ours_only
     ours_only = ours
     for current in range(1, 67):
-        globals()[f"rule_{current}"](f"{repo}/{current}")
+        try:
+            globals()[f"rule_{current}"](f"{repo}/{current}")
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+            rule(False, f"an answer that cannot be made sense of: {e!r}")
     missing = set(range(1, 67)) - seen
     checks.check(not missing, "every rule has a check", str(missing))
     if ours:
