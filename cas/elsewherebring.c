@@ -18,7 +18,7 @@
 /* Of what is waited for by others, in the same layer. */
 #define WANTED_BYTES_MAX (4 * CAS_MIB)
 #define PAUSE_FIRST_MS 250
-#define PAUSE_MAX_MS 15000
+#define PAUSE_MAX_MS 5000
 #define LOG_EVERY_MS 60000
 /* A file that the source does not give is not asked for again so soon. */
 #define REFUSED_MS 30000

@@ -5,6 +5,7 @@
 
 #include "cas/blob.h"
 #include "cas/blobstream.h"
+#include "cas/elsewhere.h"
 #include "cas/limits.h"
 #include "cas/pool.h"
 #include "registry/deliver.h"
@@ -31,6 +32,9 @@ static int store_open(void *arg, const struct reg_plan_blob *b, uint64_t offset,
                       struct cas_err *err)
 {
         struct cas_blob_stream *st;
+        if (cas_layer_is_elsewhere(arg, &b->digest) &&
+            cas_elsewhere_complete(arg, &b->digest, NULL, err) < 0)
+                return -(int)err->code;
         if (cas_blob_stream_open(arg, &b->digest, offset, UINT64_MAX, true, &st, err) < 0)
                 return -(int)err->code;
         *stream = st;

@@ -2,8 +2,8 @@
 #include "tools/lazymount.h"
 
 #include "registry/lazypull.h"
+#include "registry/pull.h"
 #include "tools/remote_name.h"
-#include "tools/remotes.h"
 
 int lazymount_pull_parse(const char *text, enum lazymount_pull *out, struct cas_err *err)
 {
@@ -18,24 +18,43 @@ int lazymount_pull_parse(const char *text, enum lazymount_pull *out, struct cas_
         return 0;
 }
 
+/* All of the image, for who cannot give it by its parts. */
+static int bring_whole(struct cas_store *s, const struct remote_name *name,
+                       struct reg_remote *remote, const char *reference,
+                       const struct lazymount_options *options, struct cas_err *err)
+{
+        struct cas_platform host;
+        struct reg_transfer_result result;
+        const struct reg_transfer_options transfer = {
+                .platform = options->platform ? options->platform : &host,
+                .progress = options->progress};
+        cas_platform_host(&host);
+        return reg_pull(s, remote, name->there.ref.repo, reference, &name->here, &transfer, &result,
+                        err);
+}
+
 static int bring(struct cas_store *s, const struct remote_name *name, struct reg_httpc *http,
                  const struct lazymount_options *options, struct cas_err *err)
 {
         reg_cleanup_remote struct reg_remote *remote = NULL;
-        const struct reg_remote_config config = {.http = http, .host = name->host};
+        const struct reg_remote_config config = {.http = http, .host = name->there.host};
         const struct reg_lazy_options lazy = {.platform = options->platform,
                                               .source = name->source,
                                               .on_demand_only = options->on_demand_only,
                                               .progress = options->progress};
         struct cas_manifest_info info;
-        char digest[CAS_DIGEST_TEXT_BYTES];
-        const char *reference = name->there.digest.alg != CAS_DIGEST_NONE
-                                        ? cas_digest_text(&name->there.digest, digest)
-                                        : name->there.tag;
+        struct cas_err why = CAS_ERR_INIT;
+        char text[CAS_DIGEST_TEXT_BYTES];
+        const char *reference = remote_reference(&name->there, text);
         if (reg_remote_open(&config, &remote, err) < 0)
                 return -(int)err->code;
-        return reg_lazy_pull(s, remote, name->there.repo, reference, &name->here, &lazy, &info,
-                             err);
+        int rc = reg_lazy_pull(s, remote, name->there.ref.repo, reference, &name->here, &lazy,
+                               &info, &why);
+        if (rc == -CAS_E_UNSUPPORTED)
+                return bring_whole(s, name, remote, reference, options, err);
+        if (rc < 0)
+                *err = why;
+        return rc;
 }
 
 int lazymount_bring(struct cas_store *s, const char *name, const struct lazymount_options *options,
@@ -57,7 +76,7 @@ int lazymount_bring(struct cas_store *s, const char *name, const struct lazymoun
                 }
         }
         struct reg_httpc *http;
-        if (remotes_http(&http, err) < 0)
+        if (remote_client(false, 0, &http, err) < 0)
                 return -(int)err->code;
         int rc = bring(s, remote, http, options, err);
         reg_httpc_free(http);

@@ -14,7 +14,8 @@ struct remotes {
         struct reg_httpc *http; /* owned */
 };
 
-int remotes_http(struct reg_httpc **out, struct cas_err *err)
+/* Its patience is that of readers who wait. */
+static int http_new(struct reg_httpc **out, struct cas_err *err)
 {
         const struct reg_httpc_config config = {.connections_per_host = CONNECTIONS_PER_HOST,
                                                 .connect_timeout_ms = CONNECT_MS,
@@ -42,7 +43,7 @@ static int open_source(void *arg, const char *source, struct cas_remote **out, s
 int remotes_start(struct cas_store *s, unsigned wait_ms, struct remotes **out, struct cas_err *err)
 {
         struct remotes *r = cas_xcalloc(1, sizeof(*r));
-        if (remotes_http(&r->http, err) < 0) {
+        if (http_new(&r->http, err) < 0) {
                 free(r);
                 return -(int)err->code;
         }

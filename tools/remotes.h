@@ -16,7 +16,4 @@ void remotes_break(struct remotes *r);
 /* After the store was closed. NULL is fine. */
 void remotes_free(struct remotes *r);
 
-/* A client whose patience is that of readers who wait. */
-int remotes_http(struct reg_httpc **out, struct cas_err *err) CAS_MUST_CHECK;
-
 #endif
