@@ -23,8 +23,10 @@
 
 #define HTTP_CONNECTION_MEMORY_BYTES (32 * 1024) /* bounds the headers of a request, too */
 #define HTTP_WORKERS_MAX 64
-#define HTTP_CONNECTIONS_MAX 4096
+#define HTTP_CONNECTIONS_MAX 16384
 #define HTTP_IDLE_S 120
+#define HTTP_HEADER_S 30
+#define HTTP_RATE_MIN 512
 static char tls_priorities[] = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2";
 
 static uint64_t now_ns(void)
@@ -105,6 +107,7 @@ static void *on_target(void *arg, const char *target, struct MHD_Connection *con
         if (len > 0)
                 memcpy(req->target, target, len);
         atomic_fetch_add(&server->request_count, 1);
+        reg_watch_phase(conn_of(connection), REG_HTTP_PHASE_HEADERS);
         return req;
 }
 
@@ -183,6 +186,7 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
         log_request(req);
         tell_done(req, whole);
         conn_of(connection)->forwarded[0] = '\0';
+        reg_watch_phase(conn_of(connection), REG_HTTP_PHASE_IDLE);
         reg_http_answer_unref(cas_steal(&req->answer));
         /* a request that a worker has is released by it */
         if (req->stage != REG_HTTP_WORKING && req->ops)
@@ -217,11 +221,20 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **c
 {
         struct reg_http_server *server = arg;
         if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-                *context = cas_xcalloc(1, sizeof(struct reg_http_conn));
+                struct reg_http_conn *made = cas_xcalloc(1, sizeof(*made));
+                const struct sockaddr *peer =
+                        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)
+                                ->client_addr;
+                made->fd = fd_of(connection);
+                made->is_local = !peer || peer->sa_family == AF_UNIX;
+                reg_watch_add(server->watch, made);
+                *context = made;
                 return;
         }
         struct reg_http_conn *conn = *context;
         *context = NULL;
+        if (conn)
+                reg_watch_remove(server->watch, conn);
         if (conn && conn->linger) {
                 /* the library closes its descriptor; the connection lives on in ours */
                 int fd = fcntl(fd_of(connection), F_DUPFD_CLOEXEC, 3);
@@ -310,6 +323,7 @@ static bool wants_early_answer(const struct reg_http_req *req)
 static enum MHD_Result queue_answer(struct reg_http_req *req)
 {
         req->queued = true;
+        reg_watch_phase(conn_of(req->connection), REG_HTTP_PHASE_ANSWER);
         return reg_http_reply_queue(req, atomic_load(&req->server->quiet));
 }
 
@@ -321,12 +335,15 @@ static enum MHD_Result begun(struct reg_http_req *req)
         if (!req->answered && req->body_bytes != UINT64_MAX &&
             req->body_bytes > req->body_bytes_max)
                 refuse_long_body(req);
+        struct reg_http_conn *conn = conn_of(req->connection);
+        atomic_store_explicit(&conn->body_bytes, 0, memory_order_relaxed);
+        reg_watch_phase(conn, REG_HTTP_PHASE_BODY);
         if (!req->answered)
                 return MHD_YES;
         release_state(req);
         if (!wants_early_answer(req))
                 return MHD_YES;
-        conn_of(req->connection)->linger = true;
+        conn->linger = true;
         return queue_answer(req);
 }
 
@@ -346,6 +363,7 @@ static enum MHD_Result hand_over(struct reg_http_req *req, enum reg_http_stage s
 {
         struct reg_http_server *server = req->server;
         req->stage = stage;
+        reg_watch_phase(conn_of(req->connection), REG_HTTP_PHASE_WORK);
         cas_mutex_lock(&server->mutex);
         bool ended = server->ended;
         if (!ended) {
@@ -408,6 +426,8 @@ static enum MHD_Result start_request(struct reg_http_req *req, const char *metho
 static enum MHD_Result take_piece(struct reg_http_req *req, const void *data, size_t len)
 {
         req->body_seen_bytes += len;
+        atomic_store_explicit(&conn_of(req->connection)->body_bytes, req->body_seen_bytes,
+                              memory_order_relaxed);
         if (req->answered) {
                 if (len > req->discard_bytes)
                         return MHD_NO; /* cut off: the library cannot answer in the middle */
@@ -670,6 +690,10 @@ static void fill_defaults(struct reg_http_config *c)
         c->connections_max = connections_for_descriptors(c->connections_max);
         if (c->idle_s == 0)
                 c->idle_s = HTTP_IDLE_S;
+        if (c->header_s == 0)
+                c->header_s = HTTP_HEADER_S;
+        if (c->rate_min == 0)
+                c->rate_min = HTTP_RATE_MIN;
         if (c->socket_mode == 0)
                 c->socket_mode = 0600;
         if (!c->name)
@@ -722,6 +746,7 @@ static void server_free(struct reg_http_server *server)
         free(server->socket_path);
         reg_work_free(server->work);
         reg_linger_free(server->linger);
+        reg_watch_free(server->watch);
         reg_proxies_free(server->proxies);
         reg_tls_free(server->tls);
         (void)pthread_cond_destroy(&server->change);
@@ -764,6 +789,7 @@ int reg_http_start(const struct reg_http_config *config, struct reg_http_server 
         server->port = reg_listen_port(fd);
         server->work = reg_work_new(server->config.workers_max);
         server->linger = reg_linger_new();
+        server->watch = reg_watch_new(&server->config);
         int inherited_fd = server->listen_fd;
         server->listen_fd = fd;
         rc = start_daemon(server, err);

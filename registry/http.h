@@ -58,13 +58,19 @@ struct reg_http_config {
         /* "ADDR:PORT", "[V6]:PORT" (port 0: any), or the absolute path of a Unix socket, where a
          * socket that nobody answers on is replaced. NULL: listen_fd. */
         const char *listen;
-        int listen_fd;            /* a listening stream socket, taken over on success */
-        unsigned socket_mode;     /* of a Unix socket's file; 0: 0600 */
-        unsigned threads;         /* event threads; 0: one per CPU, at least 2 */
-        unsigned workers_max;     /* threads that run `end`, started when wanted; 0: 64 */
-        unsigned connections_max; /* beyond it, clients wait to be accepted; 0: 4096 */
-        unsigned idle_s;          /* a connection with no traffic for as long is closed; 0: 120 */
-        const char *name;         /* event word of the access log lines; static storage */
+        int listen_fd;        /* a listening stream socket, taken over on success */
+        unsigned socket_mode; /* of a Unix socket's file; 0: 0600 */
+        unsigned threads;     /* event threads; 0: one per CPU, at least 2 */
+        unsigned workers_max; /* threads that run `end`, started when wanted; 0: 64 */
+        /* From 80 percent of it on, connections without a request are closed; beyond it, clients
+         * wait to be accepted. 0: 16384. At most a third of RLIMIT_NOFILE. */
+        unsigned connections_max;
+        unsigned idle_s; /* a connection with no traffic or request for as long is closed; 0: 120 */
+        unsigned header_s; /* from the target to the end of the headers, at most; 0: 30 */
+        /* Bytes a second that bodies, and answers that wait to be taken, must keep up on average
+         * after header_s; 0: 512. */
+        unsigned rate_min;
+        const char *name; /* event word of the access log lines; static storage */
         void (*begin)(void *arg, struct reg_http_req *req);
         /* Asked before begin, and before the target is even parsed: it answers at once, from
          * memory, or does nothing. May be NULL. */

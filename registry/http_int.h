@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of the HTTP server share: http.c (requests and the daemon),
  * http_reply.c (answers), http_stream.c (answers written while they are made),
- * http_client.c (who asks), http_tls.c, http_work.c (threads for `end`), http_linger.c
- * (closing after an early answer). */
+ * http_client.c (who asks), http_tls.c, http_watch.c (those who do not get on), http_work.c
+ * (threads for `end`), http_linger.c (closing after an early answer). */
 #ifndef REG_HTTP_INT_H
 #define REG_HTTP_INT_H
 
@@ -29,6 +29,16 @@ struct reg_linger *reg_linger_new(void);
 void reg_linger_add(struct reg_linger *l, int fd);
 void reg_linger_free(struct reg_linger *l);
 
+/* Ends connections that do not get on, and idle ones when they are too many. */
+struct reg_watch;
+/* config is borrowed. */
+struct reg_watch *reg_watch_new(const struct reg_http_config *config);
+void reg_watch_free(struct reg_watch *w); /* NULL is nothing; no connection is left */
+struct reg_http_conn;
+void reg_watch_add(struct reg_watch *w, struct reg_http_conn *conn);
+/* Before its descriptor is closed. */
+void reg_watch_remove(struct reg_watch *w, struct reg_http_conn *conn);
+
 /* Networks of proxies that are believed. */
 struct reg_proxies;
 /* "10.0.0.0/8, ::1, unix". Errors: INVALID. */
@@ -54,6 +64,7 @@ struct reg_http_server {
         char *socket_path; /* owned; NULL unless this server made a Unix socket */
         struct reg_work *work;
         struct reg_linger *linger;
+        struct reg_watch *watch;
         struct reg_proxies *proxies; /* NULL: none */
         struct reg_tls *tls;         /* NULL: plain */
 
@@ -80,8 +91,24 @@ enum reg_http_park {
         REG_HTTP_PARK_OVER,      /* unparked */
 };
 
+/* What a connection is about: http_watch.c ends those that do not get on. */
+enum reg_http_phase {
+        REG_HTTP_PHASE_IDLE,    /* between requests, and before the target is here */
+        REG_HTTP_PHASE_HEADERS, /* the target is here, the headers are not */
+        REG_HTTP_PHASE_BODY,
+        REG_HTTP_PHASE_WORK, /* it waits for us */
+        REG_HTTP_PHASE_ANSWER,
+};
+
 #define REG_HTTP_CLIENT_BYTES INET6_ADDRSTRLEN
 struct reg_http_conn {
+        int fd;        /* the daemon's */
+        bool is_local; /* a Unix socket: its client may be as slow as it likes */
+        _Atomic(enum reg_http_phase) phase;
+        _Atomic uint64_t since_ns;          /* that it is in this phase */
+        _Atomic uint64_t body_bytes;        /* seen in this phase */
+        uint64_t read_since_ns, read_bytes; /* http_watch.c's own, as are these: */
+        struct reg_http_conn *next, **link;
         bool linger;     /* answered early: its end needs care */
         bool is_proxy;   /* its other end is a trusted proxy; valid once `client` is filled */
         bool cert_known; /* cert_name is filled */
@@ -129,6 +156,9 @@ struct reg_http_req {
         struct reg_http_answer *answer; /* the same, of one made before; owned */
         char target[];                  /* as it was sent */
 };
+
+/* http_watch.c; on the connection's event thread */
+void reg_watch_phase(struct reg_http_conn *conn, enum reg_http_phase phase);
 
 /* http.c */
 struct reg_http_conn *reg_http_conn(const struct reg_http_req *req);

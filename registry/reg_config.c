@@ -51,17 +51,36 @@ void reg_config_release(struct reg_config *c)
 static int registry_set(struct reg_config *c, const char *key, const char *value,
                         struct cas_err *err)
 {
-        uint64_t threads = 0;
+        const struct {
+                const char *key;
+                unsigned *to;
+                uint64_t max;
+                bool seconds;
+        } numbers[] = {
+                {"threads", &c->threads, 1024, false},
+                {"connections", &c->connections_max, 1 << 20, false},
+                {"rate_min", &c->rate_min, 1 << 30, false},
+                {"idle", &c->idle_s, 86400, true},
+                {"header_time", &c->header_s, 86400, true},
+        };
         if (strcmp(key, "listen") == 0)
                 return reg_config_text(value, &c->listen, err);
         if (strcmp(key, "trusted_proxies") == 0)
                 return reg_config_text(value, &c->trusted_proxies, err);
-        if (strcmp(key, "threads") != 0)
-                return cas_fail(err, CAS_E_NOTFOUND, "no such setting");
-        int rc = reg_config_number(value, 1024, &threads, err);
-        if (rc == 0)
-                c->threads = (unsigned)threads;
-        return rc;
+        for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+                uint64_t n = 0;
+                if (strcmp(key, numbers[i].key) != 0)
+                        continue;
+                int rc = numbers[i].seconds ? reg_config_seconds(value, &n, err)
+                                            : reg_config_number(value, numbers[i].max, &n, err);
+                if (rc == 0 && n > numbers[i].max)
+                        rc = cas_fail(err, CAS_E_INVALID, "more than %llu",
+                                      (unsigned long long)numbers[i].max);
+                if (rc == 0)
+                        *numbers[i].to = (unsigned)n;
+                return rc;
+        }
+        return cas_fail(err, CAS_E_NOTFOUND, "no such setting");
 }
 
 int reg_config_set(struct reg_config *c, const char *section, const char *key, const char *value,

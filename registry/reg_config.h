@@ -17,8 +17,9 @@ struct reg_config_area {
 
 #define REG_CONFIG_AREAS_MAX 24
 struct reg_config {
-        char *listen;                      /* owned; NULL: no registry */
-        unsigned threads;                  /* 0: one per CPU */
+        char *listen;                                         /* owned; NULL: no registry */
+        unsigned threads;                                     /* 0: one per CPU */
+        unsigned connections_max, idle_s, header_s, rate_min; /* 0: as reg_http_config has them */
         char *trusted_proxies;             /* owned; NULL: none (reg_http_config) */
         void *areas[REG_CONFIG_AREAS_MAX]; /* in the order of the table in reg_config.c */
 };

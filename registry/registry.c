@@ -440,6 +440,10 @@ int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_r
         struct reg_http_config http = {
                 .listen = config->listen,
                 .threads = config->threads,
+                .connections_max = config->connections_max,
+                .idle_s = config->idle_s,
+                .header_s = config->header_s,
+                .rate_min = config->rate_min,
                 .name = "registry-request",
                 .begin = begin,
                 .ready = ready,
