@@ -423,6 +423,17 @@ static enum MHD_Result start_request(struct reg_http_req *req, const char *metho
         return begun(req);
 }
 
+/* Where a client has gone away right behind what was read, the library is told of that no more
+ * (edge-triggered: one event was for both), and would hold the request until it is idle for too
+ * long. Shutting down what is shut down already makes an event, and does nothing else. */
+static void tell_of_end(struct reg_http_req *req)
+{
+        char next;
+        int fd = fd_of(req->connection);
+        if (recv(fd, &next, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+                (void)shutdown(fd, SHUT_RD);
+}
+
 static enum MHD_Result take_piece(struct reg_http_req *req, const void *data, size_t len)
 {
         req->body_seen_bytes += len;
@@ -472,6 +483,7 @@ static enum MHD_Result on_access(void *arg CAS_UNUSED, struct MHD_Connection *co
         if (*len > 0) {
                 size_t piece_len = *len;
                 *len = 0;
+                tell_of_end(req);
                 return take_piece(req, data, piece_len);
         }
         return req->answered ? queue_answer(req) : hand_over(req, REG_HTTP_WORKING, run_end);

@@ -367,6 +367,8 @@ static int exchange_failed(const struct reg_httpc_transfer *x, struct cas_err *e
                 code = CAS_E_LIMIT;
         else if (x->result == CURLE_URL_MALFORMAT)
                 code = CAS_E_INVALID;
+        else if (x->result == CURLE_PEER_FAILED_VERIFICATION)
+                code = CAS_E_DENIED; /* a certificate; trying again changes nothing */
         else if (x->result == CURLE_OUT_OF_MEMORY)
                 code = CAS_E_NOMEM;
         return cas_fail(err, code, "%s: %s", shown,

@@ -183,6 +183,10 @@ static int send_either(struct reg_remote *r, const struct reg_remote_request *re
                 set_scheme(r, REMOTE_HTTPS);
                 return 0;
         }
+        if (of_https.code == CAS_E_DENIED) { /* it speaks TLS, but not as somebody we trust */
+                *err = of_https;
+                return -(int)err->code;
+        }
         set_scheme(r, REMOTE_HTTP);
         struct cas_err of_http = CAS_ERR_INIT;
         if (send_once(r, request, auth, out, &of_http) == 0)

@@ -8,7 +8,7 @@
 #include "registry/remote.h"
 
 #define REG_STRIPE_BYTES ((size_t)4 * 1024 * 1024)
-#define REG_STRIPES_BLOB_BYTES_MIN (UINT64_C(8) * REG_STRIPE_BYTES) /* less is not divided */
+#define REG_STRIPES_BLOB_BYTES_MIN (UINT64_C(4) * REG_STRIPE_BYTES) /* less is not divided */
 
 struct reg_stripes;
 /* From offset to size, which is the blob's. streams: at a time. Errors: of reg_remote_blob_open. */
