@@ -4,9 +4,8 @@
 # with $LAMINA_CORPUS (an OCI layout) every image of it goes through skopeo, podman and containerd, too.
 #
 # Three registries are used: "plain"; "basic", with passwords over TLS by an authority of our own; and
-# "bearer", with tokens over TLS. $LAMINA_CLIENTS=full lets each client do everything with each of them
-# (tests/long/registry_clients_full.sh), else what differs is left to one mode. oras and cosign, which
-# Debian 12 does not have, are played by tests/support/attach.py.
+# "bearer", with tokens over TLS. oras and cosign, which Debian 12 does not have, are played by
+# tests/support/attach.py.
 # $REGISTRY=HOST:PORT tests a registry that runs already, plain.
 set -u
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -329,17 +328,16 @@ if has containerd && start_containerd; then containerd=yes; fi
 if has dockerd && start_docker; then dockerd=yes; fi
 for mode in "${modes[@]}"; do
     use "$mode"
-    full=; [ "$mode" = plain ] || [ "${LAMINA_CLIENTS-}" = full ] && full=yes
     try_skopeo "$dir/tiny" tiny
     try_list_and_delete
     try_attach "$tiny"
     [ "$mode" = plain ] || try_rights "$tiny"
-    if has podman && { [ -n "$full" ] || [ "$mode" = bearer ]; }; then
+    if has podman; then
         "${podman[@]}" rmi -a -f >/dev/null 2>&1
         try_podman tiny "$tiny"
-        [ -z "$full" ] || try_podman_zstd tiny
+        try_podman_zstd tiny
     fi
-    if has buildah && { [ -n "$full" ] || [ "$mode" = basic ]; }; then try_buildah; fi
+    if has buildah; then try_buildah; fi
     [ -z "$containerd" ] || try_containerd tiny "$tiny"
     if [ -n "$dockerd" ]; then try_docker "$tiny"; fi
     [ "$mode" = plain ] || try_nobody
