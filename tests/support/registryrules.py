@@ -1,6 +1,7 @@
 """What registries must and clients rely on, rule by rule: end points 1 to 18, behaviour 19 to 66. Each
 rule is a function of its number; a check is named by it ("rule 33: …"). What only lamina promises
 comes at the end."""
+import http.client
 import json
 import os
 import re
@@ -886,7 +887,7 @@ def run(repo, ours):
     for current in range(1, 67):
         try:
             globals()[f"rule_{current}"](f"{repo}/{current}")
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, http.client.HTTPException) as e:
             rule(False, f"an answer that cannot be made sense of: {e!r}")
     missing = set(range(1, 67)) - seen
     checks.check(not missing, "every rule has a check", str(missing))
