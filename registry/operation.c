@@ -112,7 +112,7 @@ void reg_operation_id(struct reg_operation *op, char out[REG_OPERATION_ID_BYTES]
 
 /* ---- what the keeper finds out ---- */
 
-/* Upload sessions that are open: files of theirs, one each. */
+/* Upload sessions that are open: ID.data of each. */
 static uint64_t count_uploads(struct reg_operation *op)
 {
         uint64_t count = 0;
@@ -123,8 +123,10 @@ static uint64_t count_uploads(struct reg_operation *op)
                         (void)close(fd);
                 return 0;
         }
-        for (const struct dirent *e; (e = readdir(dir));)
-                count += e->d_name[0] != '.' && strncmp(e->d_name, "tmp-", 4) != 0;
+        for (const struct dirent *e; (e = readdir(dir));) {
+                const char *end = strrchr(e->d_name, '.');
+                count += end && strcmp(end, ".data") == 0;
+        }
         (void)closedir(dir);
         return count;
 }
