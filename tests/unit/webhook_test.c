@@ -229,7 +229,7 @@ static void *add_many(void *arg)
 {
         struct adder *a = arg;
         for (int i = 0; i < 50; i++) {
-                char text[8];
+                char text[16];
                 (void)snprintf(text, sizeof(text), "%c%02d", a->letter, i);
                 add(a->q, text);
         }
