@@ -20,6 +20,7 @@
 void cas_assembly_needs_release(struct cas_assembly_needs *n)
 {
         free(n->missing);
+        free(n->missing_sizes);
         *n = (struct cas_assembly_needs){0};
 }
 
@@ -50,7 +51,10 @@ static int need(struct needs *n, const struct cas_hash *id, uint64_t size_bytes,
         if (n->out.missing_count == n->alloc) {
                 n->alloc = n->alloc ? 2 * n->alloc : 256;
                 n->out.missing = cas_xrealloc(n->out.missing, n->alloc * sizeof(n->out.missing[0]));
+                n->out.missing_sizes = cas_xrealloc(n->out.missing_sizes,
+                                                    n->alloc * sizeof(n->out.missing_sizes[0]));
         }
+        n->out.missing_sizes[n->out.missing_count] = size_bytes;
         n->out.missing[n->out.missing_count++] = *id;
         n->out.missing_bytes += size_bytes;
         return 0;

@@ -12,6 +12,7 @@
 struct cas_assembly_needs {
         struct cas_hash *missing; /* owned; each once: objects of the listing in its order, then
                                    * those that the recipe alone names */
+        uint64_t *missing_sizes;  /* owned; of each; 0 where the listing does not tell */
         size_t missing_count;
         uint64_t missing_bytes; /* of those in the listing; any more are not known */
         uint64_t content_bytes; /* of all distinct objects in the listing */

@@ -8,6 +8,8 @@
 #define BLOB_BYTES_MIN ((uint64_t)64 * 1024)
 /* The blob is as short as its parts when more than this share of its content is missing. */
 #define MISSING_EIGHTHS_MAX 7
+/* What has come is committed in steps of so much, and does not travel again after a crash. */
+#define STEP_BYTES ((uint64_t)64 * 1024 * 1024)
 /* What a lazy mount's source remembers of layers. */
 #define SETS_BYTES_MAX ((size_t)16 * 1024 * 1024)
 
@@ -145,7 +147,13 @@ static int bring_missing(const struct bringing *b, struct cas_err *err)
                 return rc;
         if (needs.missing_bytes > needs.content_bytes / 8 * MISSING_EIGHTHS_MAX)
                 return cas_fail(err, CAS_E_UNSUPPORTED, "nearly all of the layer is missing");
-        return bring_objects(b, &b->facts.record, needs.missing, needs.missing_count, err);
+        for (size_t first = 0, end = 0; rc == 0 && end < needs.missing_count; first = end) {
+                uint64_t bytes = 0;
+                while (end < needs.missing_count && bytes < STEP_BYTES)
+                        bytes += needs.missing_sizes[end++];
+                rc = bring_objects(b, &b->facts.record, needs.missing + first, end - first, err);
+        }
+        return rc;
 }
 
 static int check_facts(const struct reg_peer_layer *facts, uint64_t layer_bytes,
