@@ -9,87 +9,26 @@
 #include <sys/socket.h>
 
 #include "registry/http_int.h"
+#include "registry/networks.h"
 
-#define PROXIES_MAX 256
 #define FORWARDED_LINES_MAX 16
 #define FORWARDED_HOPS_MAX 32
 
-/* IPv4 is kept as IPv6 (::ffff:a.b.c.d), as an IPv6 socket shows it. */
-struct network {
-        struct in6_addr address;
-        unsigned bits;
-};
 struct reg_proxies {
         bool with_unix;
-        size_t count;
-        struct network networks[PROXIES_MAX];
+        struct reg_networks networks;
 };
-
-static struct in6_addr map_ipv4(const struct in_addr *address)
-{
-        struct in6_addr mapped = {.s6_addr = {[10] = 0xff, [11] = 0xff}};
-        memcpy(mapped.s6_addr + 12, address, 4);
-        return mapped;
-}
-
-/* An address as text. *bits: of one of its kind. */
-static bool parse_address(const char *text, struct in6_addr *out, unsigned *bits)
-{
-        struct in_addr ipv4;
-        if (inet_pton(AF_INET, text, &ipv4) == 1) {
-                *out = map_ipv4(&ipv4);
-                *bits = 32;
-                return true;
-        }
-        *bits = 128;
-        return inet_pton(AF_INET6, text, out) == 1;
-}
-
-static bool network_has(const struct network *n, const struct in6_addr *address)
-{
-        unsigned whole = n->bits / 8, rest = n->bits % 8;
-        if (memcmp(n->address.s6_addr, address->s6_addr, whole) != 0)
-                return false;
-        unsigned differ = rest ? n->address.s6_addr[whole] ^ address->s6_addr[whole] : 0;
-        return differ >> (8 - rest) == 0;
-}
 
 static bool is_trusted(const struct reg_proxies *p, const struct in6_addr *address)
 {
-        for (size_t i = 0; p && i < p->count; i++) {
-                if (network_has(&p->networks[i], address))
-                        return true;
-        }
-        return false;
-}
-
-static int add_network(struct reg_proxies *p, char *text, struct cas_err *err)
-{
-        if (strcmp(text, "unix") == 0) {
-                p->with_unix = true;
-                return 0;
-        }
-        if (p->count == PROXIES_MAX)
-                return cas_fail(err, CAS_E_INVALID, "more than %d networks of proxies",
-                                PROXIES_MAX);
-        struct network *n = &p->networks[p->count];
-        char *slash = strchr(text, '/'), *end = NULL;
-        if (slash)
-                *slash++ = '\0';
-        unsigned max;
-        if (!parse_address(text, &n->address, &max))
-                return cas_fail(err, CAS_E_INVALID, "no address of a proxy: %.64s", text);
-        unsigned long bits = slash ? strtoul(slash, &end, 10) : max;
-        if (slash && (*slash < '0' || *slash > '9' || *end || bits > max))
-                return cas_fail(err, CAS_E_INVALID, "no network of a proxy: %.64s/%.16s", text,
-                                slash);
-        n->bits = (unsigned)bits + 128 - max;
-        p->count++;
-        return 0;
+        return p && reg_networks_have(&p->networks, address);
 }
 
 void reg_proxies_free(struct reg_proxies *p)
 {
+        if (!p)
+                return;
+        reg_networks_release(&p->networks);
         free(p);
 }
 
@@ -100,14 +39,16 @@ int reg_proxies_parse(const char *text, struct reg_proxies **out, struct cas_err
         int rc = 0;
         char *at = copy;
         for (char *part; rc == 0 && (part = strsep(&at, ", \t"));) {
-                if (*part)
-                        rc = add_network(p, part, err);
+                if (strcmp(part, "unix") == 0)
+                        p->with_unix = true;
+                else if (*part)
+                        rc = reg_networks_add(&p->networks, part, err);
         }
         if (rc < 0)
                 reg_proxies_free(p);
         else
                 *out = p;
-        return rc;
+        return rc < 0 ? cas_err_wrap(err, "trusted proxies") : 0;
 }
 
 /* The text of an address; IPv4 as such. */
@@ -127,7 +68,8 @@ static void fill_conn(const struct reg_http_req *req, struct reg_http_conn *conn
                         ->client_addr;
         struct in6_addr address;
         if (peer && peer->sa_family == AF_INET) {
-                address = map_ipv4(&((const struct sockaddr_in *)(const void *)peer)->sin_addr);
+                address =
+                        reg_ip_mapped(&((const struct sockaddr_in *)(const void *)peer)->sin_addr);
         } else if (peer && peer->sa_family == AF_INET6) {
                 address = ((const struct sockaddr_in6 *)(const void *)peer)->sin6_addr;
         } else {
@@ -196,7 +138,7 @@ static bool hop_address(char *item, struct in6_addr *out)
                 if (colon && !strchr(colon + 1, ':'))
                         *colon = '\0';
         }
-        return parse_address(item, out, &bits);
+        return reg_ip_parse(item, out, &bits);
 }
 
 /* What the chain of trusted proxies says, "" when it says nothing. */

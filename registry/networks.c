@@ -8,16 +8,24 @@
 #define SEPARATORS " \t,"
 #define MAPPED_BITS 96 /* what stands before an IPv4 address */
 
-/* *bits: how many the address has of its own. */
-static bool address_parse(const char *text, uint8_t out[16], unsigned *bits)
+struct in6_addr reg_ip_mapped(const struct in_addr *address)
 {
-        static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-        *bits = 128;
+        struct in6_addr mapped = {.s6_addr = {[10] = 0xff, [11] = 0xff}};
+        memcpy(mapped.s6_addr + MAPPED_BITS / 8, address, sizeof(*address));
+        return mapped;
+}
+
+bool reg_ip_parse(const char *text, struct in6_addr *out, unsigned *own_bits)
+{
+        struct in_addr ipv4;
+        *own_bits = 128;
         if (inet_pton(AF_INET6, text, out) == 1)
                 return true;
-        *bits = 32;
-        memcpy(out, mapped, sizeof(mapped));
-        return inet_pton(AF_INET, text, out + sizeof(mapped)) == 1;
+        *own_bits = 32;
+        if (inet_pton(AF_INET, text, &ipv4) != 1)
+                return false;
+        *out = reg_ip_mapped(&ipv4);
+        return true;
 }
 
 static bool network_parse(const char *text, size_t len, struct reg_network *out)
@@ -31,7 +39,7 @@ static bool network_parse(const char *text, size_t len, struct reg_network *out)
         char *slash = strchr(word, '/');
         if (slash)
                 *slash = '\0';
-        if (!address_parse(word, out->address, &own))
+        if (!reg_ip_parse(word, &out->address, &own))
                 return false;
         uint64_t bits = own;
         if (slash && (!reg_count_parse(slash + 1, UINT64_MAX, &bits) || bits > own))
@@ -66,25 +74,29 @@ int reg_networks_add(struct reg_networks *n, const char *text, struct cas_err *e
         return rc;
 }
 
-static bool network_has(const struct reg_network *n, const uint8_t address[16])
+static bool network_has(const struct reg_network *n, const struct in6_addr *address)
 {
         unsigned whole = n->bits / 8, rest = n->bits % 8;
-        if (memcmp(n->address, address, whole) != 0)
+        if (memcmp(n->address.s6_addr, address->s6_addr, whole) != 0)
                 return false;
-        return rest == 0 || (n->address[whole] ^ address[whole]) >> (8 - rest) == 0;
+        return rest == 0 ||
+               (n->address.s6_addr[whole] ^ address->s6_addr[whole]) >> (8 - rest) == 0;
 }
 
-bool reg_networks_have(const struct reg_networks *n, const char *address)
+bool reg_networks_have(const struct reg_networks *n, const struct in6_addr *address)
 {
-        uint8_t bytes[16];
-        unsigned own;
-        if (n->count == 0 || !address_parse(address, bytes, &own))
-                return false;
         for (size_t i = 0; i < n->count; i++) {
-                if (network_has(&n->list[i], bytes))
+                if (network_has(&n->list[i], address))
                         return true;
         }
         return false;
+}
+
+bool reg_networks_have_text(const struct reg_networks *n, const char *address)
+{
+        struct in6_addr ip;
+        unsigned own;
+        return n->count > 0 && reg_ip_parse(address, &ip, &own) && reg_networks_have(n, &ip);
 }
 
 void reg_networks_release(struct reg_networks *n)

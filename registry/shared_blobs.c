@@ -48,9 +48,10 @@ static uint64_t now_s(void)
 
 static bool client_wants(const struct reg_cache_config *c, const char *client)
 {
-        if (c->redirect_networks.count > 0 && !reg_networks_have(&c->redirect_networks, client))
+        if (c->redirect_networks.count > 0 &&
+            !reg_networks_have_text(&c->redirect_networks, client))
                 return false;
-        return !reg_networks_have(&c->redirect_off_networks, client);
+        return !reg_networks_have_text(&c->redirect_off_networks, client);
 }
 
 /* HEAD is never sent elsewhere: an answer of 307 to it breaks clients. */
