@@ -24,6 +24,9 @@ int cas_layer_decode_here(struct cas_store *s, const struct cas_digest *blob,
                           const struct cas_progress *progress, struct cas_layer_record *out,
                           struct cas_err *err) CAS_MUST_CHECK;
 
+/* *ids is owned by the caller. */
+int cas_order_decode(const void *value, size_t len, struct cas_hash **ids, size_t *count,
+                     size_t max, struct cas_err *err) CAS_MUST_CHECK;
 /* The manifest that an entry of the family `orders` is about; false for a malformed one. */
 bool cas_order_manifest(const void *key, size_t key_len, const void *value, size_t value_len,
                         struct cas_digest *out);

@@ -214,6 +214,7 @@ int cas_flight_run_locked(struct cas_elsewhere *e, struct cas_part_flight *f, st
         f->part->users++;
         cas_mutex_unlock(&e->mutex);
         int rc = flight_fetch(e, f, &ours, &why);
+        ours = ours || rc == -CAS_E_NOSPACE || rc == -CAS_E_NOMEM;
         cas_mutex_lock(&e->mutex);
         for (size_t i = 0; i < f->count; i++) {
                 f->files[i]->flying = false;

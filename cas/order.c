@@ -51,10 +51,10 @@ int cas_order_put(struct cas_store *s, const char *repo, const struct cas_digest
         return rc;
 }
 
-static int order_decode(const struct cas_buf *value, struct cas_hash **ids, size_t *count,
-                        size_t max, struct cas_err *err)
+int cas_order_decode(const void *value, size_t len, struct cas_hash **ids, size_t *count,
+                     size_t max, struct cas_err *err)
 {
-        struct cas_cursor c = cas_cursor_over(value->data, value->len_bytes);
+        struct cas_cursor c = cas_cursor_over(value, len);
         uint64_t n = cas_cursor_varint(&c);
         if (n > CAS_ORDER_OBJECTS_MAX)
                 return cas_fail(err, CAS_E_CORRUPT, "order of %llu objects", (unsigned long long)n);
@@ -91,7 +91,7 @@ int cas_order_get(struct cas_store *s, const struct cas_digest *manifest, struct
         int rc = entry_get(s, &key, &value, err);
         if (rc < 0 || value.len_bytes == 0)
                 return rc;
-        return order_decode(&value, ids, count, max, err);
+        return cas_order_decode(value.data, value.len_bytes, ids, count, max, err);
 }
 
 bool cas_order_manifest(const void *key, size_t key_len, const void *value, size_t value_len,

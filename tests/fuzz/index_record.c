@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Any bytes as key and value of any family: decoders answer, and what they take
  * encodes to the same bytes again. Input: family, length of the key, key, value. */
+#include "cas/elsewhere_int.h"
 #include "cas/namerecord_int.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -23,6 +24,7 @@ static void try_value(enum cas_family family, const void *value, size_t len, str
                 struct cas_blob_record blob;
                 struct cas_recipe_record recipe;
                 struct cas_tree_record tree;
+                struct cas_elsewhere_layer elsewhere;
         } rec;
         int rc = -1;
         if (family == CAS_FAMILY_CHUNKS &&
@@ -48,8 +50,22 @@ static void try_value(enum cas_family family, const void *value, size_t len, str
                 cas_tree_record_encode(&rec.tree, again);
                 free(rec.tree.layers);
         }
+        if (family == CAS_FAMILY_ELSEWHERE &&
+            (rc = cas_elsewhere_decode(&blob, value, len, &rec.elsewhere, &err)) == 0)
+                cas_elsewhere_encode(&rec.elsewhere, again);
         if (rc == 0)
                 expect_same(again, value, len);
+}
+
+static void try_order(const void *key, size_t key_len, const void *value, size_t len)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_digest manifest;
+        struct cas_hash *ids;
+        size_t count;
+        (void)cas_order_manifest(key, key_len, value, len, &manifest);
+        if (cas_order_decode(value, len, &ids, &count, SIZE_MAX, &err) == 0)
+                free(ids);
 }
 
 static void try_name(enum cas_family family, const void *key, size_t key_len, const void *value,
@@ -86,6 +102,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                         cas_lease_encode(&lease, &again);
                         expect_same(&again, value, len);
                 }
+        } else if (family == CAS_FAMILY_ORDERS) {
+                try_order(key, key_len, value, len);
         } else {
                 try_value(family, value, len, &again);
         }

@@ -375,6 +375,21 @@ def index_entry(family, key, value):
         need(len(key) == 33 and key[:1] in b"su", "chain")
         manifest = " " + r.digest() if key[:1] == b"s" else ""
         text = f"{key[:1].decode()} {key[1:17].hex()} {key[17:].hex()}{manifest}"
+    elif family == "elsewhere":
+        k = Reader(key)
+        text = f"{k.digest()} size={r.varint()} added={r.varint()} flags={r.u8()} manifest={r.digest()} {r.text(511)}"
+        text += (f" diff_id={r.digest()} tar={r.varint()} content={r.varint()} entries={r.varint()} "
+                 f"listing={r.take(32).hex()} version={r.varint(2**32 - 1)} compression={r.u8()}")
+        k.end()
+    elif family == "orders":
+        k = Reader(key)
+        kind = k.take(1)
+        need(kind in b"mr", "order")
+        if kind == b"m":
+            text = f"m {k.digest()} {' '.join(r.take(32).hex() for _ in range(r.varint(4096)))}"
+        else:
+            text = f"r {k.rest().decode()} {r.digest()}"
+        k.end()
     elif family == "leases":
         need(0 < len(key) <= 127 and 0 not in key, "id")
         text = f"{key.decode()} root={r.digest()} expires={r.varint()} {r.text(255)}"

@@ -13,6 +13,7 @@
 #include "cas/log.h"
 #include "fusefs/resolve_client_int.h"
 #include "fusefs/unixsock_int.h"
+#include "tests/support/farstore.h"
 #include "tests/support/fusebox.h"
 
 static struct cas_extent extent_at(uint64_t offset)
@@ -150,6 +151,63 @@ static void answers_over_a_socket(void **state CAS_UNUSED)
         fusebox_close(&box);
 }
 
+/* An object that comes from another store, slowly: others do not wait for it. */
+static void what_is_on_its_way_keeps_nobody_waiting(void **state)
+{
+        static struct cas_extent extents[FFS_RESOLVE_EXTENTS_MAX];
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct farstore far;
+        struct testimage image;
+        struct ffs_resolver *resolver;
+        struct ffs_resolve_reply reply;
+        cas_cleanup_free char *path = cas_xasprintf("%s/sock", t->dir);
+        farstore_open(&far, t, 10000);
+        farstore_image(&far, "app", "1", 0, 12, &image);
+        struct cas_hash slow = farstore_file(&far, &image, 0);
+        struct cas_hash never = farstore_file(&far, &image, 9);
+        assert_int_equal(ffs_resolver_start(t->store, path, &resolver, &err), 0);
+        struct ffs_resolve_client *c = ffs_resolve_client_new(path);
+        far.delay_ms = 600;
+        assert_int_equal(ffs_resolve_extents(c, &slow, 0, 512, 1000, &reply, extents, &err),
+                         -CAS_E_BUSY);
+        assert_int_equal(ffs_resolve_ping(c, 100, &err), 0);
+        assert_int_equal(
+                ffs_resolve_extents(c, &image.layer.listing, 0, 512, 100, &reply, extents, &err),
+                0); /* the owner is not away */
+        unsigned tries = 0;
+        while (ffs_resolve_extents(c, &slow, 0, 512, 1000, &reply, extents, &err) == -CAS_E_BUSY &&
+               tries++ < 500)
+                (void)usleep(10000);
+        assert_int_equal(reply.code, CAS_OK);
+        assert_int_equal(reply.count, 1);
+        far.victim = never;
+        far.misses = true;
+        far.delay_ms = 0;
+        assert_int_equal(ffs_resolve_extents(c, &never, 0, 512, 1000, &reply, extents, &err),
+                         -CAS_E_IO);
+        /* An old client, which does not know of it, is told of an error. */
+        far.delay_ms = 600;
+        struct ffs_resolve_request old = {.type = FFS_RESOLVE_EXTENTS,
+                                          .object = farstore_file(&far, &image, 5),
+                                          .count_max = 1};
+        uint8_t msg[FFS_RESOLVE_REQUEST_BYTES], answer[FFS_RESOLVE_REPLY_BYTES_MAX];
+        size_t len, no_fds = 0;
+        cas_cleanup_fd int fd = -1;
+        ffs_resolve_request_encode(&old, msg);
+        assert_int_equal(ffs_sock_connect(path, &fd, &err), 0);
+        assert_int_equal(ffs_sock_send(fd, msg, sizeof(msg), NULL, 0, &err), 0);
+        assert_int_equal(
+                ffs_sock_receive(fd, answer, sizeof(answer), &len, NULL, &no_fds, 2000, &err), 0);
+        assert_int_equal(ffs_resolve_reply_decode(answer, len, &reply, extents, &err), 0);
+        assert_int_equal(reply.code, CAS_E_IO);
+        ffs_resolve_client_free(c);
+        ffs_resolver_stop(resolver);
+        teststore_close(t);
+        farstore_close(&far);
+        assert_int_equal(teststore_open(t, &err), 0);
+}
+
 static void rude_clients_are_cut(void **state CAS_UNUSED)
 {
         struct fusebox box;
@@ -199,6 +257,8 @@ int main(void)
                 cmocka_unit_test(requests_round_trip),
                 cmocka_unit_test(replies_are_checked),
                 cmocka_unit_test(answers_over_a_socket),
+                cmocka_unit_test_setup_teardown(what_is_on_its_way_keeps_nobody_waiting,
+                                                teststore_setup, teststore_teardown),
                 cmocka_unit_test(rude_clients_are_cut),
                 cmocka_unit_test(sockets_may_have_long_names),
         };

@@ -11,6 +11,8 @@
 #include <fcntl.h>
 #include <sys/wait.h>
 
+#include "cas/elsewhere_int.h"
+#include "cas/order.h"
 #include "cas/blobcache_int.h"
 #include "cas/commit_int.h"
 #include "cas/dirwalk_int.h"
@@ -356,7 +358,16 @@ static void fill(struct teststore *t)
         ok(cas_publish_blob(p, "512", 3, &sha512, NULL, &err));
         ok(cas_publish_blob_link(p, "other", &sha512, &err));
         ok(cas_publish_referrer(p, "other", &sha512, &image.manifest, &err));
+        struct cas_elsewhere_layer far = {.layer = image.layer,
+                                          .blob_bytes = 77,
+                                          .on_demand_only = true,
+                                          .manifest = image.manifest,
+                                          .source = "far:1/repo"};
+        far.layer.blob = sha512;
+        ok(cas_elsewhere_put(p, &far, &err));
         ok(cas_publish_commit(p, &err));
+        const struct cas_hash order[] = {image.layer.listing, empty};
+        ok(cas_order_put(t->store, "some/repo", &image.manifest, order, 2, &err));
         put_recipes(t, &image.layer.blob, &sha512);
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         struct cas_digest layers[] = {image.layer.blob, sha512};
