@@ -240,9 +240,44 @@ static void say_entry(const struct words *w, const void *key, size_t key_len, co
                 say_name(w, &rec);
                 return;
         }
-        case CAS_FAMILY_ELSEWHERE:
+        case CAS_FAMILY_ELSEWHERE: {
+                struct cas_elsewhere_layer rec;
+                char manifest[CAS_DIGEST_TEXT_BYTES], diff_id[CAS_DIGEST_TEXT_BYTES];
+                ok(cas_digest_value_decode(key, key_len, &digest, &err));
+                ok(cas_elsewhere_decode(&digest, value, len, &rec, &err));
+                cas_buf_printf(w->out,
+                               "%s %s size=%llu added=%llu flags=%d manifest=%s %s diff_id=%s "
+                               "tar=%llu content=%llu entries=%llu listing=%s version=%u "
+                               "compression=%u\n",
+                               family, cas_digest_text(&digest, text),
+                               (unsigned long long)rec.blob_bytes,
+                               (unsigned long long)rec.added_unix_s, rec.on_demand_only,
+                               cas_digest_text(&rec.manifest, manifest), rec.source,
+                               cas_digest_text(&rec.layer.diff_id, diff_id),
+                               (unsigned long long)rec.layer.tar_bytes,
+                               (unsigned long long)rec.layer.content_bytes,
+                               (unsigned long long)rec.layer.entry_count,
+                               cas_hash_hex(&rec.layer.listing, hex), rec.layer.listing_version,
+                               rec.layer.compression);
+                return;
+        }
+        case CAS_FAMILY_ORDERS: {
+                cas_cleanup_free struct cas_hash *ids = NULL;
+                size_t count;
+                assert_true(cas_order_manifest(key, key_len, value, len, &digest));
+                if (((const char *)key)[0] == 'r') {
+                        cas_buf_printf(w->out, "%s r %.*s %s\n", family, (int)key_len - 1,
+                                       (const char *)key + 1, cas_digest_text(&digest, text));
+                        return;
+                }
+                ok(cas_order_decode(value, len, &ids, &count, SIZE_MAX, &err));
+                cas_buf_printf(w->out, "%s m %s", family, cas_digest_text(&digest, text));
+                for (size_t i = 0; i < count; i++)
+                        cas_buf_printf(w->out, " %s", cas_hash_hex(&ids[i], hex));
+                cas_buf_append_str(w->out, "\n");
+                return;
+        }
         case CAS_FAMILY_TAG_TIMES:
-        case CAS_FAMILY_ORDERS:
         case CAS_FAMILY_META:
         case CAS_FAMILY_COUNT:
                 break;
