@@ -5,6 +5,7 @@
 #include "cas/blobstream.h"
 #include "cas/log.h"
 #include "registry/parts.h"
+#include "registry/operation.h"
 #include "registry/registry_int.h"
 
 /* Headers that every answer about the content carries. */
@@ -140,6 +141,12 @@ static bool may_keep(const struct reg_call *call, uint64_t bytes)
         return call->keep && bytes <= REG_ANSWER_BODY_BYTES_MAX;
 }
 
+static void count_kept(const struct reg_call *call)
+{
+        reg_metrics_add(reg_operation_metrics(call->registry->operation), REG_COUNTER_ANSWERS_MADE,
+                        1);
+}
+
 static void reply_unchanged(struct reg_call *call, const char *etag, uint64_t bytes)
 {
         if (!may_keep(call, bytes)) {
@@ -149,6 +156,7 @@ static void reply_unchanged(struct reg_call *call, const char *etag, uint64_t by
         struct reg_http_answer *answer = reg_http_reply_kept(call->req, 304, NULL, bytes);
         reg_answers_keep(call->registry->answers, reg_http_target(call->req), call->route.repo,
                          call->names_generation, etag, answer, true, 0, NULL);
+        count_kept(call);
         reg_http_answer_unref(answer);
 }
 
@@ -159,6 +167,7 @@ static void reply_kept(struct reg_call *call, const char *etag, const void *data
         struct reg_http_answer *answer = reg_http_reply_kept(call->req, 200, data, len);
         reg_answers_keep(call->registry->answers, reg_http_target(call->req), call->route.repo,
                          call->names_generation, etag, answer, false, len, pull);
+        count_kept(call);
         reg_http_answer_unref(answer);
 }
 

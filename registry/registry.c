@@ -248,7 +248,10 @@ static void serve_kept(struct reg_registry *registry, struct reg_http_req *req,
                 common_headers(req);
                 reg_access_refuse(registry->access, req, identity, verdict, kept->repo,
                                   REG_ACTION_PULL);
-        } else if (known && reg_etag_listed(known, kept->etag)) {
+                return;
+        }
+        reg_metrics_add(reg_operation_metrics(registry->operation), REG_COUNTER_ANSWERS_READY, 1);
+        if (known && reg_etag_listed(known, kept->etag)) {
                 reg_http_reply_answer(req, kept->same);
         } else {
                 reg_http_reply_answer(req, kept->whole);

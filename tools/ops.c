@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/ops.h"
 
+#include "registry/events.h"
+#include "registry/registry.h"
+
 static const struct op ops[] = {
         {"import", op_import},
         {"export", op_export},
@@ -36,6 +39,27 @@ const struct op *op_find(const char *name)
                         return &ops[i];
         }
         return NULL;
+}
+
+void op_tell_tag(const struct op_context *ctx, const char *repo, const char *tag,
+                 const struct cas_digest *before, const struct cas_manifest_info *info)
+{
+        struct reg_event event = {
+                .kind = info ? REG_EVENT_PUSH_MANIFEST : REG_EVENT_DELETE_TAG,
+                .repo = repo,
+                .tag = tag,
+                .from_repo = "",
+                .digest = info ? info->digest : *before,
+                .media_type = info ? info->media_type : "",
+                .bytes = info ? info->size_bytes : 0,
+                .user = "",
+                .client = "",
+                .request_id = "",
+        };
+        if (info)
+                event.before = *before;
+        if (ctx->registry)
+                reg_events_tell(reg_listeners(ctx->registry), &event);
 }
 
 int op_arg_string_opt(const json_t *args, const char *key, const char **out, struct cas_err *err)

@@ -9,7 +9,7 @@
 
 #include <jansson.h>
 
-#include "cas/store.h"
+#include "cas/names.h"
 
 struct reg_registry;
 struct op_context {
@@ -24,6 +24,10 @@ struct op {
         const char *name;
         op_fn run;
 };
+/* Tells the listeners of a registry that runs here that a tag names another manifest (before: alg
+ * NONE when it is new), or is gone (info NULL). */
+void op_tell_tag(const struct op_context *ctx, const char *repo, const char *tag,
+                 const struct cas_digest *before, const struct cas_manifest_info *info);
 /* NULL when there is none of this name. */
 const struct op *op_find(const char *name);
 

@@ -175,9 +175,10 @@ static int link_all(struct linking *l, const struct cas_digest *digest, const ch
 int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
            struct cas_err *err)
 {
-        (void)ctx;
         struct cas_ref from, to;
         struct cas_manifest_info info;
+        struct cas_digest before;
+        struct cas_err none = CAS_ERR_INIT;
         if (op_arg_ref(args, "from", &from, err) < 0 || op_arg_ref(args, "to", &to, err) < 0)
                 return -(int)err->code;
         if (to.digest.alg != CAS_DIGEST_NONE)
@@ -192,9 +193,12 @@ int op_tag(struct cas_store *s, const json_t *args, const struct op_context *ctx
         if (strcmp(from.repo, to.repo) != 0 &&
             link_all(&linking, &info.digest, info.media_type, 0, err) < 0)
                 return -(int)err->code;
+        if (cas_tag_get(s, to.repo, to.tag, &before, &none) < 0)
+                before = (struct cas_digest){0};
         if (cas_publish_tag(p, to.repo, to.tag, &info.digest, err) < 0 ||
             cas_publish_commit(p, err) < 0)
                 return -(int)err->code;
+        op_tell_tag(ctx, to.repo, to.tag, &before, &info);
         *result = op_manifest_json(to.repo, to.tag, &info);
         return 0;
 }

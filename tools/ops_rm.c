@@ -190,7 +190,6 @@ static int removal_do(struct removal *r, struct cas_err *err)
 int op_rm(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
           struct cas_err *err)
 {
-        (void)ctx;
         struct cas_ref ref;
         struct cas_manifest_info info;
         if (op_arg_ref(args, "name", &ref, err) < 0 || cas_ref_resolve(s, &ref, &info, err) < 0)
@@ -205,6 +204,8 @@ int op_rm(struct cas_store *s, const json_t *args, const struct op_context *ctx,
         int rc = cas_publish_begin(s, &r.p, err);
         if (rc == 0)
                 rc = removal_do(&r, err);
+        for (size_t i = 0; rc == 0 && i < r.tag_count; i++)
+                op_tell_tag(ctx, ref.repo, r.tags[i], &info.digest, NULL);
         if (rc == 0)
                 *result =
                         json_pack("{s:i, s:I, s:I}", "tags", (int)r.tag_count, "manifests",

@@ -223,7 +223,12 @@ def retention(host, owner, config, endpoint):
     tags = json.loads(body)["tags"]
     checks.check(len(tags) == 1, "one is left", str(tags))
     lamina.wait_for(lambda: len(endpoint.tags("delete")) >= before + 2, 10, "deletions are told")
-    checks.check(bool(digest), "pushed")
+    host.run("tag", "team/app:three", "team/app:four")
+    host.run("rm", "team/app:four")
+    lamina.wait_for(lambda: "four" in endpoint.tags("delete"), 10, "what commands do is told")
+    told = [e for e in endpoint.events if e["target"].get("tag") == "four"]
+    checks.check([e["action"] for e in told] == ["push", "delete"] and
+                 all(e["target"]["digest"] == digest and e["request"] == {} for e in told), "by commands", str(told))
 
 
 def main():
