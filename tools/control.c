@@ -11,6 +11,7 @@
 #include "cas/buf.h"
 
 CAS_DEFINE_CLEANUP(control_cleanup_curl_, CURL *, curl_easy_cleanup);
+#define CONTROL_ITEMS_MAX 64
 #define control_cleanup_curl __attribute__((cleanup(control_cleanup_curl_)))
 
 /* An answer in the making: JSON lines, each acted on when it is whole. */
@@ -25,6 +26,23 @@ static void answer_release(struct answer *a)
 {
         cas_buf_release(&a->line);
         json_decref(a->last);
+}
+
+/* What is under way side by side, when it was told. */
+static void answer_items(const struct answer *a, const json_t *list)
+{
+        struct cas_progress_item items[CONTROL_ITEMS_MAX];
+        size_t count = 0;
+        for (; count < json_array_size(list) && count < CONTROL_ITEMS_MAX; count++) {
+                const char *name = "";
+                json_int_t done = 0, total = 0;
+                (void)json_unpack(json_array_get(list, count), "{s?s, s?I, s?I}", "name", &name,
+                                  "done", &done, "total", &total);
+                items[count] = (struct cas_progress_item){
+                        .name = name, .done = (uint64_t)done, .total = (uint64_t)total};
+        }
+        if (list && a->progress && a->progress->items)
+                a->progress->items(a->progress->arg, items, count);
 }
 
 static void answer_line(struct answer *a)
@@ -42,6 +60,7 @@ static void answer_line(struct answer *a)
         json_int_t done = 0, total = 0;
         if (json_unpack(v, "{s:{s:s, s:I, s:I}}", "progress", "what", &what, "done", &done, "total",
                         &total) == 0) {
+                answer_items(a, json_object_get(json_object_get(v, "progress"), "items"));
                 cas_progress_update(a->progress, what, (uint64_t)done, (uint64_t)total);
                 json_decref(v);
                 return;

@@ -82,6 +82,7 @@ struct call {
         const struct op *op;
         struct reg_http_stream *stream;
         uint64_t told_at_ns; /* one update at a time: guarded by the caller of the sink */
+        json_t *items;       /* owned; of the update that follows, or NULL; guarded alike */
 };
 
 static void progress_send(void *arg, const char *what, uint64_t done, uint64_t total)
@@ -91,14 +92,29 @@ static void progress_send(void *arg, const char *what, uint64_t done, uint64_t t
         if (now - call->told_at_ns < PROGRESS_INTERVAL_NS)
                 return;
         call->told_at_ns = now;
-        stream_json(call->stream,
-                    json_pack("{s:{s:o, s:I, s:I}}", "progress", "what", op_text_json(what), "done",
-                              (json_int_t)done, "total", (json_int_t)total));
+        json_t *line = json_pack("{s:{s:o, s:I, s:I}}", "progress", "what", op_text_json(what),
+                                 "done", (json_int_t)done, "total", (json_int_t)total);
+        if (call->items)
+                json_object_set_new(json_object_get(line, "progress"), "items",
+                                    cas_steal(&call->items));
+        stream_json(call->stream, line);
+}
+
+static void items_note(void *arg, const struct cas_progress_item *items, size_t count)
+{
+        struct call *call = arg;
+        json_decref(call->items);
+        call->items = json_array();
+        for (size_t i = 0; i < count; i++)
+                json_array_append_new(call->items, json_pack("{s:o, s:I, s:I}", "name",
+                                                             op_text_json(items[i].name), "done",
+                                                             (json_int_t)items[i].done, "total",
+                                                             (json_int_t)items[i].total));
 }
 
 static void call_run(struct call *call, const json_t *args)
 {
-        struct cas_progress sink = {.update = progress_send, .arg = call};
+        struct cas_progress sink = {.update = progress_send, .arg = call, .items = items_note};
         struct op_context ctx = {.progress = &sink, .registry = call->server->registry};
         struct cas_err err = CAS_ERR_INIT;
         json_t *result = NULL;
@@ -129,6 +145,7 @@ static void op_end(struct reg_http_req *req, void *state, const struct cas_buf *
                             .stream = reg_http_reply_stream(req, 200),
                             .told_at_ns = monotonic_ns()};
         call_run(&call, args);
+        json_decref(call.items);
         reg_http_stream_close(call.stream, false);
         atomic_store(&server->used_s, monotonic_ns() / 1000000000);
         atomic_fetch_sub(&server->under_way, 1);
