@@ -22,6 +22,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "../tests/support")]
 import lamina  # noqa: E402
 import condensing  # noqa: E402
 import mounts  # noqa: E402
+import pulls  # noqa: E402
 import pulling  # noqa: E402
 
 ACCESS = os.path.join(lamina.ROOT, "build/release/bench/access")
@@ -349,7 +350,7 @@ def bench_metadata(b):
         b.row(f"{what}: shared trees / flat ones", figures["shared"][i] / max(figures["flat"][i], 1e-9), "below 1")
 
 
-BENCHES = {"metadata": bench_metadata, "import": bench_import, "rss": bench_rss, "access": bench_access, "mount": bench_mount,
+BENCHES = {"metadata": bench_metadata, "import": bench_import, **pulls.BENCHES, "rss": bench_rss, "access": bench_access, "mount": bench_mount,
            "sharing": bench_sharing, **condensing.BENCHES,
            "drivers": mounts.bench_drivers, "installs": mounts.bench_installs,
            "starts": mounts.bench_starts, "sandboxes": mounts.bench_sandboxes, **pulling.BENCHES}
