@@ -157,6 +157,10 @@ fuzz-programs: $(FUZZ)
 bench: $(B)/lamina $(B)/bench/access $(B)/bench/decode $(B)/bench/mix ## Benchmarks beside the peers (CORPUS=LAYOUT)
 	@bench/run.sh $(CORPUS)
 
+.PHONY: bench-registry
+bench-registry: $(B)/lamina ## The registry beside nginx and docker-registry (FULL=--full)
+	@bench/registry.py $(FULL) --out build/bench-registry.json
+
 .PHONY: run
 run: $(B)/lamina ## A store in ./demo: registry, image, mount and sandbox, until Ctrl-C
 	@tools/demo.sh $(B)/lamina

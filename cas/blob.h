@@ -51,8 +51,9 @@ int cas_blob_linked(struct cas_store *s, const char *repo, const struct cas_dige
                     bool *out, struct cas_err *err) CAS_MUST_CHECK;
 
 /* Upload sessions: bytes that arrive in pieces, kept in STORE/uploads under a
- * random id, surviving a restart (what was received and synced; the length tells). One writer
- * at a time per session: a second one gets BUSY. */
+ * random id, surviving a restart (what was received and synced; the length tells); a power cut
+ * only once cas_upload_sync was called. One writer at a time per session: a second one gets BUSY.
+ */
 #define CAS_UPLOAD_ID_BYTES 37 /* UUID text with NUL */
 struct cas_upload;
 

@@ -347,7 +347,6 @@ int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct
         char from[CAS_TEMPORARY_PATH_BYTES], path[CAS_TEMPORARY_PATH_BYTES];
         cas_assert(strlen(name) < sizeof(from) - sizeof(CAS_DIR_UPLOADS));
         (void)snprintf(from, sizeof(from), CAS_DIR_UPLOADS "/%s", name);
-        cas_cleanup_fd int fd = -1;
         rc = cas_temporary_path(path, err);
         if (rc == 0)
                 rc = cas_blob_dirs_make(s, digest->alg, err);
@@ -357,8 +356,7 @@ int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct
                 return rc;
         stage_blob(p, digest, size_bytes, path);
         p->blobs[p->blob_count - 1].adopted = true;
-        rc = cas_io_open(s->io, s->dirfd, path, O_RDONLY, 0, &fd, err);
-        return rc < 0 ? rc : cas_io_fsync(s->io, fd, path, err);
+        return 0;
 }
 
 /* Gives a staged blob its name. What has that name already is the same content (another

@@ -61,10 +61,10 @@ int cas_publish_blob(struct cas_publish *p, const void *data, size_t len,
                      const struct cas_digest *expected, struct cas_digest *out,
                      struct cas_err *err) CAS_MUST_CHECK;
 /* A file of known content that lies in STORE/uploads already becomes a blob by
- * another name for it: no copy. `name` is relative to that directory; the caller has hashed it, and
- * must not write to the file any more, which has its first name until the caller removes that: so
- * nothing is lost when the process dies before the commit. When the blob is here already, nothing
- * is done. */
+ * another name for it: no copy. `name` is relative to that directory; the caller has hashed and
+ * synced it, and must not write to the file any more, which has its first name until the caller
+ * removes that: so nothing is lost when the process dies before the commit. When the blob is here
+ * already, nothing is done. */
 int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct cas_digest *digest,
                            uint64_t size_bytes, struct cas_err *err) CAS_MUST_CHECK;
 

@@ -27,6 +27,7 @@
 /* What is remembered of a session while the store is open. */
 struct upload_state {
         bool writing;
+        bool named;                /* its names are synced: it survives a power cut */
         struct cas_hasher *hasher; /* of the first hashed_bytes; NULL: not known */
         uint64_t hashed_bytes;
 };
@@ -193,15 +194,13 @@ int cas_upload_begin(struct cas_store *s, const char *repo, const struct cas_upl
         int rc = new_id(id, err);
         if (rc < 0)
                 return rc;
-        /* The data file makes the session; the directory is synced once, after both. */
+        /* Nothing is synced: a session is worth nothing until bytes are (cas_upload_sync). */
         repo_path(id, path);
         int fd = -1;
         rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd, err);
         if (rc < 0)
                 return rc;
         rc = cas_io_pwrite_all(s->io, fd, notes.data, notes.len_bytes, 0, path, err);
-        if (rc == 0)
-                rc = cas_io_fsync(s->io, fd, path, err);
         (void)s->io->ops->close(s->io->ctx, fd);
         if (rc < 0)
                 return rc;
@@ -210,7 +209,7 @@ int cas_upload_begin(struct cas_store *s, const char *repo, const struct cas_upl
         if (rc < 0)
                 return rc;
         (void)s->io->ops->close(s->io->ctx, fd);
-        return cas_io_sync_dir(s->io, s->dirfd, CAS_DIR_UPLOADS, err);
+        return 0;
 }
 
 static void upload_free(struct cas_upload *u, bool forget)
@@ -422,7 +421,7 @@ static void end_session(struct cas_upload *u)
 
 /* After a failed sync the kernel may take the pages for clean, and a later sync that succeeds
  * would prove nothing: the session is over. */
-int cas_upload_sync(struct cas_upload *u, struct cas_err *err)
+static int sync_data(struct cas_upload *u, struct cas_err *err)
 {
         if (!u->unsynced || u->over)
                 return 0;
@@ -434,12 +433,38 @@ int cas_upload_sync(struct cas_upload *u, struct cas_err *err)
         return rc;
 }
 
+/* The file that says whose session it is, and the directory. */
+static int sync_names(struct cas_upload *u, struct cas_err *err)
+{
+        struct cas_store *s = u->store;
+        char path[UPLOAD_PATH_BYTES];
+        int fd = -1;
+        repo_path(u->id, path);
+        int rc = cas_io_open(s->io, s->dirfd, path, O_RDONLY, 0, &fd, err);
+        if (rc == 0) {
+                rc = cas_io_fsync(s->io, fd, path, err);
+                (void)s->io->ops->close(s->io->ctx, fd);
+        }
+        if (rc == 0)
+                rc = cas_io_sync_dir(s->io, s->dirfd, CAS_DIR_UPLOADS, err);
+        u->state->named = rc == 0;
+        return rc;
+}
+
+int cas_upload_sync(struct cas_upload *u, struct cas_err *err)
+{
+        int rc = sync_data(u, err);
+        if (rc == 0 && !u->over && !u->state->named)
+                rc = sync_names(u, err);
+        return rc;
+}
+
 void cas_upload_close(struct cas_upload *u)
 {
         if (!u)
                 return;
         struct cas_err ignored = CAS_ERR_INIT;
-        (void)!cas_upload_sync(u, &ignored);
+        (void)!sync_data(u, &ignored);
         upload_free(u, u->over);
 }
 
@@ -500,7 +525,7 @@ int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected, s
                 return fail_over(u, err);
         int rc = verify(u, expected, err);
         if (rc == 0)
-                rc = cas_upload_sync(u, err);
+                rc = sync_data(u, err); /* the session ends: its names need not last */
         if (rc < 0)
                 return rc;
         rc = publish(u, expected, err);
