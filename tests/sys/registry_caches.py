@@ -7,6 +7,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,28 @@ def shared_layers_are_kept_once(cache, url, registry):
     check(status == 403, f"{cache}: no signature, no content", str(status))
 
 
+def private_layers_are_shared_by_who_may(nginx, registry):
+    """With redirect_private and a cache that checks signatures before it gives out what it keeps."""
+    url, layer = nginx.url("checked"), os.urandom(100000)
+    hex_ = digest(layer).split(":")[1]
+    for repo in ("hidden/a", "hidden/b"):
+        blob, _ = push_image(url, repo, "v1", layer)
+        for _ in range(2):
+            status, _, body = ask("GET", f"{url}/v2/{repo}/blobs/{blob}", None, PASSWORD)
+            check(status == 200 and body == layer, f"checked: {repo}: of who may", str(status))
+        status, _, _ = ask("GET", f"{url}/v2/{repo}/blobs/{blob}")
+        check(status == 401, f"checked: {repo}: of who may not", str(status))
+    place = f"/cas/sha256/{hex_[:2]}/{hex_}"
+    _, headers, _ = ask("GET", f"{url}/v2/hidden/a/blobs/{blob}", None, PASSWORD, follow=False)
+    signed = headers["Location"]
+    for bad in (place, place + "?e=1&s=" + "0" * 64, signed[:-1] + ("1" if signed[-1] == "0" else "0")):
+        check(ask("GET", url + bad)[0] == 403, "checked: no signature, no content, though it is kept", bad)
+    status, _, body = ask("GET", url + signed, None, {"Range": "bytes=5-9", "If-None-Match": '"x"'})
+    check(status == 206 and body == layer[5:10], "checked: a range of what is kept", str(status))
+    seen = registry.requests("GET " + place)
+    check(seen == 1, "checked: two repositories, one request for their layer", f"{seen} requests")
+
+
 def private_stays_private(cache, url, _registry):
     repo = f"private/{cache}"
     blob, manifest = push_image(url, repo, "v1", os.urandom(50000))
@@ -219,6 +242,8 @@ def add(lines):
 
 
 IGNORES = "    proxy_ignore_headers Cache-Control Expires;\n"
+# What is written there for redirect_private, without the signs that make it comments.
+CHECKED = {"checked": lambda text: re.sub(r"(?m)^(\s*)#(?=\S| {4})", r"\1", text)}
 # What is done wrong: how, what must be found, where it shows.
 BROKEN = {
     "etag": (add("    proxy_hide_header ETag;\n"), "etag", "public/"),
@@ -265,7 +290,8 @@ SETTINGS = """
 [cache]
 tag_seconds = {tag}
 stale_while_revalidate = {revalidate}
-redirect = shared/**
+redirect = shared/** hidden/**
+redirect_private = yes
 [purge varnish]
 url = http://127.0.0.1:{varnish}/
 method = BAN
@@ -297,7 +323,7 @@ def main():
         registry = webcaches.Registry(directory, SETTINGS.format(
             tag=TAG_SECONDS, revalidate=REVALIDATE_SECONDS, varnish=varnish_port, dir=directory))
         stops.append(registry)
-        nginx = webcaches.Nginx(directory + "/nginx", registry, {n: b[0] for n, b in BROKEN.items()})
+        nginx = webcaches.Nginx(directory + "/nginx", registry, dict(CHECKED, **{n: b[0] for n, b in BROKEN.items()}))
         stops.append(nginx)
         varnish = webcaches.Varnish(directory + "/varnish", registry, varnish_port)
         stops.append(varnish)
@@ -305,6 +331,7 @@ def main():
         for name, url in urls.items():
             for test in (pulls_are_kept, shared_layers_are_kept_once, private_stays_private, ranges_pass):
                 test(name, url, registry)
+        private_layers_are_shared_by_who_may(nginx, registry)
         moved_tags_are_seen("nginx", nginx.url(), registry, TAG_SECONDS + REVALIDATE_SECONDS + 1)
         moved_tags_are_seen("varnish", varnish.url(), registry, 0.5)
         purges_take_effect(varnish.url(), registry)
