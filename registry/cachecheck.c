@@ -94,7 +94,7 @@ static int fetch_token(struct reg_check *c, const struct reg_challenge *challeng
         const char *token = NULL;
         int rc = reg_check_ask(c, &get, &a, err);
         if (rc == 0 && a.status != 200)
-                rc = cas_fail(err, CAS_E_DENIED, "%s: status %u", challenge->realm, a.status);
+                rc = cas_fail(err, CAS_E_INVALID, "%s: status %u", challenge->realm, a.status);
         if (rc == 0)
                 rc = cas_json_parse(a.body.data, a.body.len_bytes, TOKEN_BYTES_MAX, &doc, err);
         if (rc == 0)
@@ -136,7 +136,10 @@ static int authorize(struct reg_check *c, struct cas_err *err)
         if (challenge.kind == REG_CHALLENGE_BEARER)
                 judge_realm(c, challenge.realm);
         if (!c->config->user)
-                return a.status == 401 ? cas_fail(err, CAS_E_DENIED, "it wants a password") : 0;
+                return a.status == 401 ? cas_fail(err, CAS_E_INVALID,
+                                                  "it wants to know who asks: give --user and "
+                                                  "--password-file")
+                                       : 0;
         if (challenge.kind == REG_CHALLENGE_BEARER)
                 return fetch_token(c, &challenge, err);
         c->authorization = basic_authorization(c);

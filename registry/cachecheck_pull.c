@@ -93,7 +93,10 @@ static void tell_kept(struct reg_check *c, const struct reg_check_answer *a)
                         return;
                 }
         }
-        if (strcmp(reg_check_header(a, "Age"), "0") > 0)
+        if (!strcasestr(reg_check_header(a, "Cache-Control"), "public"))
+                reg_check_skip(c, "kept", "what is in %s is private: it is not to be kept",
+                               c->repo);
+        else if (strcmp(reg_check_header(a, "Age"), "0") > 0)
                 reg_check_good(c, "kept", "content is kept (Age: %.20s)",
                                reg_check_header(a, "Age"));
         else

@@ -20,9 +20,8 @@ static int expect(const struct reg_check_answer *a, unsigned status, const char 
 {
         if (a->status == status)
                 return 0;
-        enum cas_code code = a->status == 401 || a->status == 403 ? CAS_E_DENIED : CAS_E_INVALID;
-        return cas_fail(err, code, "%s: status %u instead of %u: %.*s", what, a->status, status,
-                        (int)cas_min_u64(a->body.len_bytes, 120), cas_buf_str(&a->body));
+        return cas_fail(err, CAS_E_INVALID, "%s: status %u instead of %u: %.*s", what, a->status,
+                        status, (int)cas_min_u64(a->body.len_bytes, 120), cas_buf_str(&a->body));
 }
 
 static int push_blob(struct reg_check *c, struct cas_err *err)
