@@ -86,8 +86,8 @@ static bool refuse(struct fixture *f, struct reg_http_req *req)
         atomic_fetch_sub(&f->refusals, 1);
         if (f->retry_after)
                 reg_http_reply_header(req, "Retry-After", f->retry_after);
-        reg_http_reply_bytes(req, f->status,
-                             "{\"errors\":[{\"code\":\"X\",\"message\":\"a\\nb\"}]}", 43);
+        static const char said[] = "{\"errors\":[{\"code\":\"X\",\"message\":\"a\\nb\"}]}";
+        reg_http_reply_bytes(req, f->status, said, strlen(said));
         return true;
 }
 
