@@ -11,7 +11,8 @@
 #include "cas/mutex.h"
 
 #define SHARDS 8
-#define SHARD_BYTES_MAX (256 * 1024)
+#define SHARD_BYTES_MAX (1024 * 1024)
+#define SHARD_BYTES_MANY (64 * 1024) /* not to be kept until the next time */
 #define WRITE_EVERY_MS 200
 #define TEXT_BYTES_MAX 2048 /* of one text of a line that a client has sent */
 #define DROPS_TOLD_EVERY_S 10
@@ -26,10 +27,11 @@ struct reg_accesslog {
         const struct reg_log_config *config;
         struct reg_metrics *metrics;
         struct shard shards[SHARDS];
-        struct cas_mutex mutex; /* guards fd and stop */
-        pthread_cond_t change;
+        struct cas_mutex file_mutex; /* guards fd; held while it is written to */
         int fd;
-        bool stop;
+        struct cas_mutex mutex; /* guards the two flags; never held for long */
+        pthread_cond_t change;
+        bool stop, many;
         pthread_t writer;
         _Atomic(uint64_t) dropped;
         uint64_t dropped_told, told_s; /* the writer's */
@@ -132,6 +134,14 @@ void reg_accesslog_line(enum reg_access_log_format format, const struct reg_http
                 line_combined(done, user, &t, out);
 }
 
+static void wake_writer(struct reg_accesslog *l)
+{
+        cas_mutex_lock(&l->mutex);
+        l->many = true;
+        (void)pthread_cond_signal(&l->change);
+        cas_mutex_unlock(&l->mutex);
+}
+
 void reg_accesslog_add(struct reg_accesslog *l, const struct reg_http_done *done, const char *user,
                        const char *id)
 {
@@ -146,10 +156,13 @@ void reg_accesslog_add(struct reg_accesslog *l, const struct reg_http_done *done
                            (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec, &line);
         struct shard *s = &l->shards[mine - 1];
         cas_mutex_lock(&s->mutex);
-        bool fits = s->lines.len_bytes + line.len_bytes <= SHARD_BYTES_MAX;
+        size_t before = s->lines.len_bytes, after = before + line.len_bytes;
+        bool fits = after <= SHARD_BYTES_MAX;
         if (fits)
                 cas_buf_append(&s->lines, line.data, line.len_bytes);
         cas_mutex_unlock(&s->mutex);
+        if (before < SHARD_BYTES_MANY && after >= SHARD_BYTES_MANY)
+                wake_writer(l);
         reg_metrics_add(l->metrics,
                         fits ? REG_COUNTER_ACCESS_LOG_LINES : REG_COUNTER_ACCESS_LOG_DROPPED, 1);
         if (!fits)
@@ -208,11 +221,9 @@ static void write_out(struct reg_accesslog *l, struct cas_buf *spare, bool last)
                 s->lines = *spare;
                 cas_mutex_unlock(&s->mutex);
                 *spare = lines;
-                /* A disk that stands still holds this thread; the lock only keeps reopening out. */
-                cas_mutex_lock(&l->mutex);
-                int fd = l->fd;
-                bool written = write_all(fd, spare);
-                cas_mutex_unlock(&l->mutex);
+                cas_mutex_lock(&l->file_mutex);
+                bool written = write_all(l->fd, spare);
+                cas_mutex_unlock(&l->file_mutex);
                 if (!written)
                         atomic_fetch_add(&l->dropped, lines_in(spare));
                 cas_buf_clear(spare);
@@ -231,9 +242,10 @@ static void *write_lines(void *arg)
                 until.tv_sec += until.tv_nsec / 1000000000;
                 until.tv_nsec %= 1000000000;
                 cas_mutex_lock(&l->mutex);
-                while (!l->stop && cas_mutex_timedwait(&l->mutex, &l->change, &until))
+                while (!l->stop && !l->many && cas_mutex_timedwait(&l->mutex, &l->change, &until))
                         ;
                 stop = l->stop;
+                l->many = false;
                 cas_mutex_unlock(&l->mutex);
                 write_out(l, &spare, stop);
         }
@@ -245,10 +257,10 @@ int reg_accesslog_reopen(struct reg_accesslog *l, struct cas_err *err)
         int fd;
         if (log_fd(l->config, &fd, err) < 0)
                 return -(int)err->code;
-        cas_mutex_lock(&l->mutex);
+        cas_mutex_lock(&l->file_mutex);
         int old = l->fd;
         l->fd = fd;
-        cas_mutex_unlock(&l->mutex);
+        cas_mutex_unlock(&l->file_mutex);
         (void)close(old);
         return 0;
 }
@@ -263,6 +275,7 @@ static void log_free(struct reg_accesslog *l)
                 (void)close(l->fd);
         (void)pthread_cond_destroy(&l->change);
         cas_mutex_release(&l->mutex);
+        cas_mutex_release(&l->file_mutex);
         free(l);
 }
 
@@ -274,6 +287,7 @@ int reg_accesslog_open(const struct reg_log_config *config, struct reg_metrics *
         memset(l, 0, sizeof(*l));
         l->config = config;
         l->metrics = metrics;
+        cas_mutex_init(&l->file_mutex, "access log file");
         cas_mutex_init(&l->mutex, "access log");
         cas_cond_init(&l->change);
         for (size_t i = 0; i < SHARDS; i++)

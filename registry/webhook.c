@@ -40,7 +40,7 @@ struct hook {
         pthread_cond_t change;
         bool stop, added;
         struct pull *pulls, **pulls_end; /* owned */
-        size_t pull_count;
+        _Atomic(size_t) pull_count;      /* may be read without the lock */
 };
 
 struct reg_webhooks {
@@ -108,7 +108,7 @@ static void add_pull(struct hook *hook, const struct cas_buf *text)
         pull->len = text->len_bytes;
         memcpy(pull->text, text->data, text->len_bytes);
         cas_mutex_lock(&hook->mutex);
-        bool room = hook->pull_count < PULLS_MAX;
+        bool room = atomic_load(&hook->pull_count) < PULLS_MAX;
         if (room) {
                 *hook->pulls_end = pull;
                 hook->pulls_end = &pull->next;
@@ -138,8 +138,13 @@ static void event_seen(void *arg, const struct reg_event *event)
         char id[ID_BYTES];
         bool pull = reg_webhook_action_of(event->kind) == REG_WEBHOOK_PULL;
         for (size_t i = 0; i < w->count; i++) {
-                if (!wants(w->hooks[i].config, event))
+                struct hook *hook = &w->hooks[i];
+                if (!wants(hook->config, event))
                         continue;
+                if (pull && atomic_load(&hook->pull_count) >= PULLS_MAX) {
+                        dropped(hook, "too many pulls at once");
+                        continue; /* before its text is made */
+                }
                 if (text.len_bytes == 0) {
                         make_id(id);
                         const struct reg_webhook_event_context context = {.store = w->store,
@@ -149,9 +154,9 @@ static void event_seen(void *arg, const struct reg_event *event)
                         reg_webhook_event_json(&context, event, &text);
                 }
                 if (pull)
-                        add_pull(&w->hooks[i], &text);
+                        add_pull(hook, &text);
                 else
-                        add_durably(&w->hooks[i], &text);
+                        add_durably(hook, &text);
         }
 }
 
