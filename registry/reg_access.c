@@ -135,10 +135,25 @@ static void rate_key(bool per_user, const char *client, const char *user, char o
                 (void)snprintf(out, 512, "%s", client);
 }
 
+/* Whether the last part but one of a target that is not split yet is this. */
+static bool is_below(const char *target, const char *part)
+{
+        size_t len = strcspn(target, "?"), part_len = strlen(part);
+        const char *last = memrchr(target, '/', len);
+        return last && (size_t)(last - target) > part_len && last[-1 - (ssize_t)part_len] == '/' &&
+               memcmp(last - part_len, part, part_len) == 0;
+}
+
+/* What is answered from memory is asked about before its target is split; only targets that are
+ * written in the usual way are answered so. */
 static bool is_manifest_pull(const struct reg_http_req *req)
 {
         const struct reg_uri *uri = reg_http_uri(req);
-        return reg_http_method(req) == REG_HTTP_GET && uri->segment_count >= 3 &&
+        if (reg_http_method(req) != REG_HTTP_GET)
+                return false;
+        if (uri->segment_count == 0)
+                return is_below(reg_http_target(req), "manifests");
+        return uri->segment_count >= 3 &&
                strcmp(uri->segments[uri->segment_count - 2], "manifests") == 0;
 }
 
@@ -237,43 +252,21 @@ const char *reg_audit_text(const char *text, char out[REG_AUDIT_BYTES])
         return out;
 }
 
-static void audit_login(struct reg_access *a, const struct reg_http_req *req, const char *why)
-{
-        char path[REG_AUDIT_BYTES], text[REG_AUDIT_BYTES];
-        if (a->settings->audit == REG_AUDIT_OFF)
-                return;
-        cas_log(CAS_LOG_INFO, "audit",
-                "what=login result=refused why=\"%s\" client=%s target=\"%s\"",
-                reg_audit_text(why, text), reg_http_client(req),
-                reg_audit_text(reg_http_uri(req)->raw, path));
-}
-
 enum reg_verdict reg_access_identify(struct reg_access *a, const struct reg_http_req *req,
                                      bool may_block, struct reg_identity *out)
 {
-        const char *header = reg_http_header(req, "Authorization"), *token;
-        struct cas_err err = CAS_ERR_INIT;
-        enum reg_verdict verdict;
+        const char *header = reg_http_header(req, "Authorization");
         *out = (struct reg_identity){0};
         if (!a->checked)
                 return REG_ALLOWED;
         reg_access_watch(a);
-        token = reg_access_scheme(header, "Bearer");
-        if (token) {
-                verdict = a->tokens ? reg_tokens_identify(a->tokens, token, may_block, out, &err)
-                                    : REG_UNAUTHORIZED;
-                if (verdict == REG_UNAUTHORIZED)
-                        audit_login(a, req, a->tokens ? err.msg : "tokens are not taken");
-                return verdict;
-        }
+        const char *token = reg_access_scheme(header, "Bearer");
+        if (token && a->tokens)
+                return reg_tokens_identify(a->tokens, token, may_block, out);
         const char *basic = reg_access_scheme(header, "Basic");
         if (header && !basic)
-                verdict = REG_UNAUTHORIZED;
-        else
-                verdict = reg_access_basic(a, req, basic, may_block, out);
-        if (verdict == REG_UNAUTHORIZED)
-                audit_login(a, req, basic ? "name or password" : "scheme");
-        return verdict;
+                return REG_UNAUTHORIZED;
+        return reg_access_basic(a, req, basic, may_block, out);
 }
 
 /* ---- what they may do ---- */
@@ -373,7 +366,7 @@ static void audit(struct reg_access *a, const struct reg_http_req *req,
                 actions ? cas_buf_str(&wanted) : "api",
                 verdict == REG_ALLOWED ? "allowed" : "refused", why,
                 reg_audit_text(identity->user, user), reg_http_client(req), repo ? repo : "",
-                method_name(reg_http_method(req)), reg_audit_text(reg_http_uri(req)->raw, target));
+                method_name(reg_http_method(req)), reg_audit_text(reg_http_target(req), target));
 }
 
 enum reg_verdict reg_access_check(struct reg_access *a, const struct reg_http_req *req,

@@ -48,6 +48,9 @@ enum reg_verdict {
  * computed only with may_block; results are kept for a while. out is to be released. */
 enum reg_verdict reg_access_identify(struct reg_access *a, const struct reg_http_req *req,
                                      bool may_block, struct reg_identity *out);
+/* For the audit log: reg_access_identify has said UNAUTHORIZED. Once a request, which may have been
+ * identified several times. */
+void reg_access_disbelieved(struct reg_access *a, const struct reg_http_req *req);
 /* Whether who asks may do all of `actions` (bits) to the repository. Does not block. repo NULL:
  * the API as such (/v2/, actions 0), or the catalog (pull). Counts against rates. */
 enum reg_verdict reg_access_check(struct reg_access *a, const struct reg_http_req *req,

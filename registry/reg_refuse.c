@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is said to those who are refused: how to prove who they are, when to come
  * again, or that it is of no use. */
+#include "cas/log.h"
 #include "registry/access_int.h"
 #include "registry/reg_err.h"
 #include "registry/token_endpoint.h"
@@ -60,11 +61,41 @@ static void challenge_bearer(struct reg_access *a, struct reg_http_req *req,
         reg_http_reply_header(req, "WWW-Authenticate", cas_buf_str(&text));
 }
 
+void reg_access_disbelieved(struct reg_access *a, const struct reg_http_req *req)
+{
+        const char *header = reg_http_header(req, "Authorization");
+        char target[REG_AUDIT_BYTES], why[REG_AUDIT_BYTES];
+        struct cas_err err = CAS_ERR_INIT;
+        const char *token = reg_access_scheme(header, "Bearer");
+        if (!header || a->settings->audit == REG_AUDIT_OFF)
+                return;
+        if (token && a->tokens)
+                reg_tokens_why(a->tokens, token, &err);
+        else if (token || !reg_access_scheme(header, "Basic"))
+                (void)cas_fail(&err, CAS_E_DENIED, "the scheme is not taken");
+        else
+                (void)cas_fail(&err, CAS_E_DENIED, "name or password");
+        cas_log(CAS_LOG_INFO, "audit",
+                "what=login result=refused why=\"%s\" client=%s target=\"%s\"",
+                reg_audit_text(err.msg, why), reg_http_client(req),
+                reg_audit_text(reg_http_target(req), target));
+}
+
+static void refuse_unknown(struct reg_access *a, struct reg_http_req *req,
+                           const struct reg_identity *identity, const char *repo, unsigned actions)
+{
+        const char *realm = a->settings->realm ? a->settings->realm : REG_SERVICE_DEFAULT;
+        if (a->settings->basic)
+                reg_http_reply_headerf(req, "WWW-Authenticate", "Basic realm=\"%s\"", realm);
+        else
+                challenge_bearer(a, req, identity, repo, actions);
+        reg_reply_status(req, 401, "UNAUTHORIZED", "authentication required");
+}
+
 void reg_access_refuse(struct reg_access *a, struct reg_http_req *req,
                        const struct reg_identity *identity, enum reg_verdict verdict,
                        const char *repo, unsigned actions)
 {
-        const char *realm = a->settings->realm ? a->settings->realm : REG_SERVICE_DEFAULT;
         cas_assert(verdict != REG_ALLOWED);
         cas_assert(verdict != REG_LATER);
         if (verdict == REG_LIMITED) {
@@ -73,11 +104,6 @@ void reg_access_refuse(struct reg_access *a, struct reg_http_req *req,
         } else if (verdict == REG_FORBIDDEN) {
                 reg_reply_code(req, REG_E_DENIED, "not permitted to this user");
         } else {
-                if (a->settings->basic)
-                        reg_http_reply_headerf(req, "WWW-Authenticate", "Basic realm=\"%s\"",
-                                               realm);
-                else
-                        challenge_bearer(a, req, identity, repo, actions);
-                reg_reply_status(req, 401, "UNAUTHORIZED", "authentication required");
+                refuse_unknown(a, req, identity, repo, actions);
         }
 }

@@ -141,6 +141,8 @@ static unsigned actions_of(const struct route *route, const struct reg_route *pa
 static void refuse_unknown(struct reg_registry *registry, struct reg_http_req *req,
                            enum reg_verdict verdict)
 {
+        if (verdict == REG_UNAUTHORIZED)
+                reg_access_disbelieved(registry->access, req);
         if (is_web(registry, req)) {
                 reg_web_refuse(req, verdict);
                 return;

@@ -251,7 +251,7 @@ static enum reg_verdict keys_fetch(struct reg_tokens *t, bool unknown, bool may_
 
 /* Signature: ALLOWED, UNAUTHORIZED, LATER. */
 static enum reg_verdict verify(struct reg_tokens *t, const struct reg_jwt *jwt, const char *text,
-                               bool may_block, struct cas_err *err)
+                               bool may_block)
 {
         bool tried;
         if (keys_fetch(t, false, may_block) == REG_LATER)
@@ -260,16 +260,14 @@ static enum reg_verdict verify(struct reg_tokens *t, const struct reg_jwt *jwt, 
                 return REG_ALLOWED;
         if (!tried && keys_fetch(t, true, may_block) == REG_LATER)
                 return REG_LATER;
-        if (!tried && is_signed(t, jwt, text, &tried))
-                return REG_ALLOWED;
-        (void)cas_fail(err, CAS_E_DENIED, "the token is signed by no key that is known");
-        return REG_UNAUTHORIZED;
+        return !tried && is_signed(t, jwt, text, &tried) ? REG_ALLOWED : REG_UNAUTHORIZED;
 }
 
 enum reg_verdict reg_tokens_identify(struct reg_tokens *t, const char *text, bool may_block,
-                                     struct reg_identity *out, struct cas_err *err)
+                                     struct reg_identity *out)
 {
         reg_cleanup_jwt struct reg_jwt jwt = {0};
+        struct cas_err ignored = CAS_ERR_INIT; /* reg_tokens_why */
         struct cas_hash mac;
         uint64_t generation;
         int64_t until_s;
@@ -277,12 +275,12 @@ enum reg_verdict reg_tokens_identify(struct reg_tokens *t, const char *text, boo
         reg_logins_mac(t->logins, 'T', text, &mac);
         if (reg_logins_get(t->logins, &mac, generation, reg_clock_s(), out))
                 return REG_ALLOWED;
-        if (reg_jwt_parse(text, &jwt, err) < 0)
+        if (reg_jwt_parse(text, &jwt, &ignored) < 0)
                 return REG_UNAUTHORIZED;
-        enum reg_verdict verdict = verify(t, &jwt, text, may_block, err);
+        enum reg_verdict verdict = verify(t, &jwt, text, may_block);
         if (verdict != REG_ALLOWED)
                 return verdict;
-        if (read_identity(t, &jwt, out, &until_s, err) < 0) {
+        if (read_identity(t, &jwt, out, &until_s, &ignored) < 0) {
                 reg_identity_release(out);
                 return REG_UNAUTHORIZED;
         }
@@ -290,6 +288,18 @@ enum reg_verdict reg_tokens_identify(struct reg_tokens *t, const char *text, boo
         reg_logins_put(t->logins, &mac, generation,
                        reg_clock_s() + cas_min_u64(left_s, KNOWN_FOR_S), out);
         return REG_ALLOWED;
+}
+
+void reg_tokens_why(struct reg_tokens *t, const char *text, struct cas_err *err)
+{
+        reg_cleanup_jwt struct reg_jwt jwt = {0};
+        struct reg_identity unproved;
+        int64_t until_s;
+        if (reg_jwt_parse(text, &jwt, err) < 0 ||
+            read_identity(t, &jwt, &unproved, &until_s, err) < 0)
+                return;
+        reg_identity_release(&unproved);
+        (void)cas_fail(err, CAS_E_DENIED, "the token is signed by no key that is known");
 }
 
 /* ---- our own ---- */

@@ -25,10 +25,14 @@ int reg_tokens_reload(struct reg_tokens *t, struct cas_err *err) CAS_MUST_CHECK;
 void reg_tokens_watch(struct reg_tokens *t);
 bool reg_tokens_ours(const struct reg_tokens *t);
 
-/* Who a token says it is and what for: ALLOWED, UNAUTHORIZED (err says why), LATER (keys must be
+/* Who a token says it is and what for: ALLOWED, UNAUTHORIZED, LATER (keys must be
  * fetched, and may_block is false). */
 enum reg_verdict reg_tokens_identify(struct reg_tokens *t, const char *text, bool may_block,
-                                     struct reg_identity *out, struct cas_err *err);
+                                     struct reg_identity *out);
+
+/* Why a token was not believed, for people: what can be told without looking at its signature, or
+ * else that. */
+void reg_tokens_why(struct reg_tokens *t, const char *text, struct cas_err *err);
 
 /* Our own; reg_tokens_ours only. The answer's token, and for how long. */
 int reg_tokens_issue(struct reg_tokens *t, const char *user, const struct reg_grants *grants,

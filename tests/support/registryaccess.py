@@ -165,7 +165,8 @@ class Registry:
     def stop(self):
         if self.process and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(20)
+            if self.process.wait(20) != 0:  # a sanitizer has found something
+                raise RuntimeError("the registry has ended badly:\n" + self.log()[-4000:])
 
     def __enter__(self):
         return self.start()

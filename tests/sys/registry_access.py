@@ -156,7 +156,9 @@ def told(r):
                  is not None, "pushes are told")
     checks.check(re.search(r'audit what=pull result=refused why=rules user="bob".*repository="dev/a"', log) is not None,
                  "refusals are told")
-    checks.check("audit what=login result=refused" in log, "failed logins are told")
+    logins = re.findall(r'audit what=login result=refused why="([^"]*)" client=(\S+) target="([^"]*)"', log)
+    checks.check(("name or password", "127.0.0.1", "/v2/") in logins, "failed logins are told", repr(logins))
+    checks.check(("the scheme is not taken", "127.0.0.1", "/v2/") in logins, "and other schemes", repr(logins))
     for user, password in USERS.items():
         checks.check(password not in log and basic(user, password)["Authorization"][6:] not in log, "no password is told")
     checks.check("eyJ" not in log and "$2y$" not in log, "no token and no hash is told")
@@ -307,6 +309,9 @@ def own_tokens(folder):
         token_flow(r)
         forms(r, path)
         forged(r, key)
+        logins = re.findall(r'audit what=login result=refused why="([^"]*)"', r.log())
+        for why, count in (("has expired", 1), ("another issuer", 1), ("another service", 2), ("no key", 1), ("not signed by", 1)):
+            equal(sum(why in login for login in logins), count, f"a line for each token that was refused: {why}")
 
 
 def key_in_store(folder):
