@@ -73,6 +73,8 @@ static int two_teardown(void **state)
 
 /* ---- layers ---- */
 
+#define LARGE_BYTES ((size_t)2000000)
+
 struct memory {
         const struct cas_buf *bytes;
         size_t at;
@@ -97,7 +99,7 @@ static void add_file(struct cas_buf *tar, const char *name, const struct cas_buf
         tarmake_data(tar, bytes->data, bytes->len_bytes);
 }
 
-/* A gzip layer: files [first, first + count) of test_file, and one of 6 MB that cannot be
+/* A gzip layer: files [first, first + count) of test_file, and one of 2 MB that cannot be
  * compressed with `changed` bytes in its middle. */
 static void make_layer(unsigned first, unsigned count, uint8_t changed, struct cas_buf *out)
 {
@@ -109,11 +111,13 @@ static void make_layer(unsigned first, unsigned count, uint8_t changed, struct c
         }
         cas_buf_clear(&bytes);
         uint32_t x = 1;
-        for (size_t i = 0; i < 6000000; i++) {
+        cas_buf_reserve(&bytes, LARGE_BYTES);
+        for (size_t i = 0; i < LARGE_BYTES; i++) {
                 x = x * 1664525 + 1013904223;
-                cas_buf_append_byte(&bytes, (uint8_t)(x >> 24));
+                bytes.data[i] = (uint8_t)(x >> 24);
         }
-        memset(bytes.data + 3000000, changed, 100);
+        bytes.len_bytes = LARGE_BYTES;
+        memset(bytes.data + LARGE_BYTES / 2, changed, 100);
         add_file(&tar, "large", &bytes);
         tarmake_end(&tar);
         z_stream z = {0};
