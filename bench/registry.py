@@ -150,19 +150,28 @@ class Nginx(Server):
 
 
 def latency_ms(text):
-    number, unit = re.match(r"([\d.]+)(us|ms|s|m)", text).groups()
-    return float(number) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60000}[unit]
+    """NaN when no request was over in time."""
+    found = re.match(r"([\d.]+)(us|ms|s|m)", text)
+    return float(found[1]) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60000}[found[2]] if found else float("nan")
 
 
-def wrk(server, path, connections, seconds):
-    """Requests and bytes a second, and the 99th percentile of latency."""
+def bytes_of(text):
+    number, unit = re.match(r"([\d.]+)([KMGT]?)B", text).groups()
+    return float(number) * 1024 ** "KMGT".index(unit) * 1024 if unit else float(number)
+
+
+def wrk(server, path, connections, seconds, is_large):
+    """Requests a second, of large blobs MiB a second; and the 99th percentile of latency."""
     out = subprocess.run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "20s",
+                          "-H", "Accept: application/vnd.oci.image.manifest.v1+json",
                           f"http://127.0.0.1:{server.port}/v2/{REPO}/{path}"],
                          check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in out:
         raise RuntimeError(f"{server.name} {path}: {out}")
-    return (float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)),
-            latency_ms(re.search(r"99%\s+(\S+)", out).group(1)))
+    p99 = latency_ms(re.search(r"^\s+99%\s+(\S+)", out, re.M)[1])
+    if is_large:
+        return bytes_of(re.search(r"Transfer/sec:\s+(\S+)", out)[1]) / MIB, p99
+    return float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1]), p99
 
 
 class Bench:
@@ -221,7 +230,7 @@ class Bench:
         rates, worst = {s.name: [] for s in servers}, {s.name: [] for s in servers}
         for _ in range(self.rounds):
             for s in servers:
-                rate, p99 = wrk(s, path, connections, self.seconds)
+                rate, p99 = wrk(s, path, connections, self.seconds, "MiB" in name)
                 rates[s.name].append(rate)
                 worst[s.name].append(p99)
         figures = {}
