@@ -74,6 +74,14 @@ static bool reads_slowly(const struct reg_watch *w, struct reg_http_conn *conn, 
         return slow;
 }
 
+/* The client has gone in the middle of a request. The daemon, which is told of changes only, does
+ * not see that when it came together with the last bytes. */
+static bool is_gone(const struct reg_http_conn *conn, uint64_t ns)
+{
+        char c;
+        return ns > SECOND && recv(conn->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 /* Why the connection is to end, or NULL. */
 static const char *fault_of(const struct reg_watch *w, struct reg_http_conn *conn, uint64_t now)
 {
@@ -84,9 +92,13 @@ static const char *fault_of(const struct reg_watch *w, struct reg_http_conn *con
                 conn->read_since_ns = 0;
         switch (phase) {
         case REG_HTTP_PHASE_IDLE:
-                return ns > w->config->idle_s * SECOND ? "idle" : NULL;
+                if (ns > w->config->idle_s * SECOND)
+                        return "idle";
+                return is_gone(conn, ns) ? "gone" : NULL;
         case REG_HTTP_PHASE_HEADERS:
-                return ns > w->config->header_s * SECOND ? "slow-headers" : NULL;
+                if (ns > w->config->header_s * SECOND)
+                        return "slow-headers";
+                return is_gone(conn, ns) ? "gone" : NULL;
         case REG_HTTP_PHASE_BODY:
                 return !conn->is_local && is_slow(w, atomic_load(&conn->body_bytes), ns)
                                ? "slow-body"

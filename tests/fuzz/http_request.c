@@ -16,7 +16,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define INPUT_BYTES_MAX (64 * 1024)
-#define WAIT_MS 10000
+#define WAIT_MS 10000 /* for the server to read */
+#define QUIET_MS 4
 
 static struct {
         char *dir, *socket;
@@ -79,22 +80,16 @@ static void world_begin(void)
         (void)atexit(world_end);
 }
 
-static void wait_for(int fd, short events)
-{
-        struct pollfd polled = {.fd = fd, .events = events};
-        int n = poll(&polled, 1, WAIT_MS);
-        cas_assert(n > 0); /* else a connection hangs */
-}
-
-/* Says all, hears all. */
+/* Says all, and hears what comes until nothing has come for a moment: what is not a whole request
+ * has no answer, and the connection would stay open. */
 static void talk(int fd, const uint8_t *data, size_t size, struct cas_buf *out)
 {
         size_t said = 0;
-        bool open = true;
-        while (open) {
-                if (said == size)
-                        (void)shutdown(fd, SHUT_WR);
-                wait_for(fd, said < size ? POLLIN | POLLOUT : POLLIN);
+        for (;;) {
+                struct pollfd polled = {.fd = fd,
+                                        .events = said < size ? POLLIN | POLLOUT : POLLIN};
+                if (poll(&polled, 1, said < size ? WAIT_MS : QUIET_MS) <= 0)
+                        return;
                 ssize_t n = said < size ? send(fd, data + said, size - said,
                                                MSG_DONTWAIT | MSG_NOSIGNAL)
                                         : 0;
@@ -105,21 +100,18 @@ static void talk(int fd, const uint8_t *data, size_t size, struct cas_buf *out)
                 if (n > 0)
                         out->len_bytes += (size_t)n;
                 else if (n == 0 || (errno != EAGAIN && errno != EINTR))
-                        open = false;
+                        return;
         }
 }
 
-/* What is sent before the first request is over is a status line of ours. */
+/* What is sent is a status line of ours, and none of a failure of the server itself. */
 static void check_answer(const struct cas_buf *out)
 {
         static const char version[] = "HTTP/1.";
-        if (out->len_bytes == 0)
+        if (out->len_bytes < strlen("HTTP/1.1 200"))
                 return;
-        cas_assert(out->len_bytes > strlen("HTTP/1.1 200"));
         cas_assert(memcmp(out->data, version, strlen(version)) == 0);
         cas_assert(out->data[9] >= '1' && out->data[9] <= '5');
-        cas_assert(memmem(out->data, out->len_bytes, "\r\n\r\n", 4) != NULL);
-        /* no failure of the server itself may be had for the asking; 501, 503 and 505 are none */
         cas_assert(memcmp(out->data + 9, "500", 3) != 0);
 }
 

@@ -270,6 +270,11 @@ def floods(server):
         if i % 2:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         s.close()
+    for part in (b"GET /v2/", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"):
+        with server.dial() as s:  # half of a request, and then no more
+            s.sendall(part)
+            s.shutdown(socket.SHUT_WR)
+            check(hear(s, 8)[1], "half a request ends with its client", str(part))
     with server.dial() as s:  # a pipeline that nobody reads: it stops, and holds up nobody
         s.settimeout(0.5)
         sent = 0
