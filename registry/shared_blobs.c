@@ -55,14 +55,18 @@ static bool client_wants(const struct reg_cache_config *c, const char *client)
 }
 
 /* HEAD is never sent elsewhere: an answer of 307 to it breaks clients. */
-static bool is_redirected(const struct reg_call *call)
+static bool may_be_redirected(const struct reg_call *call)
 {
         const struct reg_shared_blobs *b = call->registry->shared;
         return b && reg_http_method(call->req) == REG_HTTP_GET &&
-               reg_globs_match(&b->config->redirect, call->route.repo) &&
-               client_wants(b->config, reg_http_client(call->req)) &&
-               (b->config->redirect_private ||
-                reg_access_public(call->registry->access, call->route.repo));
+               reg_globs_match(&b->config->redirect, call->route.repo);
+}
+
+static bool is_redirected(const struct reg_call *call)
+{
+        const struct reg_cache_config *c = call->registry->shared->config;
+        return client_wants(c, reg_http_client(call->req)) &&
+               (c->redirect_private || reg_access_public(call->registry->access, call->route.repo));
 }
 
 bool reg_shared_blob_redirect(struct reg_call *call, const struct cas_digest *digest,
@@ -70,6 +74,9 @@ bool reg_shared_blob_redirect(struct reg_call *call, const struct cas_digest *di
 {
         struct cas_err err = CAS_ERR_INIT;
         char address[REG_ADDRESS_BYTES_MAX];
+        if (!may_be_redirected(call))
+                return false;
+        call->keep = false; /* the answer depends on who asks, and when */
         if (!is_redirected(call) || cas_blob_stat(call->store, digest, out_bytes, &err) < 0)
                 return false; /* what is lost is answered by who serves it */
         const struct reg_shared_blobs *b = call->registry->shared;
