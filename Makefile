@@ -51,6 +51,9 @@ CPPFLAGS += -D_GNU_SOURCE -I. -include cas/banned.h -DFUSE_USE_VERSION=318
 ALL_CFLAGS = -std=gnu17 $(CFLAGS_$(CONFIG)) $(WARN) $(WERROR) -fvisibility=hidden -fPIE $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie $(filter -fsanitize=%,$(CFLAGS_$(CONFIG))) -Wl,-z,relro,-z,now $(LDFLAGS)
 
+# Hundreds of test programs: linked by the faster linker, where it is.
+TEST_LD := $(if $(shell command -v ld.lld),-fuse-ld=lld)
+
 LIB_FOLDERS := cas cas/deflate tiering fusefs registry
 LIB_SRC := $(sort $(foreach d,$(LIB_FOLDERS),$(wildcard $(d)/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
@@ -111,15 +114,15 @@ $(B)/lamina: $(TOOL_OBJ) $(LIB)
 
 $(UNIT) $(CRASH): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB) -lcmocka $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) $(TEST_LD) -o $@ $< $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB) -lcmocka $(PKG_LIBS)
 
 # A fuzz target is its own program under CONFIG=fuzz; elsewhere it replays a corpus.
 ifeq ($(CONFIG),fuzz)
 $(FUZZ): $(B)/%: $(B)/%.o $(TOOL_LIB) $(LIB)
-	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $< $(TOOL_LIB) $(LIB) $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) $(TEST_LD) -fsanitize=fuzzer -o $@ $< $(TOOL_LIB) $(LIB) $(PKG_LIBS)
 else
 $(FUZZ): $(B)/%: $(B)/%.o $(B)/tests/support/replay.o $(TOOL_LIB) $(LIB)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< $(B)/tests/support/replay.o $(TOOL_LIB) $(LIB) $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) $(TEST_LD) -o $@ $< $(B)/tests/support/replay.o $(TOOL_LIB) $(LIB) $(PKG_LIBS)
 endif
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
