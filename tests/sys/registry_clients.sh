@@ -1,5 +1,5 @@
 #!/bin/bash
-# Real clients push to and pull from the registry: skopeo, podman, buildah, containerd (ctr) and docker,
+# Real clients push to and pull from the registry: skopeo, podman, buildah, containerd (ctr), docker and lamina,
 # those of them that are installed. Digests must stay what they are. The image is made here;
 # with $LAMINA_CORPUS (an OCI layout) every image of it goes through skopeo, podman and containerd, too.
 #
@@ -303,6 +303,20 @@ try_nobody() {
     fi
 }
 
+# Our own client, with a store of its own. No authority is trusted: certs.d is the host's.
+lamina_client() { LAMINA_RUN="$dir/client-run" "$lamina" --store "$dir/client" "$@"; }
+try_lamina() { # digest
+    local options=(--plain-http); mkdir -p -m 700 "$dir/client-run"
+    [ "$mode" = plain ] || options=(--tls-verify no --user "worker:$password")
+    check "$mode: lamina pulls" lamina_client pull "${options[@]}" "$registry/skopeo/tiny:v1" "$mode/tiny:v1"
+    check "$mode: lamina pushes" lamina_client push "${options[@]}" "$mode/tiny:v1" "$registry/lamina/tiny:v1"
+    check "$mode: digest of what lamina pushed" equal "$(pushed_digest lamina/tiny:v1)" "$1"
+    [ "$mode" = plain ] || check "$mode: lamina is refused without a name" refused lamina_client pull --tls-verify no \
+        "$registry/skopeo/tiny:v1" refused:v1
+    [ "$mode" = plain ] || check "$mode: lamina pulls what is public" lamina_client pull --tls-verify no \
+        "$registry/public/tiny:v1" "$mode/public:v1"
+}
+
 # ---- all of it ----
 
 has() { command -v "$1" >/dev/null || { echo "skipped: $1 is not installed"; return 1; }; }
@@ -332,6 +346,7 @@ for mode in "${modes[@]}"; do
     try_list_and_delete
     try_attach "$tiny"
     [ "$mode" = plain ] || try_rights "$tiny"
+    try_lamina "$tiny"
     if has podman; then
         "${podman[@]}" rmi -a -f >/dev/null 2>&1
         try_podman tiny "$tiny"
