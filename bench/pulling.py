@@ -60,4 +60,39 @@ def bench_parts(b):
         server.wait(60)
 
 
-BENCHES = {"parts": bench_parts}
+# What is to run first in an image of the corpus.
+FIRST = {"python": ("python3", "-c", "import json, ssl"), "node": ("node", "-e", "0")}
+
+
+def first_command(host, name, tag):
+    start = time.monotonic()
+    host.run("run", "--network", "none", name, "--", *FIRST[tag], timeout=600)
+    return time.monotonic() - start
+
+
+def bench_lazy(b):
+    """From nothing to the end of a first command: by a lazy mount, and after a pull."""
+    tags = [tag for tag in FIRST if tag in b.tags]
+    if not tags:
+        b.note("no image of the corpus has a first command: lazy mounts are not measured")
+        return
+    with lamina.Host() as origin:
+        for tag in tags:
+            origin.run("import", f"oci:{b.corpus}:{tag}", f"c/{tag}:v1", timeout=1200)
+        server, port = start_server(origin)
+        for tag in tags:
+            proxy = Proxy(port)
+            with lamina.Host() as here, lamina.Host() as there:
+                there.run("images")
+                here.run("images")
+                theirs = pull(there, proxy.port, tag) + first_command(there, f"c/{tag}:v1", tag)
+                theirs_bytes = proxy.bytes
+                proxy.forget()
+                ours = first_command(here, f"127.0.0.1:{proxy.port}/c/{tag}:v1", tag)
+                b.row(f"first command of {tag}: lazy / pulled", ours / theirs, "below 1", ours_s=ours,
+                      theirs_s=theirs, ours_bytes=proxy.bytes, theirs_bytes=theirs_bytes)
+        server.terminate()
+        server.wait(60)
+
+
+BENCHES = {"parts": bench_parts, "lazy": bench_lazy}

@@ -27,7 +27,7 @@
 /* Who asks for a file again and again is told that it was given up; then nobody asks any more. */
 #define FORGET_MS 2000
 /* The background waits for so long after a reader has asked. */
-#define QUIET_MS 30
+#define QUIET_MS 250
 
 struct cas_want {
         struct cas_want *next;

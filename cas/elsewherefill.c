@@ -18,6 +18,9 @@
 /* What is asked for at a time, by how long the last took. */
 #define FLIGHT_BYTES_MIN (256 * CAS_KIB)
 #define FLIGHT_BYTES_MAX (8 * CAS_MIB)
+/* While readers ask now and then: what they ask next waits for no more than this. */
+#define FLIGHT_BYTES_POLITE (512 * CAS_KIB)
+#define POLITE_MS 5000
 #define FLIGHT_LONG_MS 800
 #define FLIGHT_SHORT_MS 150
 /* The background lets readers go first, and is not kept off for ever. */
@@ -45,13 +48,16 @@ struct completing {
         struct cas_part_flight flight;
 };
 
-static void yield_locked(struct cas_elsewhere *e)
+static void yield_locked(struct completing *c)
 {
+        struct cas_elsewhere *e = c->e;
         uint64_t now = cas_elsewhere_now_ms(), end = now + YIELD_MS;
         while (now < end && !e->ending && cas_elsewhere_is_wanted_locked(e, now)) {
                 (void)cas_elsewhere_wait_locked(e, now + 10);
                 now = cas_elsewhere_now_ms();
         }
+        if (e->wanted_ms && now - e->wanted_ms < POLITE_MS)
+                c->flight_bytes = cas_min_u64(c->flight_bytes, FLIGHT_BYTES_POLITE);
 }
 
 /* What comes next in the order of the listing. *left: files that are on their way for others, or
@@ -144,7 +150,7 @@ static int step_locked(struct completing *c, struct cas_part *part, struct cas_e
         if (e->ending)
                 return cas_fail(err, CAS_E_IO, "the store is being closed");
         if (c->background)
-                yield_locked(e);
+                yield_locked(c);
         uint64_t now = cas_elsewhere_now_ms();
         if (part->source->connecting) {
                 (void)cas_elsewhere_wait_locked(e, now + 100);
@@ -351,7 +357,7 @@ static void fill_learned(struct cas_filler *fl, const struct cas_digest *manifes
                 cas_mutex_lock(&e->mutex);
                 if (!more)
                         break;
-                yield_locked(e);
+                yield_locked(c);
                 more = pick_learned_locked(c, ids, count, &at) && fly_locked(c, &err) == 0;
         }
         cas_mutex_unlock(&e->mutex);
