@@ -81,16 +81,13 @@ def bench_lazy(b):
             origin.run("import", f"oci:{b.corpus}:{tag}", f"c/{tag}:v1", timeout=1200)
         server, port = start_server(origin)
         for tag in tags:
-            proxy = Proxy(port)
             with lamina.Host() as here, lamina.Host() as there:
                 there.run("images")
                 here.run("images")
-                theirs = pull(there, proxy.port, tag) + first_command(there, f"c/{tag}:v1", tag)
-                theirs_bytes = proxy.bytes
-                proxy.forget()
-                ours = first_command(here, f"127.0.0.1:{proxy.port}/c/{tag}:v1", tag)
+                theirs = pull(there, port, tag) + first_command(there, f"c/{tag}:v1", tag)
+                ours = first_command(here, f"127.0.0.1:{port}/c/{tag}:v1", tag)
                 b.row(f"first command of {tag}: lazy / pulled", ours / theirs, "below 1", ours_s=ours,
-                      theirs_s=theirs, ours_bytes=proxy.bytes, theirs_bytes=theirs_bytes)
+                      theirs_s=theirs)
         server.terminate()
         server.wait(60)
 

@@ -127,7 +127,7 @@ static int find_extents(struct ffs_resolver *r, const struct ffs_resolve_request
 
 static int reply_send(int fd, const struct ffs_resolve_request *request,
                       struct ffs_resolve_reply *reply, const struct cas_extent *extents,
-                      int pack_fd, const struct cas_err *why, struct cas_buf *out,
+                      int pack_fd, const struct cas_err *why, bool held, struct cas_buf *out,
                       struct cas_err *err)
 {
         if (why->code != CAS_OK) {
@@ -135,8 +135,10 @@ static int reply_send(int fd, const struct ffs_resolve_request *request,
                         .type = request->type, .tag = request->tag, .code = why->code};
                 if (why->code == CAS_E_BUSY && !request->asks_again)
                         reply->code = CAS_E_IO;
+                /* What a source does not give is told by the store, once for all. */
                 if (why->code != CAS_E_NOTFOUND && why->code != CAS_E_BUSY)
-                        cas_log(CAS_LOG_WARN, "resolve.failed", "why=\"%s\"", why->msg);
+                        cas_log(held ? CAS_LOG_DEBUG : CAS_LOG_WARN, "resolve.failed", "why=\"%s\"",
+                                why->msg);
         }
         cas_buf_clear(out);
         ffs_resolve_reply_encode(reply, extents, out);
@@ -162,7 +164,7 @@ static int answer(struct ffs_resolver *r, int fd, const struct ffs_resolve_reque
                         pack_fd = -1;
                 break;
         }
-        return reply_send(fd, request, &reply, extents, pack_fd, &why, out, err);
+        return reply_send(fd, request, &reply, extents, pack_fd, &why, false, out, err);
 }
 
 /* ---- objects that have to come first ---- */
@@ -217,7 +219,7 @@ static int answer_held(struct ffs_resolver *r, const struct held *h, struct cas_
         struct cas_err why = CAS_ERR_INIT;
         if (cas_elsewhere_bring(r->store, &request->object, HOLD_MS, &why) == 0)
                 (void)find_extents(r, request, &reply, extents, &why);
-        return reply_send(h->fd, request, &reply, extents, -1, &why, out, err);
+        return reply_send(h->fd, request, &reply, extents, -1, &why, true, out, err);
 }
 
 static void *holder_thread(void *arg)
