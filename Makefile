@@ -197,7 +197,7 @@ install: $(B)/lamina $(MAN) ## Install into DESTDIR and PREFIX (/usr/local)
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 tools/man/lamina.1 $(MAN) $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/share/doc/lamina
-	install -m 644 tools/conf/nginx-cache.conf tools/conf/varnish.vcl $(DESTDIR)$(PREFIX)/share/doc/lamina
+	install -m 644 tools/conf/lamina.conf tools/conf/nginx-cache.conf tools/conf/varnish.vcl $(DESTDIR)$(PREFIX)/share/doc/lamina
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	for u in tools/*.service; do sed 's#@PREFIX@#$(PREFIX)#' $$u >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${u##*/}; done
 

@@ -129,6 +129,19 @@ static void configuration_is_read(void **state)
         config_release(&c);
 }
 
+/* What people are given to begin from. */
+static void the_example_is_read(void **state)
+{
+        (void)state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct config c;
+        config_init(&c);
+        if (config_read("tools/conf/lamina.conf", &c, &err) < 0)
+                fail_msg("%s", err.msg);
+        assert_string_equal(c.registry.listen, "0.0.0.0:443");
+        config_release(&c);
+}
+
 static void wrong_configuration_is_refused(void **state)
 {
         (void)state;
@@ -166,6 +179,7 @@ int main(void)
                 cmocka_unit_test(parsing_can_stop_at_the_first_operand),
                 cmocka_unit_test(mistakes_are_named),
                 cmocka_unit_test(configuration_is_read),
+                cmocka_unit_test(the_example_is_read),
                 cmocka_unit_test(wrong_configuration_is_refused),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
