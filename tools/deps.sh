@@ -28,7 +28,8 @@ PACKAGES_BUILD=(gcc libc6-dev make pkg-config meson ninja-build dpkg-dev ca-cert
 PACKAGES_TEST=(libcmocka-dev clang clang-format clang-tidy lld git python3 python3-zstandard
 	python3-lz4 python3-xxhash erofs-utils umoci skopeo podman buildah containerd runc
 	golang-github-containers-common fsverity attr acl libcap2-bin jq curl mandoc procps
-	util-linux xz-utils zstd pigz nginx varnish chromium chromium-driver)
+	util-linux xz-utils zstd pigz nginx varnish chromium chromium-driver
+	docker-registry openssl)
 PACKAGES_RUN=(bubblewrap crun fuse3 mount)
 
 say() { echo "deps: $*"; }

@@ -478,10 +478,16 @@ static void *many_gets(void *arg)
 static void test_threads(void **state)
 {
         pthread_t threads[6];
+        struct fixture *f = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct fixture patient = {.base = f->base, .big = f->big};
+        struct reg_httpc_config config = {.connections_per_host = 2};
+        assert_int_equal(reg_httpc_new(&config, &patient.c, &err), 0);
         for (size_t i = 0; i < CAS_COUNT(threads); i++)
-                assert_int_equal(pthread_create(&threads[i], NULL, many_gets, *state), 0);
+                assert_int_equal(pthread_create(&threads[i], NULL, many_gets, &patient), 0);
         for (size_t i = 0; i < CAS_COUNT(threads); i++)
                 assert_int_equal(pthread_join(threads[i], NULL), 0);
+        reg_httpc_free(patient.c);
 }
 
 int main(void)
