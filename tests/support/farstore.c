@@ -115,6 +115,7 @@ void farstore_open(struct farstore *f, struct teststore *near, unsigned wait_ms)
 
 void farstore_close(struct farstore *f)
 {
+        teststore_close(f->near); /* it closes the remote, which is f's */
         cas_store_close(f->far);
 }
 

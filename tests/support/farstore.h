@@ -29,6 +29,7 @@ struct farstore {
 void farstore_open(struct farstore *f, struct teststore *near, unsigned wait_ms);
 /* Tells a store that was opened again. */
 void farstore_wire(struct farstore *f, unsigned wait_ms);
+/* Closes both stores. */
 void farstore_close(struct farstore *f);
 /* Makes an image in `far`, and notes it in `near` as elsewhere, under repo:tag. */
 void farstore_image(struct farstore *f, const char *repo, const char *tag, unsigned seed,

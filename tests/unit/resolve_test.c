@@ -203,9 +203,7 @@ static void what_is_on_its_way_keeps_nobody_waiting(void **state)
         assert_int_equal(reply.code, CAS_E_IO);
         ffs_resolve_client_free(c);
         ffs_resolver_stop(resolver);
-        teststore_close(t);
         farstore_close(&far);
-        assert_int_equal(teststore_open(t, &err), 0);
 }
 
 static void rude_clients_are_cut(void **state CAS_UNUSED)
