@@ -120,9 +120,10 @@ static int grant(void *arg, const struct ffs_broker_peer *peer, const char *requ
                 return -(int)err->code;
         cas_cleanup_free char *name = op_ref_text(&ref);
         /* What may not be had is not looked for: the answer tells nothing of what there is. */
+        /* Whoever asks has nothing fetched from anywhere. */
+        const struct mounting_wish wish = {.platform = platform, .pull = "never"};
         if (check_policy(b, peer, name, err) < 0 ||
-            mounting_prepare(&b->mounting, name, &(struct mounting_wish){.platform = platform},
-                             image, &prepared, err) < 0 ||
+            mounting_prepare(&b->mounting, name, &wish, image, &prepared, err) < 0 ||
             mount_for(b, peer, image, prepared, out, err) < 0)
                 return -(int)err->code;
         cas_log(CAS_LOG_INFO, "broker.granted", "uid=%u image=%s dir=%s", peer->uid, name,
