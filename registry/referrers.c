@@ -9,6 +9,8 @@
 #include "registry/registry_int.h"
 
 #define REFERRERS_PAGE 500
+/* Of manifests that are read for a page: what they annotate is in it. */
+#define PAGE_BYTES_MAX CAS_MANIFEST_BYTES_MAX
 
 struct referrers {
         struct reg_call *call;
@@ -16,6 +18,7 @@ struct referrers {
         struct cas_digest last; /* of the page before; alg NONE on the first */
         unsigned count;
         bool more;
+        uint64_t read_bytes;
         struct cas_digest found[REFERRERS_PAGE];
 };
 
@@ -125,7 +128,7 @@ static bool type_wanted(const struct referrers *r, const json_t *descriptor)
         return !r->filter || (type && strcmp(type, r->filter) == 0);
 }
 
-static int add_descriptor(const struct referrers *r, const struct cas_digest *digest, json_t *list,
+static int add_descriptor(struct referrers *r, const struct cas_digest *digest, json_t *list,
                           struct cas_err *err)
 {
         struct cas_store *store = r->call->store;
@@ -143,6 +146,7 @@ static int add_descriptor(const struct referrers *r, const struct cas_digest *di
         rc = cas_blob_read(store, digest, CAS_MANIFEST_BYTES_MAX, &bytes, err);
         if (rc < 0)
                 return rc;
+        r->read_bytes += bytes.len_bytes;
         cas_cleanup_json json_t *descriptor =
                 json_pack("{s:s,s:s,s:I}", "mediaType", info.media_type, "digest",
                           cas_digest_text(digest, text), "size", (json_int_t)info.size_bytes);
@@ -203,8 +207,13 @@ static int list_referrers(struct referrers *r, const struct cas_digest *subject,
         int rc = cas_referrer_each(r->call->store, r->call->route.repo, subject, collect, r, err);
         if (rc == 0)
                 rc = collect_fallback(r, subject, err);
-        for (unsigned i = 0; rc == 0 && i < r->count; i++)
+        for (unsigned i = 0; rc == 0 && i < r->count; i++) {
                 rc = add_descriptor(r, &r->found[i], list, err);
+                if (r->read_bytes >= PAGE_BYTES_MAX && i + 1 < r->count) { /* the page is full */
+                        r->count = i + 1;
+                        r->more = true;
+                }
+        }
         return rc;
 }
 

@@ -405,6 +405,15 @@ static void append_words(struct cas_buf *out, char *const *words)
                 cas_buf_printf(out, "%s%.500s", out->len_bytes ? " " : "", words[i]);
 }
 
+/* Manifests may name what is in other repositories alone: whether that is in the store, and what
+ * it is, is no business of theirs. */
+static bool is_linked(const struct image *im, const struct cas_digest *d)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        bool linked = false;
+        return cas_blob_linked(im->call->store, im->repo, d, &linked, &ignored) == 0 && linked;
+}
+
 static void append_config(const struct image *im, struct cas_buf *page)
 {
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT, command = CAS_BUF_INIT;
@@ -413,6 +422,7 @@ static void append_config(const struct image *im, struct cas_buf *page)
         char platform[CAS_PLATFORM_TEXT_BYTES];
         const char *type = im->manifest.config.media_type;
         if ((strcmp(type, CAS_MT_OCI_CONFIG) != 0 && strcmp(type, CAS_MT_DOCKER_CONFIG) != 0) ||
+            !is_linked(im, &im->manifest.config.digest) ||
             cas_blob_read(im->call->store, &im->manifest.config.digest, CAS_CONFIG_BYTES_MAX,
                           &bytes, &err) < 0 ||
             cas_image_config_parse(bytes.data, bytes.len_bytes, &config, &err) < 0)
@@ -486,12 +496,13 @@ static void append_children(const struct image *im, struct cas_buf *page)
 }
 
 /* How the store keeps a layer. */
-static void append_form(struct cas_store *s, const struct cas_digest *d, struct cas_buf *page)
+static void append_form(const struct image *im, const struct cas_digest *d, struct cas_buf *page)
 {
+        struct cas_store *s = im->call->store;
         enum cas_blob_copy copy;
         struct cas_err err = CAS_ERR_INIT;
         struct cas_recipe_record recipe;
-        if (cas_blob_copy(s, d, &copy, &err) < 0) {
+        if (!is_linked(im, d) || cas_blob_copy(s, d, &copy, &err) < 0) {
                 cas_buf_append_str(page, "<span class=\"tag\">not here</span>");
                 return;
         }
@@ -528,9 +539,9 @@ static void append_layers(const struct image *im, struct cas_buf *page)
                 cas_buf_printf(&rows, "<tr><td class=\"wide\">%zu</td><td>", i + 1);
                 reg_html_digest(&rows, cas_digest_text(&d->digest, digest));
                 cas_buf_append_str(&rows, "</td><td>");
-                append_form(s, &d->digest, &rows);
+                append_form(im, &d->digest, &rows);
                 cas_buf_append_str(&rows, "</td><td class=\"wide n\">");
-                if (cas_layer_stat(s, &d->digest, &layer, &err) == 0)
+                if (is_linked(im, &d->digest) && cas_layer_stat(s, &d->digest, &layer, &err) == 0)
                         cas_buf_printf(&rows, "%llu", (unsigned long long)layer.entry_count);
                 else
                         cas_buf_append_str(&rows, "&ndash;");

@@ -1,0 +1,125 @@
+#!/usr/bin/python3
+"""Clients who may push somewhere and mean harm: what they cannot learn of others' repositories, and what
+they cannot use up."""
+import hashlib
+import http.client
+import json
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+import lamina  # noqa: E402
+from registryaccess import basic, htpasswd  # noqa: E402
+
+OCI = "application/vnd.oci.image."
+checks = lamina.Checks()
+BOB, EVE = basic("bob", "secret"), basic("eve", "secret")
+CONFIG = """[web]
+enabled = yes
+[access]
+htpasswd = {users}
+[rule private]
+repositories = ${{user}}/**
+users = *
+actions = all
+"""
+
+
+def digest_of(data):
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Registry:
+    def __init__(self, host):
+        self.config, log = host.dir + "/c.ini", host.dir + "/log"
+        with open(host.dir + "/users", "w", encoding="utf-8") as f:
+            f.write(htpasswd({"bob": "secret", "eve": "secret"}))
+        with open(self.config, "w", encoding="utf-8") as f:
+            f.write(CONFIG.format(users=host.dir + "/users"))
+        self.process = host.start("serve", "--listen", "127.0.0.1:0", "--config", self.config,
+                                  stderr=open(log, "wb"))
+
+        def find_port():
+            with open(log, encoding="utf-8") as f:
+                found = re.search(r"registry port=(\d+)", f.read())
+            return int(found.group(1)) if found else None
+        self.port = lamina.wait_for(find_port, 20, "the registry")
+
+    def call(self, who, method, path, body=None, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, dict(who, **headers))
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    def blob(self, who, repo, data):
+        return self.call(who, "POST", f"/v2/{repo}/blobs/uploads/?digest={digest_of(data)}", data)[0]
+
+    def put(self, who, repo, ref, document):
+        data = json.dumps(document).encode()
+        status, _, body = self.call(who, "PUT", f"/v2/{repo}/manifests/{ref or digest_of(data)}", data,
+                                    **{"Content-Type": document["mediaType"]})
+        checks.check(status == 201, f"push of {repo}:{ref}", f"{status} {body[:200]}")
+        return {"mediaType": document["mediaType"], "digest": digest_of(data), "size": len(data)}
+
+
+def manifest(config, layers, **more):
+    return dict({"schemaVersion": 2, "mediaType": OCI + "manifest.v1+json", "config": config, "layers": layers}, **more)
+
+
+def descriptor(data, kind):
+    return {"mediaType": kind, "digest": digest_of(data), "size": len(data)}
+
+
+def pages_tell_nothing(r):
+    """A layer that is not distributable need not be in the repository: nothing is told of it."""
+    secret, absent, config = b"bob's own" * 100, b"nobody's" * 100, b"{}"
+    checks.check(r.blob(BOB, "bob/x", secret) == 201, "the victim's blob")
+    checks.check(r.blob(EVE, "eve/x", config) == 201, "a config")
+    rows = []
+    for data in (secret, absent):
+        layer = descriptor(data, OCI + "layer.nondistributable.v1.tar")
+        r.put(EVE, "eve/x", "probe", manifest(descriptor(config, "application/x"), [layer]))
+        status, _, page = r.call(EVE, "GET", "/web/image?name=eve/x&ref=probe")
+        checks.check(status == 200, "the page", str(status))
+        table = re.search(r"<h2>Layers</h2>.*", page.decode(), re.S)
+        rows.append(re.sub(r"<code.*?</code>", "", table.group(0)) if table else None)
+        checks.check(r.call(EVE, "HEAD", f"/v2/eve/x/blobs/{digest_of(data)}")[0] == 404, "the API tells nothing")
+    sizes = [re.sub(r"[0-9.]+&nbsp;K?i?B", "", row or "") for row in rows]
+    checks.check("not here" in (rows[0] or "") and sizes[0] == sizes[1], "what others have looks as what nobody has", rows[0])
+
+
+def referrers_are_bounded(r):
+    """What annotations hold is in the list: a page of it is no more than a manifest may be, or one entry."""
+    config = b"{}"
+    r.blob(EVE, "eve/r", config)
+    subject = r.put(EVE, "eve/r", "v1", manifest(descriptor(config, "application/x"), []))
+    count = 8
+    for i in range(count):
+        r.put(EVE, "eve/r", None, manifest(descriptor(config, "application/x"), [], subject=subject,
+                                           annotations={"n": str(i), "x": "y" * (2 << 20)}))
+    path, seen = f"/v2/eve/r/referrers/{subject['digest']}", []
+    while path:
+        status, headers, body = r.call(EVE, "GET", path)
+        checks.check(status == 200 and len(body) < 7 << 20, "a page is bounded", f"{status} {len(body)}")
+        seen += [m["annotations"]["n"] for m in json.loads(body)["manifests"]]
+        path = re.match("<(.*)>", headers["Link"]).group(1) if headers["Link"] else None
+    checks.check(sorted(seen) == [str(i) for i in range(count)], "and all are listed once", str(seen))
+
+
+def main():
+    lamina.isolate(240)
+    with lamina.Host() as host:
+        r = Registry(host)
+        for part in (pages_tell_nothing, referrers_are_bounded):
+            part(r)
+        r.process.terminate()
+        r.process.wait(30)
+        checks.check(r.process.returncode == 0, "ends")
+    checks.finish()
+
+
+main()
