@@ -10,7 +10,7 @@
 #include "registry/reg_clock.h"
 #include "registry/reg_err.h"
 
-#define FORM_BYTES_MAX (64 << 10)
+#define FORM_BYTES_MAX REG_URI_BYTES_MAX /* it is read as a query */
 
 static bool is_token_path(const struct reg_http_req *req)
 {
