@@ -180,10 +180,13 @@ static void give_slot(struct reg_httpc *c, struct httpc_host *h)
 
 /* One exchange. */
 
+/* Names have been looked up: somebody else's may mean this machine. */
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
-        (void)arg;
+        const struct reg_httpc_transfer *x = arg;
         (void)purpose;
+        if (x->from_elsewhere && httpc_address_is_near(&address->addr))
+                return CURL_SOCKET_BAD;
         int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
         return fd < 0 ? CURL_SOCKET_BAD : fd;
 }
@@ -244,6 +247,7 @@ static void set_callbacks(struct reg_httpc_transfer *x)
         (void)curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, httpc_on_rewind);
         (void)curl_easy_setopt(e, CURLOPT_SEEKDATA, x);
         (void)curl_easy_setopt(e, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+        (void)curl_easy_setopt(e, CURLOPT_OPENSOCKETDATA, x);
 }
 
 static int set_certificates(struct reg_httpc_transfer *x, const char *origin, struct cas_err *err)
@@ -327,8 +331,8 @@ static void set_request(struct reg_httpc_transfer *x, const struct reg_httpc_req
 }
 
 static int exchange_new(struct reg_httpc *c, const struct reg_httpc_request *r, const char *url,
-                        const char *origin, bool same_origin, struct reg_httpc_transfer **out,
-                        struct cas_err *err)
+                        const char *origin, bool same_origin, bool from_elsewhere,
+                        struct reg_httpc_transfer **out, struct cas_err *err)
 {
         struct httpc_host *host = NULL;
         if (take_slot(c, origin, &host, err) < 0)
@@ -337,6 +341,7 @@ static int exchange_new(struct reg_httpc *c, const struct reg_httpc_request *r, 
         x->c = c;
         x->host = host;
         x->url = cas_xstrdup(url);
+        x->from_elsewhere = from_elsewhere;
         cas_mutex_init(&x->mutex, "httpc.transfer");
         cas_cond_init(&x->changed);
         x->length = UINT64_MAX;
@@ -454,9 +459,11 @@ int reg_httpc_begin(struct reg_httpc *c, const struct reg_httpc_request *request
         if (httpc_url(request->url, NULL, &url, &origin, err) < 0)
                 return -(int)err->code;
         cas_cleanup_free char *first = cas_xstrdup(origin);
+        bool from_elsewhere = request->from_elsewhere;
         for (unsigned hops = 0;; hops++) {
                 reg_cleanup_transfer struct reg_httpc_transfer *x = NULL;
-                if (exchange_new(c, request, url, origin, strcmp(origin, first) == 0, &x, err) < 0)
+                if (exchange_new(c, request, url, origin, strcmp(origin, first) == 0,
+                                 from_elsewhere, &x, err) < 0)
                         return -(int)err->code;
                 httpc_ask(x, HTTPC_START);
                 if (exchange_wait_head(x, request, err) < 0)
@@ -474,6 +481,7 @@ int reg_httpc_begin(struct reg_httpc *c, const struct reg_httpc_request *request
                         return cas_err_wrap(err, "redirected");
                 if (httpc_redirect_allowed(origin, next_origin, err) < 0)
                         return -(int)err->code;
+                from_elsewhere = from_elsewhere || !x->was_near;
                 drain(x);
                 free(url);
                 free(origin);
@@ -505,6 +513,11 @@ const char *reg_httpc_header(const struct reg_httpc_transfer *t, const char *nam
         for (size_t i = 0; (value = reg_httpc_header_at(t, name, i)); i++)
                 last = value;
         return last;
+}
+
+bool reg_httpc_was_near(const struct reg_httpc_transfer *t)
+{
+        return t->was_near;
 }
 
 uint64_t reg_httpc_length(const struct reg_httpc_transfer *t)

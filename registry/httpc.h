@@ -46,6 +46,9 @@ struct reg_httpc_request {
          * at most 5, http(s) only, never from https to http, nor from elsewhere to this machine or
          * its link. Authorization goes to the first scheme, host and port alone. */
         bool no_redirects;
+        /* The URL is what somebody elsewhere said: it must not lead to this machine or its link,
+         * whatever its name means. */
+        bool from_elsewhere;
 };
 
 /* One exchange, which has a connection of its own: a slow reader holds up nobody else. The caller
@@ -64,6 +67,8 @@ unsigned reg_httpc_status(const struct reg_httpc_transfer *t);
 const char *reg_httpc_header(const struct reg_httpc_transfer *t, const char *name);
 /* The index-th of those of this name, in order, or NULL. Borrowed. */
 const char *reg_httpc_header_at(const struct reg_httpc_transfer *t, const char *name, size_t index);
+/* Whether who answered is this machine or on its link (or was reached by a proxy there). */
+bool reg_httpc_was_near(const struct reg_httpc_transfer *t);
 /* Content-Length, or UINT64_MAX when it was not said. */
 uint64_t reg_httpc_length(const struct reg_httpc_transfer *t);
 /* The URL that answered, after redirects. Borrowed. */

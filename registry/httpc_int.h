@@ -54,6 +54,7 @@ struct reg_httpc_transfer {
         char why[CURL_ERROR_SIZE];
         struct httpc_host *host; /* whose slot it has */
         bool answer_is_slow;     /* a method whose answer may take its time */
+        bool from_elsewhere;     /* it must not connect to this machine */
 
         /* the thread's */
         struct reg_httpc_transfer *active_next, *active_prev;
@@ -70,8 +71,9 @@ struct reg_httpc_transfer {
         unsigned status;
         uint64_t length;
         bool head_done, head_too_long;
-        bool done; /* the thread has let go of it */
-        bool idle; /* ended because nothing moved */
+        bool was_near; /* who answered is this machine, or on its link */
+        bool done;     /* the thread has let go of it */
+        bool idle;     /* ended because nothing moved */
         CURLcode result;
         struct httpc_ring in;
         bool in_paused;
@@ -124,6 +126,8 @@ char *httpc_url_shown(const char *url);
 char *httpc_origin_host(const char *origin);
 /* Whether the name or address can only be this machine, or its link. */
 bool httpc_host_is_near(const char *host);
+/* The same of what a name has turned out to mean. */
+bool httpc_address_is_near(const struct sockaddr *address);
 /* Whether a redirect may be followed: http(s), never from https to http, and never from elsewhere
  * to this machine. Errors: DENIED. */
 int httpc_redirect_allowed(const char *from_origin, const char *to_origin,

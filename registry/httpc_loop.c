@@ -77,11 +77,23 @@ static size_t header_line(struct reg_httpc_transfer *x, const char *line, size_t
         return len;
 }
 
+static bool is_near(const char *address)
+{
+        cas_cleanup_free char *host = cas_xasprintf(strchr(address, ':') ? "[%s]" : "%s", address);
+        return httpc_host_is_near(host);
+}
+
 size_t httpc_on_header(char *line, size_t size, size_t count, void *arg)
 {
         struct reg_httpc_transfer *x = arg;
         x->moved_at_ns = httpc_now_ns();
         cas_mutex_lock(&x->mutex);
+        if (!x->head_done && x->head.len_bytes == 0) {
+                char *address = NULL;
+                x->was_near =
+                        curl_easy_getinfo(x->easy, CURLINFO_PRIMARY_IP, &address) == CURLE_OK &&
+                        address && is_near(address);
+        }
         size_t n = header_line(x, line, size * count);
         cas_mutex_unlock(&x->mutex);
         return n;

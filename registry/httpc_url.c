@@ -103,6 +103,21 @@ bool httpc_host_is_near(const char *host)
                IN6_IS_ADDR_LINKLOCAL(&v6);
 }
 
+bool httpc_address_is_near(const struct sockaddr *address)
+{
+        char text[INET6_ADDRSTRLEN + 2] = "";
+        if (address->sa_family == AF_INET) {
+                const struct sockaddr_in *v4 = (const void *)address;
+                return v4_is_near(ntohl(v4->sin_addr.s_addr));
+        }
+        if (address->sa_family != AF_INET6)
+                return false;
+        const struct sockaddr_in6 *v6 = (const void *)address;
+        text[0] = '[';
+        (void)inet_ntop(AF_INET6, &v6->sin6_addr, text + 1, sizeof(text) - 1);
+        return httpc_host_is_near(text);
+}
+
 int httpc_redirect_allowed(const char *from_origin, const char *to_origin, struct cas_err *err)
 {
         if (strncmp(from_origin, "https:", 6) == 0 && strncmp(to_origin, "https:", 6) != 0)

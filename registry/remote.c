@@ -46,6 +46,7 @@ int reg_remote_open(const struct reg_remote_config *config, struct reg_remote **
         r->config.attempts = config->attempts ? config->attempts : REMOTE_ATTEMPTS;
         r->server = cas_xstrdup(hub ? DOCKER_HUB_SERVER : config->host);
         r->near = httpc_host_is_near(r->server);
+        atomic_init(&r->was_near, r->near);
         if (config->plain_http)
                 r->scheme = REMOTE_HTTP;
         else if (!r->near)
@@ -133,7 +134,9 @@ static int request_url(struct reg_remote *r, const struct reg_remote_request *re
         cas_cleanup_free char *base = remote_base(r), *text = NULL;
         cas_cleanup_free char *origin = NULL, *base_url = NULL, *base_origin = NULL;
         bool pull = strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0;
-        if (strstr(request->path, "://") || request->path[0] == '/')
+        bool absolute = strncmp(request->path, "https://", 8) == 0 ||
+                        strncmp(request->path, "http://", 7) == 0;
+        if (absolute || request->path[0] == '/')
                 text = cas_xstrdup(request->path);
         else if (r->config.ns && pull)
                 text = cas_xasprintf("/v2/%s%cns=%s", request->path,
@@ -144,7 +147,11 @@ static int request_url(struct reg_remote *r, const struct reg_remote_request *re
             httpc_url(base, text, out, &origin, err) < 0)
                 return -(int)err->code;
         *own = strcmp(origin, base_origin) == 0;
-        return 0;
+        /* The registry's own word, or that of a document it has, says where to go. */
+        bool near = httpc_host_is_near(strstr(origin, "://") + 3);
+        return !*own && (request->scope_repo || near)
+                       ? httpc_redirect_allowed(base_origin, origin, err)
+                       : 0;
 }
 
 static int send_once(struct reg_remote *r, const struct reg_remote_request *request,
@@ -168,8 +175,12 @@ static int send_once(struct reg_remote *r, const struct reg_remote_request *requ
                                          .body = request->body,
                                          .body_bytes = request->body_bytes,
                                          .body_read = request->body_read,
-                                         .body_arg = request->body_arg};
-        return reg_httpc_begin(r->config.http, &http, out, err);
+                                         .body_arg = request->body_arg,
+                                         .from_elsewhere = !own && !atomic_load(&r->was_near)};
+        int rc = reg_httpc_begin(r->config.http, &http, out, err);
+        if (rc == 0 && own && reg_httpc_was_near(*out))
+                atomic_store(&r->was_near, true);
+        return rc;
 }
 
 /* A machine's own registry need not speak TLS. */

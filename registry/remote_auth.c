@@ -185,10 +185,10 @@ static int check_realm(struct reg_remote *r, const char *realm, struct cas_err *
         cas_cleanup_free char *base = remote_base(r);
         if (httpc_url(realm, NULL, &url, &origin, err) < 0)
                 return cas_err_wrap(err, "token server");
-        if (strncmp(origin, "https:", 6) == 0)
-                return 0;
         if (httpc_url(base, NULL, &base_url, &base_origin, err) < 0)
                 return -(int)err->code;
+        if (strncmp(origin, "https:", 6) == 0)
+                return httpc_redirect_allowed(base_origin, origin, err);
         const char *a = strstr(origin, "://") + 3, *b = strstr(base_origin, "://") + 3;
         size_t a_len = (size_t)(strrchr(a, ':') - a), b_len = (size_t)(strrchr(b, ':') - b);
         if (strncmp(base_origin, "http:", 5) == 0 && a_len == b_len && strncmp(a, b, a_len) == 0)
@@ -236,8 +236,10 @@ static int ask_by_get(struct reg_remote *r, const struct reg_challenge *c, const
                 append_param(&url, "account", credentials->user);
         char *basic = basic_header(credentials);
         const char *headers[] = {basic, NULL};
-        struct reg_httpc_request q = {
-                .method = "GET", .url = cas_buf_str(&url), .headers = headers};
+        struct reg_httpc_request q = {.method = "GET",
+                                      .url = cas_buf_str(&url),
+                                      .headers = headers,
+                                      .from_elsewhere = !atomic_load(&r->was_near)};
         int rc = reg_httpc_begin(r->config.http, &q, out, err);
         wipe_free(basic);
         return rc;
@@ -261,7 +263,8 @@ static int ask_by_post(struct reg_remote *r, const struct reg_challenge *c, cons
                                       .headers = headers,
                                       .body = form.data,
                                       .body_bytes = form.len_bytes,
-                                      .no_redirects = true};
+                                      .no_redirects = true,
+                                      .from_elsewhere = !atomic_load(&r->was_near)};
         int rc = reg_httpc_begin(r->config.http, &q, out, err);
         OPENSSL_cleanse(form.data, form.len_bytes);
         cas_buf_release(&form);

@@ -37,6 +37,7 @@ struct reg_remote {
         bool near;                       /* this machine: https, then http */
 
         _Atomic(enum reg_remote_kind) kind;
+        _Atomic bool was_near; /* it is, whatever its name says: so may be what it names */
 
         struct cas_mutex fetching;
         struct cas_mutex mutex; /* guards what follows */

@@ -28,6 +28,7 @@ struct fixture {
         _Atomic unsigned requests, tokens, cut_count;
         _Atomic unsigned refusals; /* requests to come that get `status` */
         unsigned status;
+        char last[64]; /* target */
         const char *retry_after;
         bool no_ranges, wants_token, wants_basic, wrong_range;
         uint64_t cut_after; /* bytes of an answer; 0: whole */
@@ -120,6 +121,7 @@ static void begin(void *arg, struct reg_http_req *req)
                         reg_http_reply_bytes(req, 403, "", 0);
                 return;
         }
+        (void)snprintf(f->last, sizeof(f->last), "%s", uri->raw);
         atomic_fetch_add(&f->requests, 1);
         if (refuse(f, req) || challenge(f, req))
                 return;
@@ -345,6 +347,36 @@ static void test_stripes(void **state)
                          -CAS_E_CORRUPT);
 }
 
+/* What a registry says leads neither to this machine, nor out of what it may be asked for. */
+static void test_elsewhere(void **state)
+{
+        struct fixture *f = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct reg_remote_config config = {
+                .http = f->c, .host = "registry.example", .anonymous = true, .attempts = 1};
+        reg_cleanup_remote struct reg_remote *far = NULL;
+        assert_int_equal(reg_remote_open(&config, &far, &err), 0);
+        atomic_store(&f->requests, 0);
+        cas_cleanup_free char *upload = cas_xasprintf("https://%s/v2/x/blobs/uploads/ok", f->host);
+        cas_cleanup_free char *plain = cas_xasprintf("http://%s/ok", f->host);
+        cas_cleanup_free char *dot =
+                cas_xasprintf("http://localhost.:%s/ok", strchr(f->host, ':') + 1);
+        assert_int_equal(ask(far, upload, NULL, &err), -CAS_E_DENIED);
+        assert_int_equal(ask(far, "http://registry.example/ok", NULL, &err), -CAS_E_DENIED);
+        /* of a foreign layer */
+        struct reg_remote_blob *blob = NULL;
+        uint64_t bytes;
+        assert_int_equal(reg_remote_blob_open_url(far, plain, 0, &blob, &bytes, NULL, &err),
+                         -CAS_E_DENIED);
+        assert_true(reg_remote_blob_open_url(far, dot, 0, &blob, &bytes, NULL, &err) < 0);
+        assert_int_equal(f->requests, 0);
+        /* from here, all of them may */
+        reg_cleanup_remote struct reg_remote *near = open_as(f, NULL, NULL);
+        assert_int_equal(ask(near, plain, NULL, &err), 0);
+        assert_int_equal(ask(near, "x/ok?last=a://b", NULL, &err), 0);
+        assert_string_equal(f->last, "/v2/x/ok?last=a://b");
+}
+
 static void test_names(void **state)
 {
         struct fixture *f = *state;
@@ -376,7 +408,7 @@ int main(void)
                 cmocka_unit_test(test_retries), cmocka_unit_test(test_basic),
                 cmocka_unit_test(test_tokens),  cmocka_unit_test(test_manifest_of_others),
                 cmocka_unit_test(test_blob),    cmocka_unit_test(test_stripes),
-                cmocka_unit_test(test_names),
+                cmocka_unit_test(test_names),   cmocka_unit_test(test_elsewhere),
         };
         return cmocka_run_group_tests(tests, setup, teardown);
 }
