@@ -27,6 +27,7 @@
 /* What is remembered of a session while the store is open. */
 struct upload_state {
         bool writing;
+        bool synced;               /* its bytes; false as well where another process wrote them */
         bool named;                /* its names are synced: it survives a power cut */
         struct cas_hasher *hasher; /* of the first hashed_bytes; NULL: not known */
         uint64_t hashed_bytes;
@@ -39,7 +40,6 @@ struct cas_upload {
         enum cas_digest_alg alg; /* of state->hasher */
         int fd;
         uint64_t size_bytes;
-        bool unsynced;
         bool shared; /* its file may be a blob's, too: a process has died between publishing it and
                       * ending the session. It must not be written to */
         bool over;   /* its file is gone, or not to be trusted: all that is left is to close it */
@@ -351,7 +351,7 @@ int cas_upload_append(struct cas_upload *u, const void *data, size_t len, struct
         int rc = len > 0 ? unshare_file(u, err) : 0;
         if (rc < 0)
                 return rc;
-        u->unsynced = true;
+        state->synced = false;
         rc = cas_io_pwrite_all(u->store->io, u->fd, data, len, u->size_bytes, u->id, err);
         if (rc < 0) {
                 struct cas_err ignored = CAS_ERR_INIT;
@@ -391,7 +391,7 @@ int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *er
         int rc = unshare_file(u, err);
         if (rc < 0)
                 return rc;
-        u->unsynced = true;
+        u->state->synced = false;
         state_forget_digest(u->state);
         rc = cas_io_ftruncate(u->store->io, u->fd, bytes, u->id, err);
         if (rc == 0)
@@ -423,11 +423,11 @@ static void end_session(struct cas_upload *u)
  * would prove nothing: the session is over. */
 static int sync_data(struct cas_upload *u, struct cas_err *err)
 {
-        if (!u->unsynced || u->over)
+        if (u->state->synced || u->over)
                 return 0;
         int rc = cas_io_fsync(u->store->io, u->fd, u->id, err);
         if (rc == 0)
-                u->unsynced = false;
+                u->state->synced = true;
         else
                 end_session(u);
         return rc;
@@ -448,6 +448,8 @@ static int sync_names(struct cas_upload *u, struct cas_err *err)
         if (rc == 0)
                 rc = cas_io_sync_dir(s->io, s->dirfd, CAS_DIR_UPLOADS, err);
         u->state->named = rc == 0;
+        if (rc < 0)
+                end_session(u);
         return rc;
 }
 

@@ -315,7 +315,8 @@ void reg_upload_create(struct reg_call *call)
                 reg_call_work(call, reg_session_begin);
 }
 
-void reg_upload_status(struct reg_call *call)
+/* What a broken request or a process that died has left is synced before it is told. */
+static void status_work(struct reg_call *call)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_upload *session;
@@ -324,8 +325,17 @@ void reg_upload_status(struct reg_call *call)
                 return;
         }
         uint64_t bytes = cas_upload_bytes(session);
+        int rc = cas_upload_sync(session, &err);
         cas_upload_close(session);
-        reg_session_reply(call, 204, call->route.last, bytes);
+        if (rc < 0)
+                reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
+        else
+                reg_session_reply(call, 204, call->route.last, bytes);
+}
+
+void reg_upload_status(struct reg_call *call)
+{
+        reg_call_work(call, status_work);
 }
 
 static void upload_delete_work(struct reg_call *call)

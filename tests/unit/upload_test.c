@@ -369,6 +369,54 @@ static void a_failed_sync_ends_the_session(void **state)
         ok(teststore_open(t, &err));
 }
 
+static unsigned file_syncs;
+static int fsync_counted(void *ctx CAS_UNUSED, int fd)
+{
+        struct stat st;
+        if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+                file_syncs++;
+        return fsync(fd);
+}
+
+/* Nobody knows whether a process that died has synced what it wrote. */
+static void what_another_process_left_is_synced(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_io_ops ops = *cas_io_posix()->ops;
+        const struct cas_io io = {.ops = &ops};
+        struct cas_digest d = test_digest("left behind");
+        char id[CAS_UPLOAD_ID_BYTES], path[128];
+        ops.fsync = fsync_counted;
+        t->io = &io;
+        teststore_reopen(t);
+        ok(cas_upload_create(t->store, "r", id, &err));
+        (void)snprintf(path, sizeof(path), "uploads/%s.data", id);
+        cas_cleanup_fd int fd = openat(cas_store_dirfd(t->store), path, O_WRONLY | O_CLOEXEC);
+        assert_int_equal(write(fd, "left behind", 11), 11);
+        struct cas_upload *u = open_upload(t, "r", id);
+        assert_int_equal(cas_upload_bytes(u), 11);
+        file_syncs = 0;
+        ok(cas_upload_finish(u, &d, &err));
+        assert_int_equal(file_syncs, 1);
+        expect_blob(t, "r", "left behind");
+
+        /* what this one has synced is not synced again */
+        d = test_digest("ours");
+        ok(cas_upload_create(t->store, "r", id, &err));
+        u = open_upload(t, "r", id);
+        append(u, "ours");
+        ok(cas_upload_sync(u, &err));
+        cas_upload_close(u);
+        u = open_upload(t, "r", id);
+        file_syncs = 0;
+        ok(cas_upload_finish(u, &d, &err));
+        assert_int_equal(file_syncs, 0);
+        teststore_close(t);
+        t->io = NULL;
+        ok(teststore_open(t, &err));
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
 
 int main(void)
@@ -386,6 +434,7 @@ int main(void)
                 TEST(the_same_blob_twice),
                 TEST(a_session_outlives_a_broken_commit),
                 TEST(a_failed_sync_ends_the_session),
+                TEST(what_another_process_left_is_synced),
         };
         return cmocka_run_group_tests_name("upload", tests, NULL, NULL);
 }
