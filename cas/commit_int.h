@@ -13,7 +13,7 @@
 struct cas_name_changes {
         const struct cas_buf *records; /* borrowed: `count` encoded name records */
         uint32_t count;
-        bool removes;           /* they unlink a manifest */
+        bool removes;           /* they unlink a manifest or a blob */
         cas_tag_guard_fn guard; /* cas_publish_guard_tags; NULL: none */
         void *guard_arg;
 };

@@ -50,7 +50,7 @@ struct cas_publish {
 
         struct cas_buf names;
         uint32_t name_count;
-        bool removes_manifest;
+        bool removes;           /* manifests or blobs from repositories */
         cas_tag_guard_fn guard; /* NULL: none */
         void *guard_arg;
         bool ended; /* committed, or a commit was tried */
@@ -474,7 +474,7 @@ int cas_publish_manifest_link(struct cas_publish *p, const char *repo,
 int cas_publish_manifest_unlink(struct cas_publish *p, const char *repo,
                                 const struct cas_digest *manifest, struct cas_err *err)
 {
-        p->removes_manifest = true;
+        p->removes = true;
         return add_digest_name(p, CAS_NAME_MANIFEST_UNLINK, repo, manifest, err);
 }
 
@@ -487,6 +487,7 @@ int cas_publish_blob_link(struct cas_publish *p, const char *repo, const struct 
 int cas_publish_blob_unlink(struct cas_publish *p, const char *repo, const struct cas_digest *blob,
                             struct cas_err *err)
 {
+        p->removes = true;
         return add_digest_name(p, CAS_NAME_BLOB_UNLINK, repo, blob, err);
 }
 
@@ -564,7 +565,7 @@ static int write_batch(struct cas_publish *p, struct cas_err *err)
                 const struct cas_name_changes changes = {
                         .records = &p->names,
                         .count = p->name_count,
-                        .removes = p->removes_manifest,
+                        .removes = p->removes,
                         .guard = p->guard,
                         .guard_arg = p->guard_arg,
                 };

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "cas/object.h"
+#include "cas/store_int.h"
 #include "tests/support/teststore.h"
 
 #define ok(call) assert_int_equal(call, 0)
@@ -374,6 +375,83 @@ static void many_publish_at_once(void **state)
         }
 }
 
+/* The journal's sync waits until the test lets it go on. */
+static atomic_bool sync_held, sync_waits;
+static int held_fdatasync(void *ctx CAS_UNUSED, int fd)
+{
+        while (atomic_load(&sync_held)) {
+                atomic_store(&sync_waits, true);
+                (void)usleep(1000);
+        }
+        return fdatasync(fd);
+}
+
+struct linker {
+        struct cas_store *store;
+        struct cas_digest blob;
+        bool links;
+};
+
+static void *link_or_unlink(void *arg)
+{
+        const struct linker *l = arg;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_publish *p = NULL;
+        ok(cas_publish_begin(l->store, &p, &err));
+        ok((l->links ? cas_publish_blob_link : cas_publish_blob_unlink)(p, "r", &l->blob, &err));
+        ok(cas_publish_commit(p, &err));
+        cas_publish_free(p);
+        return NULL;
+}
+
+static void wait_queued(struct cas_store *s, unsigned wanted)
+{
+        unsigned count = 0;
+        while (count != wanted) {
+                (void)usleep(1000);
+                count = 0;
+                cas_mutex_lock(&s->names);
+                for (const void *const *c = (const void *const *)s->commit_first; c; c = *c)
+                        count++; /* its first member is the next one */
+                cas_mutex_unlock(&s->names);
+        }
+}
+
+/* Commits that wait share a sync, and each is checked against the index: not behind one that takes
+ * away what it needs. */
+static void a_link_behind_an_unlink_holds(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_io_ops ops = *cas_io_posix()->ops;
+        const struct cas_io io = {.ops = &ops};
+        pthread_t threads[3];
+        ops.fdatasync = held_fdatasync;
+        t->io = &io;
+        teststore_reopen(t);
+        struct linker unlinks = {.store = t->store, .blob = test_put_blob(t->store, "r", "bytes")};
+        struct linker links = unlinks, first = unlinks;
+        first.links = links.links = true;
+        first.blob = test_digest("whatever");
+        atomic_store(&sync_held, true);
+        ok(pthread_create(&threads[0], NULL, link_or_unlink, &first));
+        while (!atomic_load(&sync_waits))
+                (void)usleep(1000);
+        ok(pthread_create(&threads[1], NULL, link_or_unlink, &unlinks));
+        wait_queued(t->store, 1);
+        ok(pthread_create(&threads[2], NULL, link_or_unlink, &links));
+        wait_queued(t->store, 2);
+        atomic_store(&sync_held, false);
+        for (int i = 0; i < 3; i++)
+                ok(pthread_join(threads[i], NULL));
+        bool linked;
+        ok(cas_blob_linked(t->store, "r", &links.blob, &linked, &err));
+        assert_true(linked);
+        teststore_close(t);
+        t->io = NULL;
+        ok(teststore_open(t, &err));
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
 
 int main(void)
@@ -390,6 +468,7 @@ int main(void)
                 TEST(one_of_many_conditional_changes_wins),
                 TEST(refuses_bad_names),
                 TEST(many_publish_at_once),
+                TEST(a_link_behind_an_unlink_holds),
         };
         return cmocka_run_group_tests_name("publish", tests, NULL, NULL);
 }
