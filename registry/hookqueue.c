@@ -392,10 +392,10 @@ static int rewrite_locked(struct reg_hookqueue *q, struct cas_err *err)
         const struct reg_hookrecord done = {.kind = REG_HOOKRECORD_DELIVERED,
                                             .sequence = q->delivered,
                                             .payload = (const uint8_t *)""};
-        uint64_t len = q->end - q->head;
         cas_assert_held(&q->mutex);
         while (q->syncing)
                 cas_mutex_wait(&q->mutex, &q->change);
+        uint64_t len = q->end - q->head; /* others may have added while this one waited */
         int rc = cas_buf_try_reserve(&all, HEADER_BYTES + REG_HOOKRECORD_HEAD_BYTES + len, SIZE_MAX,
                                      err);
         if (rc < 0)

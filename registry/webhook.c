@@ -280,15 +280,20 @@ static void *hook_main(void *arg)
 
 /* ---- start and stop ---- */
 
+/* What the end does not hear of stays in the queue. */
+static void hook_stop(struct hook *hook)
+{
+        cas_mutex_lock(&hook->mutex);
+        hook->stop = true;
+        (void)pthread_cond_signal(&hook->change);
+        cas_mutex_unlock(&hook->mutex);
+        reg_webhook_http_break(hook->http);
+}
+
 static void hook_end(struct hook *hook)
 {
-        if (hook->started) {
-                cas_mutex_lock(&hook->mutex);
-                hook->stop = true;
-                (void)pthread_cond_signal(&hook->change);
-                cas_mutex_unlock(&hook->mutex);
+        if (hook->started)
                 (void)pthread_join(hook->thread, NULL);
-        }
         reg_hookqueue_close(hook->queue);
         reg_webhook_http_free(hook->http);
         (void)pthread_cond_destroy(&hook->change);
@@ -366,6 +371,8 @@ void reg_webhooks_stop(struct reg_webhooks *w)
 {
         if (!w)
                 return;
+        for (size_t i = 0; i < w->count; i++)
+                hook_stop(&w->hooks[i]);
         for (size_t i = 0; i < w->count; i++)
                 hook_end(&w->hooks[i]);
         free(w);

@@ -53,6 +53,12 @@ int reg_webhook_http_new(const struct reg_webhook_config *hook, struct reg_webho
         return 0;
 }
 
+void reg_webhook_http_break(struct reg_webhook_http *h)
+{
+        if (h)
+                reg_httpc_break(h->client);
+}
+
 void reg_webhook_http_free(struct reg_webhook_http *h)
 {
         if (!h)

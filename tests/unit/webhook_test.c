@@ -6,11 +6,16 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "cas/json.h"
 #include "cas/mutex.h"
@@ -264,6 +269,69 @@ static void many_add_at_once(void **state)
         reg_hookqueue_close(q);
 }
 
+/* One sync waits until the test lets it go on. */
+static atomic_bool sync_held, sync_waits;
+static int held_fdatasync(void *ctx CAS_UNUSED, int fd)
+{
+        while (atomic_load(&sync_held)) {
+                atomic_store(&sync_waits, true);
+                (void)usleep(1000);
+        }
+        return fdatasync(fd);
+}
+
+static void *add_slowly(void *arg)
+{
+        add(arg, "slow");
+        return NULL;
+}
+
+static void *deliver_all(void *arg)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct reg_hookqueue *q = ((struct adder *)arg)->q;
+        ok(reg_hookqueue_delivered(q, 90, &err));
+        return NULL;
+}
+
+/* The file is written anew once the sync is over: what was added until then is in the new one. */
+static void what_is_added_before_a_rewrite_is_not_lost(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_io_ops ops = *cas_io_posix()->ops;
+        const struct cas_io io = {.ops = &ops};
+        static char event[60000];
+        uint64_t cut = 0;
+        pthread_t adder, deliverer;
+        memset(event, 'x', sizeof(event) - 1);
+        ops.fdatasync = held_fdatasync;
+        struct reg_hookqueue *q = open_queue(t, &io, 100000000, &cut);
+        for (int i = 0; i < 90; i++) /* enough for a rewrite when they are delivered */
+                ok(reg_hookqueue_add(q, event, sizeof(event) - 1, false, &err));
+        atomic_store(&sync_held, true);
+        ok(pthread_create(&adder, NULL, add_slowly, q));
+        while (!atomic_load(&sync_waits))
+                (void)usleep(1000);
+        struct adder a = {.q = q};
+        uint64_t events = 0, bytes;
+        ok(pthread_create(&deliverer, NULL, deliver_all, &a));
+        do {
+                (void)usleep(1000);
+                reg_hookqueue_pending(q, &events, &bytes);
+        } while (events != 1);
+        ok(reg_hookqueue_add(q, "late", 4, false, &err));
+        atomic_store(&sync_held, false);
+        ok(pthread_join(adder, NULL));
+        ok(pthread_join(deliverer, NULL));
+        add(q, "last");
+        reg_hookqueue_close(q);
+        q = open_queue(t, NULL, 100000000, &cut);
+        assert_int_equal(cut, 0);
+        expect(q, 9, "slow late last ", true);
+        reg_hookqueue_close(q);
+}
+
 /* ---- delivery ---- */
 
 struct endpoint {
@@ -411,6 +479,45 @@ static void a_dead_endpoint_gets_all_later(void **state)
         cas_mutex_release(&e.mutex);
 }
 
+/* An endpoint that takes connections and never answers holds up no end. */
+static void an_end_waits_for_no_endpoint(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct sockaddr_in address = {.sin_family = AF_INET,
+                                      .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t len = sizeof(address);
+        cas_cleanup_fd int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        ok(bind(fd, (const struct sockaddr *)&address, len));
+        ok(listen(fd, 4));
+        ok(getsockname(fd, (struct sockaddr *)&address, &len));
+        cas_cleanup_free char *url = cas_xasprintf("http://127.0.0.1:%u/", ntohs(address.sin_port));
+        void *area = NULL;
+        set(&area, "url", url);
+        struct reg_events *events = reg_events_new();
+        struct reg_webhooks *w = NULL;
+        ok(reg_webhooks_start(t->store, area, NULL, events, &w, &err));
+        struct reg_event event = push_of("a", "one");
+        reg_events_tell(events, &event);
+        cas_cleanup_fd int peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC); /* it is on its way */
+        assert_true(peer >= 0);
+        struct timespec from, to;
+        (void)clock_gettime(CLOCK_MONOTONIC, &from);
+        reg_webhooks_stop(w);
+        (void)clock_gettime(CLOCK_MONOTONIC, &to);
+        assert_true(to.tv_sec - from.tv_sec < 5);
+        reg_events_free(events);
+        /* and what was not taken is still there */
+        events = reg_events_new();
+        struct reg_webhook_stats stats;
+        ok(reg_webhooks_start(t->store, area, NULL, events, &w, &err));
+        reg_webhooks_stats(w, 0, &stats);
+        assert_int_equal(stats.pending_events, 1);
+        reg_webhooks_stop(w);
+        reg_events_free(events);
+        reg_webhook_area.release(area);
+}
+
 static void signatures_are_hmac(void **state CAS_UNUSED)
 {
         char text[REG_WEBHOOK_SIGNATURE_BYTES];
@@ -449,8 +556,10 @@ int main(void)
                 TEST(a_long_life_takes_no_room),
                 TEST(a_sync_that_fails_is_told),
                 TEST(many_add_at_once),
+                TEST(what_is_added_before_a_rewrite_is_not_lost),
                 TEST(events_arrive_in_order_after_failures),
                 TEST(a_dead_endpoint_gets_all_later),
+                TEST(an_end_waits_for_no_endpoint),
                 cmocka_unit_test(signatures_are_hmac),
                 cmocka_unit_test(settings_are_checked),
         };
