@@ -385,6 +385,7 @@ static enum MHD_Result park(struct reg_http_req *req)
         if (waits) {
                 req->park = REG_HTTP_PARK_SUSPENDED;
                 req->stage = REG_HTTP_DEFERRED;
+                reg_watch_phase(conn_of(req->connection), REG_HTTP_PHASE_WORK);
                 MHD_suspend_connection(req->connection);
         }
         cas_mutex_unlock(&server->mutex);

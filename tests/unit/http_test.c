@@ -31,6 +31,7 @@ struct fixture {
         _Atomic uint64_t body_bytes;
         _Atomic unsigned slow_count;
         _Atomic bool let_go;
+        _Atomic(struct reg_http_req *) parked;
         int file_fd;
 };
 
@@ -104,6 +105,13 @@ static void slow_end(struct reg_http_req *req, void *state)
         reg_http_reply_empty(req, 200);
 }
 
+static void go_on(void *arg, struct reg_http_req *req)
+{
+        struct fixture *f = arg;
+        atomic_fetch_add(&f->ended_count, 1);
+        reg_http_reply_empty(req, 200);
+}
+
 static const struct reg_http_body_ops slow_ops = {.bytes_max = 0, .end = slow_end};
 static const struct reg_http_whole_ops echo_ops = {
         .bytes_max = 65536, .end = echo_end, .free = count_freed};
@@ -126,6 +134,9 @@ static void begin(void *arg, struct reg_http_req *req)
                 reg_http_accept(req, &lines_ops, f);
         } else if (strcmp(first, "slow") == 0) {
                 reg_http_accept(req, &slow_ops, f);
+        } else if (strcmp(first, "park") == 0) {
+                reg_http_park(req, go_on, f);
+                atomic_store(&f->parked, req);
         } else if (strcmp(first, "big") == 0) {
                 reg_http_reply_fd(req, 200, dup(f->file_fd), 5, BIG_BYTES - 5);
         } else if (strcmp(first, "gone") == 0) {
@@ -572,6 +583,29 @@ static void inherited_sockets(void **state)
                 assert_int_equal(reg_listen(bad[i], 0, &fd, &err), -CAS_E_INVALID);
 }
 
+/* Who waits for us is not slow, though it has said all and shut down its side. */
+static void parked_requests_are_not_cut_off(void **state)
+{
+        struct fixture *f = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_buf struct cas_buf b = CAS_BUF_INIT;
+        struct fixture own = {.file_fd = -1};
+        struct reg_http_config config = {
+                .listen = "127.0.0.1:0", .header_s = 1, .begin = begin, .arg = &own};
+        assert_int_equal(reg_http_start(&config, &own.server, &err), 0);
+        cas_cleanup_fd int fd = dial(&own);
+        say(fd, "GET /park HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_int_equal(shutdown(fd, SHUT_WR), 0);
+        (void)usleep(5000000); /* twice the time that the watch takes to look */
+        struct reg_http_req *req = atomic_exchange(&own.parked, NULL);
+        assert_non_null(req);
+        reg_http_unpark(req);
+        assert_int_equal(hear(fd, &b), 200);
+        assert_int_equal(atomic_load(&own.ended_count), 1);
+        reg_http_stop(own.server, 1000);
+        assert_int_equal(atomic_load(&f->ended_count), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -591,6 +625,7 @@ int main(void)
                 TEST(stop_breaks_streams),
                 TEST(unix_sockets),
                 TEST(inherited_sockets),
+                TEST(parked_requests_are_not_cut_off),
         };
         return cmocka_run_group_tests_name("http", tests, NULL, NULL);
 }
