@@ -171,7 +171,10 @@ static int remote_open(struct reg_upstream *up, struct cas_err *err)
                 up->http = cas_steal(&client);
                 up->remote = cas_steal(&opened);
         }
+        struct reg_httpc *late = up->set->stopping ? up->http : NULL;
         cas_mutex_unlock(&up->set->mutex);
+        if (late) /* who stops all did not see it */
+                reg_httpc_break(late);
         reg_remote_close(opened);
         reg_httpc_free(client);
         return rc;

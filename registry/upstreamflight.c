@@ -159,7 +159,10 @@ void reg_upstreams_stop(struct reg_upstreams *u)
         cas_mutex_unlock(&u->mutex);
         unpark_all(waiters);
         for (size_t i = 0; i < u->count; i++) {
-                if (u->list[i].http)
-                        reg_httpc_break(u->list[i].http);
+                cas_mutex_lock(&u->mutex);
+                struct reg_httpc *http = u->list[i].http;
+                cas_mutex_unlock(&u->mutex);
+                if (http)
+                        reg_httpc_break(http);
         }
 }
