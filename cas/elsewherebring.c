@@ -324,7 +324,8 @@ static int start_workers_locked(struct cas_elsewhere *e, struct cas_err *err)
                         break;
                 e->worker_count++;
         }
-        return e->ending ? cas_fail(err, CAS_E_IO, "the store is being closed") : 0;
+        /* whoever opens the store next goes on with it */
+        return e->ending ? cas_fail(err, CAS_E_BUSY, "the store is being closed") : 0;
 }
 
 void cas_elsewhere_end(struct cas_elsewhere *e)

@@ -53,10 +53,12 @@ static void note_here(struct cas_part_file *f)
 void cas_part_came_locked(struct cas_elsewhere *e, struct cas_part_file *file)
 {
         cas_assert_held(&e->mutex);
-        const struct cas_part_file *place = cas_part_file_locked(e, &file->id);
+        struct cas_part_file *place = cas_part_file_locked(e, &file->id);
         note_here(file);
-        if (place == file)
-                (void)cas_map_remove(e->places, file->id.bytes, CAS_HASH_BYTES);
+        if (!place)
+                return;
+        note_here(place); /* of another layer, perhaps: nobody is to wait for it there */
+        (void)cas_map_remove(e->places, file->id.bytes, CAS_HASH_BYTES);
 }
 
 struct cas_part *cas_part_find_locked(struct cas_elsewhere *e, const struct cas_digest *blob)

@@ -317,6 +317,33 @@ static void the_background_brings_the_rest_learned_files_first(void **state)
         farstore_close(&far);
 }
 
+/* Who waits while the store is closed asks again, and is answered by the next owner. */
+static void readers_outlive_the_end_of_the_owner(void **state)
+{
+        struct teststore *t = *state;
+        struct farstore far;
+        struct testimage image;
+        struct reader reader = {.s = t->store};
+        pthread_t thread;
+        farstore_open(&far, t, LONG_MS);
+        farstore_image(&far, "app", "1", 0, FILES, &image);
+        reader.id = farstore_file(&far, &image, 3);
+        far.dead = true;
+        struct cas_filler *filler = cas_filler_start(t->store);
+        ok(pthread_create(&thread, NULL, read_one, &reader));
+        (void)usleep(100000);
+        cas_filler_stop(filler);
+        ok(pthread_join(thread, NULL));
+        assert_int_equal(reader.rc, -CAS_E_BUSY);
+        far.dead = false;
+        teststore_reopen(t);
+        farstore_wire(&far, LONG_MS);
+        reader.s = t->store;
+        (void)read_one(&reader);
+        ok(reader.rc);
+        farstore_close(&far);
+}
+
 static void it_goes_on_after_a_restart(void **state)
 {
         struct teststore *t = *state;
@@ -427,6 +454,7 @@ int main(void)
                 TEST(collection_keeps_what_images_want),
                 TEST(the_background_brings_the_rest_learned_files_first),
                 TEST(it_goes_on_after_a_restart),
+                TEST(readers_outlive_the_end_of_the_owner),
                 TEST(what_is_read_first_is_learned),
                 TEST(a_blob_that_is_pushed_meanwhile_wins),
                 TEST(rebuilding_the_index_keeps_it),
