@@ -26,7 +26,9 @@ struct quota {
 
 struct shard {
         struct cas_mutex mutex; /* registry.quota.counts; a leaf */
-        struct cas_map *counts; /* "r NAME" of a repository, "q INDEX USER" of several together */
+        /* "r NAME" of a repository, "u NAME" of what of that lies in upload sessions, "q INDEX
+         * USER" of several together */
+        struct cas_map *counts;
 };
 
 struct reg_quotas {
@@ -153,13 +155,37 @@ static bool add_manifest(void *arg, const struct cas_manifest_info *m)
         return true;
 }
 
+static bool add_upload(void *arg, const struct cas_upload_info *info)
+{
+        ((struct recount *)arg)->bytes += info->size_bytes;
+        return true;
+}
+
+/* Looks at all sessions of the store, so only where there were some. */
+static int recount_uploads(struct reg_quotas *q, const char *repo, struct recount *r,
+                           struct cas_err *err)
+{
+        struct recount uploads = {.store = q->store};
+        char key[KEY_BYTES];
+        (void)snprintf(key, sizeof(key), "u %s", repo);
+        uint64_t known = count_get(q, key);
+        if (known == 0)
+                return 0;
+        int rc = cas_upload_each(q->store, repo, add_upload, &uploads, err);
+        if (rc == 0 && count_change(q, key, uploads.bytes, 0, true) != known)
+                (void)count_change(q, key, 1, 0, false); /* it has changed: to be looked at again */
+        r->bytes += uploads.bytes;
+        return rc;
+}
+
 static void recount(struct reg_quotas *q, const char *repo)
 {
         struct recount r = {.store = q->store};
         struct cas_err err = CAS_ERR_INIT;
         char key[KEY_BYTES];
         if (cas_blob_link_each(q->store, repo, add_blob, &r, &err) < 0 ||
-            cas_manifest_each(q->store, repo, add_manifest, &r, &err) < 0) {
+            cas_manifest_each(q->store, repo, add_manifest, &r, &err) < 0 ||
+            recount_uploads(q, repo, &r, &err) < 0) {
                 cas_log(CAS_LOG_WARN, "quota", "repository=%s error=\"%s\"", repo, err.msg);
                 return;
         }
@@ -280,6 +306,19 @@ static void on_event(void *arg, const struct reg_event *event)
                 break;
         }
         (void)mark_repo(q, event->repo);
+}
+
+void reg_quotas_uploaded(struct reg_quotas *q, const char *repo, uint64_t add, uint64_t sub)
+{
+        char key[KEY_BYTES];
+        if (!is_counted(q, repo))
+                return;
+        (void)snprintf(key, sizeof(key), "u %s", repo);
+        sub = cas_min_u64(sub, count_change(q, key, add, sub, false)); /* else: not counted yet */
+        (void)snprintf(key, sizeof(key), "r %s", repo);
+        (void)count_change(q, key, add, sub, false);
+        spread(q, repo, add, sub);
+        (void)mark_repo(q, repo);
 }
 
 void reg_quotas_listen(struct reg_quotas *q, struct reg_events *events)

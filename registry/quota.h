@@ -25,5 +25,7 @@ void reg_quotas_free(struct reg_quotas *q);
 void reg_quotas_listen(struct reg_quotas *q, struct reg_events *events);
 /* How much the repository may still add; UINT64_MAX: nothing limits it. Does not block. */
 uint64_t reg_quotas_room(struct reg_quotas *q, const char *repo);
+/* The upload sessions of the repository have `add` bytes more, or `sub` less. */
+void reg_quotas_uploaded(struct reg_quotas *q, const char *repo, uint64_t add, uint64_t sub);
 
 #endif

@@ -412,3 +412,9 @@ uint64_t reg_access_room(struct reg_access *a, const struct reg_identity *identi
 {
         return a->quotas ? reg_quotas_room(a->quotas, repo) : UINT64_MAX;
 }
+
+void reg_access_uploaded(struct reg_access *a, const char *repo, uint64_t add, uint64_t sub)
+{
+        if (a->quotas)
+                reg_quotas_uploaded(a->quotas, repo, add, sub);
+}

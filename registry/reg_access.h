@@ -78,5 +78,7 @@ bool reg_token_serve(struct reg_access *a, struct reg_http_req *req);
 /* Bytes that the user and the repository may still add; UINT64_MAX when nothing limits them. */
 uint64_t reg_access_room(struct reg_access *a, const struct reg_identity *identity,
                          const char *repo);
+/* Upload sessions of the repository have `add` bytes more, or `sub` less: they are room, too. */
+void reg_access_uploaded(struct reg_access *a, const char *repo, uint64_t add, uint64_t sub);
 
 #endif

@@ -58,6 +58,12 @@ void reg_blob_reply_created(struct reg_call *call, const struct cas_digest *dige
         reg_http_reply_empty(call->req, 201);
 }
 
+/* Sessions that nobody ends take room, too. */
+static void note_bytes(const struct reg_call *call, uint64_t add, uint64_t sub)
+{
+        reg_access_uploaded(call->registry->access, call->route.repo, add, sub);
+}
+
 /* Ends the writer; what this request added is taken back, or goes with the whole session. */
 static void upload_abandon(struct upload *u, bool take_back)
 {
@@ -69,8 +75,10 @@ static void upload_abandon(struct upload *u, bool take_back)
         if (take_back && u->kind != UPLOAD_SINGLE)
                 rc = cas_upload_truncate(session, u->start_bytes, &err);
         bool cancelled = u->kind == UPLOAD_SINGLE && (rc = cas_upload_cancel(session, &err)) == 0;
+        uint64_t added = cancelled ? 0 : cas_upload_bytes(session) - u->start_bytes;
         if (!cancelled)
                 cas_upload_close(session);
+        note_bytes(&u->call, added, 0);
         if (rc < 0) /* a session left over expires; one too long tells its length by 416 */
                 cas_log(CAS_LOG_WARN, "upload", "id=%s error=\"%s\"", u->id, err.msg);
 }
@@ -143,6 +151,7 @@ static void patch_end(struct reg_http_req *req CAS_UNUSED, void *state)
         }
         uint64_t bytes = cas_upload_bytes(u->session);
         cas_upload_close(cas_steal(&u->session));
+        note_bytes(&u->call, bytes - u->start_bytes, 0);
         reg_session_reply(&u->call, 202, u->id, bytes);
 }
 
@@ -158,6 +167,7 @@ static void finish_end(struct reg_http_req *req CAS_UNUSED, void *state)
                 return;
         }
         u->session = NULL;
+        note_bytes(&u->call, 0, u->start_bytes);
         reg_call_tell(&u->call, (struct reg_event){.kind = REG_EVENT_PUSH_BLOB,
                                                    .digest = u->digest,
                                                    .media_type = "application/octet-stream",
@@ -213,11 +223,13 @@ static bool check_room(struct upload *u)
 {
         struct reg_call *call = &u->call;
         uint64_t body_bytes;
-        u->room_bytes = reg_access_room(call->registry->access, call->identity, call->route.repo);
+        uint64_t room = reg_access_room(call->registry->access, call->identity, call->route.repo);
+        /* what the session has is counted already */
+        u->room_bytes = room > UINT64_MAX - u->start_bytes ? UINT64_MAX : u->start_bytes + room;
         (void)reg_http_body(call->req, &body_bytes);
         if (body_bytes == UINT64_MAX)
                 body_bytes = 0; /* chunked: its pieces are counted */
-        if (u->start_bytes <= u->room_bytes && body_bytes <= u->room_bytes - u->start_bytes)
+        if (body_bytes <= room)
                 return true;
         refuse_room(u);
         return false;
@@ -344,9 +356,12 @@ static void upload_delete_work(struct reg_call *call)
         struct cas_upload *session;
         int rc = cas_upload_open(call->store, call->route.repo, call->route.last, &session, &err);
         if (rc == 0) {
+                uint64_t bytes = cas_upload_bytes(session);
                 rc = cas_upload_cancel(session, &err);
                 if (rc < 0)
                         cas_upload_close(session);
+                else
+                        note_bytes(call, 0, bytes);
         }
         if (rc < 0) {
                 reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
 import lamina  # noqa: E402
@@ -23,6 +24,9 @@ htpasswd = {users}
 repositories = ${{user}}/**
 users = *
 actions = all
+[quota all]
+repositories = ${{user}}/**
+bytes = 40MiB
 """
 
 
@@ -110,11 +114,35 @@ def referrers_are_bounded(r):
     checks.check(sorted(seen) == [str(i) for i in range(count)], "and all are listed once", str(seen))
 
 
+def sessions_count(r):
+    """What lies in sessions counts, though none of them ever ends."""
+    piece, taken, sessions = b"z" * (10 << 20), 0, []
+    for _ in range(8):
+        status, headers, _ = r.call(EVE, "POST", "/v2/eve/q/blobs/uploads/", b"")
+        checks.check(status == 202, "a session", str(status))
+        status, _, _ = r.call(EVE, "PATCH", headers["Location"], piece)
+        checks.check(status in (202, 403), "a piece", str(status))
+        taken += status == 202
+        sessions.append(headers["Location"])
+    checks.check(taken == 4, "no more than the quota", str(taken))
+    checks.check(r.blob(EVE, "eve/q", b"whole" * 1000) == 403, "and nothing beside")
+    time.sleep(5)
+    checks.check(r.blob(EVE, "eve/q", b"whole" * 1000) == 403, "nor when all was counted again")
+    status, _, _ = r.call(EVE, "PUT", sessions[0] + "?digest=" + digest_of(piece), b"")
+    checks.check(status == 201, "what was counted may be ended", str(status))
+    for session in sessions[1:]:
+        checks.check(r.call(EVE, "DELETE", session)[0] == 204, "a session goes")
+    checks.check(r.blob(EVE, "eve/q", b"other" * 1000) == 201, "then there is room")
+    time.sleep(5)
+    checks.check(r.blob(EVE, "eve/q", b"o" * (29 << 20)) == 201, "all of it")
+    checks.check(r.blob(EVE, "eve/q", b"p" * (1 << 20)) == 403, "and no more")
+
+
 def main():
     lamina.isolate(240)
     with lamina.Host() as host:
         r = Registry(host)
-        for part in (pages_tell_nothing, referrers_are_bounded):
+        for part in (pages_tell_nothing, referrers_are_bounded, sessions_count):
             part(r)
         r.process.terminate()
         r.process.wait(30)
