@@ -57,6 +57,12 @@ static int take_here(const struct reg_fetch *f, const struct reg_plan_blob *b, b
 {
         struct cas_err miss = CAS_ERR_INIT;
         uint64_t bytes;
+        bool may = true;
+        *here = false;
+        if (f->proved && cas_blob_linked(f->store, f->to_repo, &b->digest, &may, err) < 0)
+                return -(int)err->code;
+        if (!may)
+                return 0;
         int rc = cas_blob_stat(f->store, &b->digest, &bytes, &miss);
         *here = rc == 0;
         if (rc == -CAS_E_NOTFOUND)

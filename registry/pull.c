@@ -179,7 +179,8 @@ static int make_plan(struct pull *p, const char *reference, const struct cas_ref
 {
         const struct reg_fetch *f = &p->fetch;
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
-        struct reg_remote_docs docs = {.remote = f->remote, .repo = f->repo, .store = f->store};
+        struct cas_store *here = options->proved ? NULL : f->store;
+        struct reg_remote_docs docs = {.remote = f->remote, .repo = f->repo, .store = here};
         struct reg_plan_source source = {
                 .read = reg_remote_doc_read, .arg = &docs, .platform = options->platform};
         struct cas_manifest_info *info = &p->result.info;
@@ -188,7 +189,7 @@ static int make_plan(struct pull *p, const char *reference, const struct cas_ref
                 return -(int)err->code;
         if (!options->referrers)
                 return 0;
-        return reg_plan_add_referrers(&p->plan, f->remote, f->repo, &info->digest, f->store, err);
+        return reg_plan_add_referrers(&p->plan, f->remote, f->repo, &info->digest, here, err);
 }
 
 static int put_documents(struct pull *p, const struct cas_ref *to, struct cas_err *err)
@@ -200,7 +201,8 @@ static int put_documents(struct pull *p, const struct cas_ref *to, struct cas_er
                                                        .tag = top ? to->tag : NULL,
                                                        .media_type = doc->info.media_type,
                                                        .expected = &doc->info.digest,
-                                                       .allow_sparse = true};
+                                                       .allow_sparse = true,
+                                                       .linked_only = p->fetch.proved};
                 struct cas_manifest_info info;
                 if (cas_manifest_put(p->fetch.store, &put, doc->bytes.data, doc->bytes.len_bytes,
                                      &info, err) < 0)
@@ -221,7 +223,8 @@ int reg_pull(struct cas_store *s, struct reg_remote *from, const char *repo, con
                                       .to_repo = to->repo,
                                       .streams = REG_TRANSFER_STREAMS,
                                       .stop = &p->stop,
-                                      .other = reg_peer_pull};
+                                      .proved = options->proved,
+                                      .other = options->proved ? NULL : reg_peer_pull};
         cas_mutex_init(&p->mutex, "pull");
         reg_board_init(&p->board, options->progress, "pull");
         int rc = make_plan(p, reference, to, options, err);

@@ -18,6 +18,8 @@ struct reg_transfer_options {
         const struct cas_platform *platform; /* of an index; NULL: all */
         bool referrers;                      /* what refers to the image (signatures …), too */
         unsigned jobs;                       /* blobs at a time; 0: REG_TRANSFER_JOBS */
+        bool proved; /* of pulls: nothing counts as here but what the repository has already: so an
+                      * image of somebody who knows digests alone gets nothing of others */
         const struct cas_progress *progress; /* may be NULL */
 };
 struct reg_transfer_result {

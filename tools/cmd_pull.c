@@ -6,6 +6,7 @@
 
 struct pull_args {
         struct remote_args remote;
+        bool proved;
 };
 
 static const struct cli_option options[] = {
@@ -13,6 +14,8 @@ static const struct cli_option options[] = {
          "OS/ARCH[/VARIANT]", "of an image for several platforms; default: this host's"},
         {"all-platforms", 0, CLI_FLAG, offsetof(struct pull_args, remote.all_platforms), NULL,
          "all of them"},
+        {"proved", 0, CLI_FLAG, offsetof(struct pull_args, proved), NULL,
+         "what other repositories here have is brought nevertheless"},
         REMOTE_OPTIONS_CONNECTION(struct pull_args),
         REMOTE_OPTIONS_USER(struct pull_args),
         {0},
@@ -38,6 +41,7 @@ static int run(const struct cli *cli, void *args)
         if (access_arg(call, "name", cli->operand_count > 1 ? cli->operands[1] : same, &err) < 0 ||
             remote_args_add(call, &a->remote, &from, &err) < 0)
                 return cli_report(cli->command->name, &err);
+        json_object_set_new(call, "proved", json_boolean(a->proved));
         return access_command(cli, "pull", cas_steal(&call), show);
 }
 
@@ -57,6 +61,10 @@ const struct cli_command cmd_pull = {
                 "From another lamina a layer comes by its parts, where most of its content is here "
                 "and it is condensed there: only files, and pieces of large files, that are "
                 "missing travel.\n\n"
+                "Whoever gives an image a digest gets the content of it that is here, whatever "
+                "repository that is in. Where not all who may read the image may read that, too, "
+                "--proved is the way for registries that are not trusted: they have to give "
+                "everything that the repository here does not have already.\n\n"
                 "Credentials are those of --user, else of --authfile, else of what podman and "
                 "docker keep: $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json, "
                 "~/.config/containers/auth.json and ~/.docker/config.json, with their credential "

@@ -13,8 +13,11 @@ int lazymount_pull_parse(const char *text, enum lazymount_pull *out, struct cas_
                 *out = LAZYMOUNT_ALWAYS;
         else if (strcmp(text, "never") == 0)
                 *out = LAZYMOUNT_NEVER;
+        else if (strcmp(text, "proved") == 0)
+                *out = LAZYMOUNT_PROVED;
         else
-                return cas_fail(err, CAS_E_INVALID, "--pull %.50s: missing, always or never", text);
+                return cas_fail(err, CAS_E_INVALID,
+                                "--pull %.50s: missing, always, never or proved", text);
         return 0;
 }
 
@@ -27,7 +30,8 @@ static int bring_whole(struct cas_store *s, const struct remote_name *name,
         struct reg_transfer_result result;
         const struct reg_transfer_options transfer = {
                 .platform = options->platform ? options->platform : &host,
-                .progress = options->progress};
+                .progress = options->progress,
+                .proved = options->pull == LAZYMOUNT_PROVED};
         cas_platform_host(&host);
         return reg_pull(s, remote, name->there.ref.repo, reference, &name->here, &transfer, &result,
                         err);
@@ -48,6 +52,8 @@ static int bring(struct cas_store *s, const struct remote_name *name, struct reg
         const char *reference = remote_reference(&name->there, text);
         if (reg_remote_open(&config, &remote, err) < 0)
                 return -(int)err->code;
+        if (options->pull == LAZYMOUNT_PROVED)
+                return bring_whole(s, name, remote, reference, options, err);
         int rc = reg_lazy_pull(s, remote, name->there.ref.repo, reference, &name->here, &lazy,
                                &info, &why);
         if (rc == -CAS_E_UNSUPPORTED)
@@ -66,7 +72,7 @@ int lazymount_bring(struct cas_store *s, const char *name, const struct lazymoun
         if (remote_name_parse(name, remote, err) < 0)
                 return -(int)err->code;
         *out = remote->here;
-        if (options->pull != LAZYMOUNT_ALWAYS) {
+        if (options->pull != LAZYMOUNT_ALWAYS && options->pull != LAZYMOUNT_PROVED) {
                 int rc = cas_ref_resolve(s, out, &info, &miss);
                 if (rc == 0)
                         return 0;

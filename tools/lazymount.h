@@ -6,8 +6,13 @@
 
 #include "cas/image.h"
 
-enum lazymount_pull { LAZYMOUNT_MISSING, LAZYMOUNT_ALWAYS, LAZYMOUNT_NEVER };
-/* "missing", "always", "never"; NULL: missing. Errors: INVALID. */
+enum lazymount_pull {
+        LAZYMOUNT_MISSING,
+        LAZYMOUNT_ALWAYS,
+        LAZYMOUNT_NEVER,
+        LAZYMOUNT_PROVED, /* always, whole, and by the registry's own bytes alone */
+};
+/* "missing", "always", "never", "proved"; NULL: missing. Errors: INVALID. */
 int lazymount_pull_parse(const char *text, enum lazymount_pull *out,
                          struct cas_err *err) CAS_MUST_CHECK;
 

@@ -46,6 +46,7 @@ static int op_remote_open(const json_t *args, const struct op_context *ctx, stru
                                 REG_TRANSFER_JOBS_MAX);
         config.anonymous = !config.user && !config.identity_token;
         out->options = (struct reg_transfer_options){.referrers = is_set(args, "referrers"),
+                                                     .proved = is_set(args, "proved"),
                                                      .jobs = (unsigned)jobs,
                                                      .progress = ctx->progress};
         if (remote_client(is_set(args, "insecure"), (unsigned)jobs, &out->http, err) < 0)

@@ -3,10 +3,14 @@
 they cannot use up."""
 import hashlib
 import http.client
+import http.server
+import io
 import json
 import os
 import re
 import sys
+import tarfile
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
@@ -138,12 +142,69 @@ def sessions_count(r):
     checks.check(r.blob(EVE, "eve/q", b"p" * (1 << 20)) == 403, "and no more")
 
 
+class Trap(http.server.BaseHTTPRequestHandler):
+    """A registry that knows digests, and may have the bytes."""
+    documents, blobs = {}, {}
+
+    def do_GET(self):
+        kind, name = self.path.split("/")[-2:]
+        found = (self.documents if kind == "manifests" else self.blobs).get(name)
+        self.send_response(200 if found or self.path == "/v2/" else 404)
+        self.send_header("Content-Type", OCI + "manifest.v1+json" if kind == "manifests" else "application/octet-stream")
+        self.send_header("Content-Length", str(len(found or b"")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(found or b"")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *unused):
+        pass
+
+
+def images_prove_what_they_name(r, host):
+    """A manifest with digests of somebody's image is no image for others, where that is asked for."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo("secret")
+        info.size = 6
+        tar.addfile(info, io.BytesIO(b"secret"))
+    layer = out.getvalue()
+    config = json.dumps({"os": "linux", "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine),
+                         "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]}}).encode()
+    for data in (layer, config):
+        checks.check(r.blob(BOB, "bob/image", data) == 201, "bob's blobs")
+    document = json.dumps(manifest(descriptor(config, OCI + "config.v1+json"),
+                                   [descriptor(layer, OCI + "layer.v1.tar")])).encode()
+    Trap.documents = {"1": document, digest_of(document): document}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    there = f"127.0.0.1:{server.server_port}/trap:1"
+
+    def has(repo):
+        done = host.run("inspect", f"{repo}:1", check=False)
+        return done.returncode == 0
+    done = host.run("pull", "--plain-http", "--proved", there, "eve/got:1", check=False)
+    checks.check(done.returncode != 0 and not has("eve/got"), "nothing is given for a digest", repr(done.stderr))
+    checks.check(r.call(EVE, "HEAD", f"/v2/eve/got/blobs/{digest_of(layer)}")[0] == 404, "nor linked")
+    done = host.run("mount", "--pull", "proved", there, host.dir, check=False)
+    checks.check(done.returncode != 0 and "HTTP 404" in str(done.stderr), "nor mounted", repr(done.stderr))
+    done = host.run("pull", "--plain-http", there, "own/got:1", check=False)
+    checks.check(done.returncode == 0, "unless it is wanted so", repr(done.stderr))
+    Trap.blobs = {digest_of(data): data for data in (layer, config)}
+    done = host.run("pull", "--plain-http", "--proved", there, "eve/got:1", check=False)
+    checks.check(done.returncode == 0 and has("eve/got"), "who has the bytes has the image", repr(done.stderr))
+    checks.check(r.call(EVE, "GET", f"/v2/eve/got/blobs/{digest_of(layer)}")[2] == layer, "and gets it")
+    server.shutdown()
+
+
 def main():
     lamina.isolate(240)
     with lamina.Host() as host:
         r = Registry(host)
         for part in (pages_tell_nothing, referrers_are_bounded, sessions_count):
             part(r)
+        images_prove_what_they_name(r, host)
         r.process.terminate()
         r.process.wait(30)
         checks.check(r.process.returncode == 0, "ends")
