@@ -38,12 +38,13 @@ static void reply_unsatisfiable(struct reg_http_req *req, const struct reg_conte
 static bool check_there(struct reg_call *call, struct reg_content *content, enum reg_about about)
 {
         struct cas_err err = CAS_ERR_INIT;
+        char target[REG_HTTP_LOG_TEXT_BYTES];
         int rc = cas_blob_stat(call->store, content->digest, &content->size_bytes, &err);
         if (rc == 0)
                 return true;
         if (rc == -CAS_E_NOTFOUND)
-                cas_log(CAS_LOG_ERROR, "registry", "target=\"%.300s\" lost=\"%s\"",
-                        reg_http_uri(call->req)->raw, err.msg);
+                cas_log(CAS_LOG_ERROR, "registry", "target=\"%s\" lost=\"%s\"",
+                        reg_http_log_text(reg_http_target(call->req), target), err.msg);
         reg_answers_forget(call->registry->answers, reg_http_target(call->req));
         reg_reply_err(call->req, about, &err);
         return false;

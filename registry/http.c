@@ -117,10 +117,12 @@ static void log_request(const struct reg_http_req *req)
         enum cas_log_level level = bad ? CAS_LOG_WARN : CAS_LOG_DEBUG;
         if (!cas_log_enabled(level))
                 return;
+        char target[REG_HTTP_LOG_TEXT_BYTES];
         double ms = (double)(now_ns() - req->start_ns) / 1e6;
         cas_log(level, req->server->config.name,
-                "method=%s target=\"%.512s\" status=%u in=%llu ms=%.2f", text_of(req->method),
-                req->target, req->status, (unsigned long long)req->body_seen_bytes, ms);
+                "method=%s target=\"%s\" status=%u in=%llu ms=%.2f", text_of(req->method),
+                reg_http_log_text(reg_http_target(req), target), req->status,
+                (unsigned long long)req->body_seen_bytes, ms);
 }
 
 /* Tells who wants to know that a request is over. */
@@ -506,6 +508,17 @@ const struct reg_uri *reg_http_uri(const struct reg_http_req *req)
 const char *reg_http_target(const struct reg_http_req *req)
 {
         return req->target;
+}
+
+const char *reg_http_log_text(const char *text, char out[REG_HTTP_LOG_TEXT_BYTES])
+{
+        size_t i = 0;
+        for (; text[i] && i < REG_HTTP_LOG_TEXT_BYTES - 1; i++) {
+                char c = text[i];
+                out[i] = c < ' ' || c > '~' || c == '"' || c == '\\' ? '?' : c;
+        }
+        out[i] = '\0';
+        return out;
 }
 
 const char *reg_http_header(const struct reg_http_req *req, const char *name)

@@ -113,6 +113,10 @@ enum reg_http_method {
 enum reg_http_method reg_http_method(const struct reg_http_req *req);
 /* As it was sent, not checked. */
 const char *reg_http_target(const struct reg_http_req *req);
+/* What a client has sent, for a line of the log: cut, and nothing in it ends the text or speaks to
+ * a terminal. */
+#define REG_HTTP_LOG_TEXT_BYTES 513
+const char *reg_http_log_text(const char *text, char out[REG_HTTP_LOG_TEXT_BYTES]);
 /* Path and query, split and percent-decoded. Never NULL: what cannot be parsed is refused with
  * 400 or 414 before begin is called (and is empty in `refuse`). Not in `ready`. */
 const struct reg_uri *reg_http_uri(const struct reg_http_req *req);

@@ -112,11 +112,13 @@ void reg_reply_err(struct reg_http_req *req, enum reg_about about, const struct 
 {
         enum reg_code code = reg_code_of(err->code, about);
         unsigned status = reg_code_status(code);
+        char target[REG_HTTP_LOG_TEXT_BYTES];
         if (status < 500) {
                 reg_reply_code(req, code, err->msg);
                 return;
         }
-        cas_log(CAS_LOG_ERROR, "registry", "target=\"%.300s\" status=%u code=%s error=\"%s\"",
-                reg_http_uri(req)->raw, status, cas_code_name(err->code), err->msg);
+        cas_log(CAS_LOG_ERROR, "registry", "target=\"%s\" status=%u code=%s error=\"%s\"",
+                reg_http_log_text(reg_http_target(req), target), status, cas_code_name(err->code),
+                err->msg);
         reg_reply_code(req, code, cas_code_text(err->code));
 }

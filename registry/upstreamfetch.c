@@ -202,14 +202,15 @@ void reg_flight_run(struct reg_flight *f)
         if (f->rc == 0)
                 return;
         struct cas_digest here;
+        char what[REG_HTTP_LOG_TEXT_BYTES];
         f->stale = f->kind == REG_FLIGHT_MANIFEST && f->rc != -CAS_E_NOTFOUND &&
                    known_digest(f, &here) && reg_upstream_stale_ok(f->up, f->repo, f->what);
         if (!asked)
                 return;
         cas_log(f->rc == -CAS_E_NOTFOUND ? CAS_LOG_DEBUG : CAS_LOG_WARN, "upstream",
-                "host=%s repository=%s what=\"%.200s\" status=%u stale=%s error=\"%s\"",
-                f->up->config->name, f->remote, f->what, f->failure.status, f->stale ? "yes" : "no",
-                f->err.msg);
+                "host=%s repository=%s what=\"%s\" status=%u stale=%s error=\"%s\"",
+                f->up->config->name, f->remote, reg_http_log_text(f->what, what), f->failure.status,
+                f->stale ? "yes" : "no", f->err.msg);
         if (f->rc == -CAS_E_IO || f->rc == -CAS_E_BUSY || f->rc == -CAS_E_LIMIT)
                 reg_upstream_failed(f->up, &f->failure);
 }

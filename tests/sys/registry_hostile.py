@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import socket
 import sys
 import tarfile
 import threading
@@ -40,16 +41,16 @@ def digest_of(data):
 
 class Registry:
     def __init__(self, host):
-        self.config, log = host.dir + "/c.ini", host.dir + "/log"
+        self.config, self.log = host.dir + "/c.ini", host.dir + "/log"
         with open(host.dir + "/users", "w", encoding="utf-8") as f:
             f.write(htpasswd({"bob": "secret", "eve": "secret"}))
         with open(self.config, "w", encoding="utf-8") as f:
             f.write(CONFIG.format(users=host.dir + "/users"))
         self.process = host.start("serve", "--listen", "127.0.0.1:0", "--config", self.config,
-                                  stderr=open(log, "wb"))
+                                  stderr=open(self.log, "wb"))
 
         def find_port():
-            with open(log, encoding="utf-8") as f:
+            with open(self.log, encoding="utf-8") as f:
                 found = re.search(r"registry port=(\d+)", f.read())
             return int(found.group(1)) if found else None
         self.port = lamina.wait_for(find_port, 20, "the registry")
@@ -142,6 +143,18 @@ def sessions_count(r):
     checks.check(r.blob(EVE, "eve/q", b"p" * (1 << 20)) == 403, "and no more")
 
 
+def log_lines_are_whole(r):
+    """What clients send stays between its quotes, and says nothing to a terminal."""
+    for byte in (b'"', b"\\", b"\x9b", b"\x7f"):
+        with socket.create_connection(("127.0.0.1", r.port), 20) as s:
+            s.sendall(b"GET /v2/%zz" + byte + b"x HTTP/1.1\r\nHost: a\r\n\r\n")
+            checks.check(s.recv(100).startswith(b"HTTP/1.1 400"), "refused")
+    with open(r.log, "rb") as f:
+        lines = [line for line in f.read().split(b"\n") if b"/v2/%zz" in line]
+    checks.check(lines != [] and all(b'target="/v2/%zz?x" status=400' in line for line in lines),
+                 "and told in a line", repr(lines))
+
+
 class Trap(http.server.BaseHTTPRequestHandler):
     """A registry that knows digests, and may have the bytes."""
     documents, blobs = {}, {}
@@ -202,7 +215,7 @@ def main():
     lamina.isolate(240)
     with lamina.Host() as host:
         r = Registry(host)
-        for part in (pages_tell_nothing, referrers_are_bounded, sessions_count):
+        for part in (pages_tell_nothing, referrers_are_bounded, sessions_count, log_lines_are_whole):
             part(r)
         images_prove_what_they_name(r, host)
         r.process.terminate()
