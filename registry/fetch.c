@@ -52,18 +52,21 @@ static int decode(const struct reg_fetch *f, const struct reg_plan_blob *b, stru
 
 /* ---- what is here ---- */
 
-static int take_here(const struct reg_fetch *f, const struct reg_plan_blob *b, bool *here,
+static int link_here(const struct reg_fetch *f, const struct reg_plan_blob *b, bool *here,
                      struct cas_err *err)
 {
+        cas_cleanup_publish struct cas_publish *p = NULL;
         struct cas_err miss = CAS_ERR_INIT;
         uint64_t bytes;
         bool may = true;
         *here = false;
-        if (f->proved && cas_blob_linked(f->store, f->to_repo, &b->digest, &may, err) < 0)
-                return -(int)err->code;
-        if (!may)
-                return 0;
-        int rc = cas_blob_stat(f->store, &b->digest, &bytes, &miss);
+        /* open from before the look, so that collection waits */
+        int rc = cas_publish_begin(f->store, &p, err);
+        if (rc == 0 && f->proved)
+                rc = cas_blob_linked(f->store, f->to_repo, &b->digest, &may, err);
+        if (rc < 0 || !may)
+                return rc;
+        rc = cas_blob_stat(f->store, &b->digest, &bytes, &miss);
         *here = rc == 0;
         if (rc == -CAS_E_NOTFOUND)
                 return 0;
@@ -74,9 +77,16 @@ static int take_here(const struct reg_fetch *f, const struct reg_plan_blob *b, b
         if (bytes != b->size_bytes)
                 return cas_fail(err, CAS_E_INVALID, "it has %llu bytes, where %llu are said",
                                 (unsigned long long)bytes, (unsigned long long)b->size_bytes);
-        if (link_blob(f, &b->digest, err) < 0)
+        if (cas_publish_blob_link(p, f->to_repo, &b->digest, err) < 0)
                 return -(int)err->code;
-        return decode(f, b, err);
+        return cas_publish_commit(p, err);
+}
+
+static int take_here(const struct reg_fetch *f, const struct reg_plan_blob *b, bool *here,
+                     struct cas_err *err)
+{
+        int rc = link_here(f, b, here, err);
+        return rc == 0 && *here ? decode(f, b, err) : rc;
 }
 
 /* ---- small ones: one publication ---- */
