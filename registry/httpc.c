@@ -160,7 +160,8 @@ static int take_slot(struct reg_httpc *c, const char *origin, struct httpc_host 
         }
         cas_mutex_unlock(&c->mutex);
         if (broken)
-                return cas_fail(err, CAS_E_IO, "%s: broken off", origin);
+                return cas_fail(err, CAS_E_BUSY, "%s: broken off",
+                                origin); /* not to be tried again */
         if (!in_time)
                 return cas_fail(err, CAS_E_LIMIT, "%s: as many connections as allowed are in use",
                                 origin);

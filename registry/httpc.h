@@ -58,8 +58,9 @@ struct reg_httpc_transfer;
 /* Sends the request; returns when the answer's headers are here. body_read is called meanwhile, on
  * the caller's thread, and may be called from offset 0 again. While as many transfers are open as
  * the configuration allows, waits for one to end. Errors: IO (no connection, TLS, broken off),
- * LIMIT (timeout), INVALID (URL), DENIED (a certificate that is not trusted; a redirect that is not
- * followed: see no_redirects), and body_read's. Any status is success. */
+ * LIMIT (timeout), BUSY (reg_httpc_break), INVALID (URL), DENIED (a certificate that is not
+ * trusted; a redirect that is not followed: see no_redirects), and body_read's. Any status is
+ * success. */
 int reg_httpc_begin(struct reg_httpc *c, const struct reg_httpc_request *request,
                     struct reg_httpc_transfer **out, struct cas_err *err) CAS_MUST_CHECK;
 unsigned reg_httpc_status(const struct reg_httpc_transfer *t);

@@ -21,7 +21,8 @@ struct control_server {
         struct reg_http_server *http;
         struct cas_store *store;
         struct reg_registry *registry; /* NULL: none */
-        json_t *info;                  /* owned */
+        struct remotes *remotes;
+        json_t *info; /* owned */
         atomic_uint_fast64_t used_s;
         atomic_uint under_way;
 };
@@ -115,7 +116,9 @@ static void items_note(void *arg, const struct cas_progress_item *items, size_t 
 static void call_run(struct call *call, const json_t *args)
 {
         struct cas_progress sink = {.update = progress_send, .arg = call, .items = items_note};
-        struct op_context ctx = {.progress = &sink, .registry = call->server->registry};
+        struct op_context ctx = {.progress = &sink,
+                                 .registry = call->server->registry,
+                                 .remotes = call->server->remotes};
         struct cas_err err = CAS_ERR_INIT;
         json_t *result = NULL;
         uint64_t start_ns = monotonic_ns();
@@ -197,12 +200,14 @@ static void request_begin(void *arg, struct reg_http_req *req)
         reg_http_accept_whole(req, &ops, server);
 }
 
-int control_server_start(struct cas_store *s, struct reg_registry *registry, json_t *info,
-                         struct control_server **out, struct cas_err *err)
+int control_server_start(struct cas_store *s, struct reg_registry *registry,
+                         struct remotes *remotes, json_t *info, struct control_server **out,
+                         struct cas_err *err)
 {
         struct control_server *c = cas_xcalloc(1, sizeof(*c));
         c->store = s;
         c->registry = registry;
+        c->remotes = remotes;
         c->info = json_incref(info);
         atomic_init(&c->used_s, monotonic_ns() / 1000000000);
         cas_cleanup_free char *path = cas_xasprintf("%s/" CONTROL_SOCKET_NAME, cas_store_path(s));

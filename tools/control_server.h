@@ -8,11 +8,13 @@
 #include "cas/store.h"
 
 struct reg_registry;
+struct remotes;
 struct control_server;
 /* info is what GET /info answers; a reference is taken. Listens with mode 0600; peers of
  * another uid than ours or root get 403. The store outlives the server. */
-int control_server_start(struct cas_store *s, struct reg_registry *registry, json_t *info,
-                         struct control_server **out, struct cas_err *err) CAS_MUST_CHECK;
+int control_server_start(struct cas_store *s, struct reg_registry *registry,
+                         struct remotes *remotes, json_t *info, struct control_server **out,
+                         struct cas_err *err) CAS_MUST_CHECK;
 /* Ends; operations under way are waited for. Removes the socket. */
 void control_server_stop(struct control_server *c);
 /* When the last request ended (CLOCK_MONOTONIC, seconds), or now while one is under way. */

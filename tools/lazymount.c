@@ -3,7 +3,9 @@
 
 #include "registry/lazypull.h"
 #include "registry/pull.h"
+#include "tools/remote_arg.h"
 #include "tools/remote_name.h"
+#include "tools/remotes.h"
 
 int lazymount_pull_parse(const char *text, enum lazymount_pull *out, struct cas_err *err)
 {
@@ -82,9 +84,9 @@ int lazymount_bring(struct cas_store *s, const char *name, const struct lazymoun
                 }
         }
         struct reg_httpc *http;
-        if (remote_client(false, 0, &http, err) < 0)
+        if (remotes_client(options->remotes, false, 0, &http, err) < 0)
                 return -(int)err->code;
         int rc = bring(s, remote, http, options, err);
-        reg_httpc_free(http);
+        remotes_client_free(options->remotes, http);
         return rc < 0 ? cas_err_wrap(err, "%s", name) : 0;
 }

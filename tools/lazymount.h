@@ -16,11 +16,13 @@ enum lazymount_pull {
 int lazymount_pull_parse(const char *text, enum lazymount_pull *out,
                          struct cas_err *err) CAS_MUST_CHECK;
 
+struct remotes;
 struct lazymount_options {
         enum lazymount_pull pull;
         bool on_demand_only;
         const struct cas_platform *platform; /* NULL: the host's */
         const struct cas_progress *progress; /* may be NULL */
+        struct remotes *remotes;             /* of this process; may be NULL */
 };
 /* name: HOST[:PORT]/NAME[:TAG][@DIGEST]. *out is how it is called here, and it is here as far as a
  * mount needs it. Errors: NOTFOUND, those of the registry. */

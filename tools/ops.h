@@ -12,9 +12,11 @@
 #include "cas/names.h"
 
 struct reg_registry;
+struct remotes;
 struct op_context {
         const struct cas_progress *progress; /* may be NULL */
         struct reg_registry *registry;       /* that this process runs on the store; may be NULL */
+        struct remotes *remotes;             /* of this process; may be NULL */
 };
 
 /* args: an object, borrowed. *result: a new reference. Thread-safe. */

@@ -91,12 +91,13 @@ static int wanted_from_args(const json_t *args, struct wanted *out, struct cas_e
 }
 
 /* What the lease holds. An image at a registry comes here first, as far as is needed. */
-static int wanted_root(struct cas_store *s, struct wanted *w, const struct cas_progress *progress,
+static int wanted_root(struct cas_store *s, struct wanted *w, const struct op_context *ctx,
                        struct cas_digest *out, struct cas_err *err)
 {
         struct cas_manifest_info info = {.digest = w->manifest};
         w->lazy.platform = w->has_platform ? &w->platform : NULL;
-        w->lazy.progress = progress;
+        w->lazy.progress = ctx->progress;
+        w->lazy.remotes = ctx->remotes;
         if (w->remote && lazymount_bring(s, w->remote, &w->lazy, &w->ref, err) < 0)
                 return -(int)err->code;
         if (!w->has_manifest && cas_ref_resolve(s, &w->ref, &info, err) < 0)
@@ -135,7 +136,7 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
         struct cas_lease lease = {.expires_unix_s = (uint64_t)time(NULL) + LEASE_PREPARE_S};
         if (wanted_from_args(args, &wanted, err) < 0 ||
             op_arg_string(args, "owner", &owner, err) < 0 ||
-            wanted_root(s, &wanted, ctx->progress, &lease.root, err) < 0)
+            wanted_root(s, &wanted, ctx, &lease.root, err) < 0)
                 return -(int)err->code;
         op_lease_id_new(lease.id, sizeof(lease.id));
         snprintf(lease.owner, sizeof(lease.owner), "%s", owner);

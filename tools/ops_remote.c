@@ -3,9 +3,11 @@
 #include "tools/ops.h"
 #include "tools/ops_json.h"
 #include "tools/remote_arg.h"
+#include "tools/remotes.h"
 
 /* A registry to talk to, as the arguments say. */
 struct op_remote {
+        struct remotes *remotes;
         struct reg_httpc *http;
         struct reg_remote *remote;
         const char *repo, *reference;
@@ -17,7 +19,7 @@ struct op_remote {
 static void op_remote_release(struct op_remote *r)
 {
         reg_remote_close(r->remote);
-        reg_httpc_free(r->http);
+        remotes_client_free(r->remotes, r->http);
 }
 #define cleanup_op_remote __attribute__((cleanup(op_remote_release)))
 
@@ -49,7 +51,9 @@ static int op_remote_open(const json_t *args, const struct op_context *ctx, stru
                                                      .proved = is_set(args, "proved"),
                                                      .jobs = (unsigned)jobs,
                                                      .progress = ctx->progress};
-        if (remote_client(is_set(args, "insecure"), (unsigned)jobs, &out->http, err) < 0)
+        out->remotes = ctx->remotes;
+        if (remotes_client(out->remotes, is_set(args, "insecure"), (unsigned)jobs, &out->http,
+                           err) < 0)
                 return -(int)err->code;
         config.http = out->http;
         return reg_remote_open(&config, &out->remote, err);

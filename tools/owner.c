@@ -188,7 +188,7 @@ static int owner_start(struct owner *o, struct cas_err *err)
         if (!info)
                 return cas_fail(err, CAS_E_INVALID, "the paths of the store are not UTF-8");
         /* Last: whoever gets an answer here finds all of it running. */
-        return control_server_start(o->store, o->registry, info, &o->control, err);
+        return control_server_start(o->store, o->registry, o->remotes, info, &o->control, err);
 }
 
 /* Mounts go on by the former program where this one cannot serve them. */
@@ -221,7 +221,7 @@ static void owner_stop(struct owner *o)
 {
         struct cas_err err = CAS_ERR_INIT;
         remotes_break(o->remotes); /* so that no operation waits for what does not come */
-        if (o->control) /* first: operations tell the registry's listeners */
+        if (o->control)            /* first: operations tell the registry's listeners */
                 control_server_stop(o->control);
         if (o->registry)
                 reg_stop(o->registry, REGISTRY_STOP_MS);
