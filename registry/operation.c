@@ -584,6 +584,8 @@ int reg_operation_start(struct cas_store *store, const struct reg_config *config
         cas_mutex_init(&op->mutex, "operation");
         cas_cond_init(&op->change);
         int rc = start_parts(op, events, err);
+        if (rc == 0) /* before the thread, which tells events */
+                reg_events_listen(events, event_seen, op);
         if (rc == 0 && pthread_create(&op->keeper, NULL, keep, op) != 0)
                 rc = cas_fail(err, CAS_E_NOMEM, "no thread for metrics");
         if (rc < 0) {
@@ -591,7 +593,6 @@ int reg_operation_start(struct cas_store *store, const struct reg_config *config
                 operation_free(op);
                 return rc;
         }
-        reg_events_listen(events, event_seen, op);
         *out = op;
         return 0;
 }
