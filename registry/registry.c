@@ -150,8 +150,13 @@ static void refuse_unknown(struct reg_registry *registry, struct reg_http_req *r
         struct reg_route parsed;
         struct cas_err err = CAS_ERR_INIT;
         const struct route *route = NULL;
-        if (reg_route_parse(reg_http_uri(req), &parsed, &err) == 0)
+        const struct reg_uri *uri = reg_http_uri(req);
+        bool ns_used;
+        if (reg_route_parse(uri, &parsed, &err) == 0) {
+                (void)reg_upstream_of(registry->upstreams, reg_uri_param(uri, "ns"), &parsed,
+                                      &ns_used);
                 route = find_route(parsed.noun, reg_http_method(req));
+        }
         if (route)
                 reg_access_refuse(registry->access, req, NULL, verdict,
                                   parsed.repo[0] ? parsed.repo : NULL, actions_of(route, &parsed));

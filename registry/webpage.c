@@ -7,6 +7,7 @@
 
 #include "cas/condense.h"
 #include "cas/limits.h"
+#include "registry/access_int.h"
 #include "registry/operation.h"
 #include "registry/webhtml.h"
 #include "registry/websharing.h"
@@ -228,6 +229,10 @@ static void repos_page(struct reg_call *call)
         struct cas_err err = CAS_ERR_INIT;
         cas_cleanup_buf struct cas_buf page = CAS_BUF_INIT;
         cas_cleanup_free struct repo_list *list = cas_xcalloc(1, sizeof(*list));
+        if (!reg_access_take(call->registry->access, call->req, call->identity->user)) {
+                reg_web_refuse(call->req, REG_LIMITED); /* other pages: find_repo */
+                return;
+        }
         list->call = call;
         list->query = query ? query : "";
         if (cas_repo_each(call->store,

@@ -40,12 +40,12 @@ def digest_of(data):
 
 
 class Registry:
-    def __init__(self, host):
+    def __init__(self, host, more=""):
         self.config, self.log = host.dir + "/c.ini", host.dir + "/log"
         with open(host.dir + "/users", "w", encoding="utf-8") as f:
             f.write(htpasswd({"bob": "secret", "eve": "secret"}))
         with open(self.config, "w", encoding="utf-8") as f:
-            f.write(CONFIG.format(users=host.dir + "/users"))
+            f.write(CONFIG.format(users=host.dir + "/users") + more)
         self.process = host.start("serve", "--listen", "127.0.0.1:0", "--config", self.config,
                                   stderr=open(self.log, "wb"))
 
@@ -54,6 +54,11 @@ class Registry:
                 found = re.search(r"registry port=(\d+)", f.read())
             return int(found.group(1)) if found else None
         self.port = lamina.wait_for(find_port, 20, "the registry")
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(30)
+        checks.check(self.process.returncode == 0, "ends")
 
     def call(self, who, method, path, body=None, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -155,6 +160,14 @@ def log_lines_are_whole(r):
                  "and told in a line", repr(lines))
 
 
+def pages_are_limited(host):
+    """The list of repositories costs most of all pages."""
+    r = Registry(host, "[limits]\nrequests = 1/m per client burst 3\n")
+    found = [r.call({}, "GET", "/web/?q=x")[0] for _ in range(5)]
+    checks.check(found == [200, 200, 200, 429, 429], "pages are counted", str(found))
+    r.end()
+
+
 class Trap(http.server.BaseHTTPRequestHandler):
     """A registry that knows digests, and may have the bytes."""
     documents, blobs = {}, {}
@@ -218,9 +231,8 @@ def main():
         for part in (pages_tell_nothing, referrers_are_bounded, sessions_count, log_lines_are_whole):
             part(r)
         images_prove_what_they_name(r, host)
-        r.process.terminate()
-        r.process.wait(30)
-        checks.check(r.process.returncode == 0, "ends")
+        r.end()
+        pages_are_limited(host)
     checks.finish()
 
 
