@@ -95,14 +95,34 @@ static void event_seen(void *arg, const struct reg_event *event)
 
 struct taken {
         size_t count;
-        struct entry **entries; /* owned, and each */
+        struct entry *entries; /* owned; copies */
 };
 
 static void take_entry(void *arg, const void *key CAS_UNUSED, size_t key_len CAS_UNUSED,
                        uint64_t value)
 {
         struct taken *t = arg;
-        t->entries[t->count++] = (struct entry *)(uintptr_t)value;
+        t->entries[t->count++] = *(const struct entry *)(uintptr_t)value;
+}
+
+/* What is written now, and has not changed meanwhile. */
+static void drop_written(struct shard *s, const struct taken *taken)
+{
+        char name[NAME_BYTES];
+        cas_mutex_lock(&s->mutex);
+        for (size_t i = 0; i < taken->count; i++) {
+                const struct entry *was = &taken->entries[i];
+                (void)snprintf(name, sizeof(name), "%s:%s", was->repo, was->tag);
+                const uint64_t *slot = cas_map_get_str(s->entries, name);
+                struct entry *e = slot ? (struct entry *)(uintptr_t)*slot : NULL;
+                if (!e || !cas_digest_equal(&e->manifest, &was->manifest) ||
+                    e->times.pushed_unix_s != was->times.pushed_unix_s ||
+                    e->times.pulled_unix_s != was->times.pulled_unix_s)
+                        continue;
+                (void)cas_map_remove(s->entries, name, strlen(name));
+                free(e);
+        }
+        cas_mutex_unlock(&s->mutex);
 }
 
 /* Entries stay where they are found until they are written. */
@@ -110,21 +130,18 @@ static int write_shard(struct reg_tagclock *c, struct shard *s, struct cas_err *
 {
         struct taken taken = {0};
         cas_mutex_lock(&s->mutex);
-        size_t count = cas_map_count(s->entries);
-        taken.entries = cas_xcalloc(count + 1, sizeof(*taken.entries));
+        taken.entries = cas_xcalloc(cas_map_count(s->entries) + 1, sizeof(*taken.entries));
         cas_map_each(s->entries, take_entry, &taken);
-        cas_map_free(s->entries);
-        s->entries = cas_map_new();
         cas_mutex_unlock(&s->mutex);
-        struct cas_tag_note *notes = cas_xcalloc(count + 1, sizeof(*notes));
-        for (size_t i = 0; i < count; i++)
-                notes[i] = (struct cas_tag_note){.repo = taken.entries[i]->repo,
-                                                 .tag = taken.entries[i]->tag,
-                                                 .manifest = taken.entries[i]->manifest,
-                                                 .times = taken.entries[i]->times};
-        int rc = cas_tag_times_note(c->store, notes, count, err);
-        for (size_t i = 0; i < count; i++)
-                free(taken.entries[i]);
+        struct cas_tag_note *notes = cas_xcalloc(taken.count + 1, sizeof(*notes));
+        for (size_t i = 0; i < taken.count; i++)
+                notes[i] = (struct cas_tag_note){.repo = taken.entries[i].repo,
+                                                 .tag = taken.entries[i].tag,
+                                                 .manifest = taken.entries[i].manifest,
+                                                 .times = taken.entries[i].times};
+        int rc = cas_tag_times_note(c->store, notes, taken.count, err);
+        if (rc == 0 || rc == -CAS_E_INVALID) /* the latter would never be */
+                drop_written(s, &taken);
         free(taken.entries);
         free(notes);
         return rc;
@@ -184,6 +201,12 @@ struct reg_tagclock *reg_tagclock_new(struct cas_store *store, struct reg_events
         return c;
 }
 
+static void free_entry(void *arg CAS_UNUSED, const void *key CAS_UNUSED, size_t key_len CAS_UNUSED,
+                       uint64_t value)
+{
+        free((void *)(uintptr_t)value);
+}
+
 void reg_tagclock_free(struct reg_tagclock *c)
 {
         struct cas_err err = CAS_ERR_INIT;
@@ -192,6 +215,7 @@ void reg_tagclock_free(struct reg_tagclock *c)
         if (reg_tagclock_write(c, &err) < 0)
                 cas_log(CAS_LOG_WARN, "tag-times", "error=\"%s\"", err.msg);
         for (size_t i = 0; i < SHARDS; i++) {
+                cas_map_each(c->shards[i].entries, free_entry, NULL);
                 cas_map_free(c->shards[i].entries);
                 cas_mutex_release(&c->shards[i].mutex);
         }
