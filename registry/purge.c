@@ -432,6 +432,8 @@ void reg_purger_free(struct reg_purger *p)
                 (void)pthread_cond_broadcast(&p->targets[i].done);
         }
         cas_mutex_unlock(&p->mutex);
+        if (p->http) /* whoever waited for what is still on its way has given up */
+                reg_httpc_break(p->http);
         for (size_t i = 0; i < p->count; i++) {
                 (void)pthread_join(p->targets[i].thread, NULL);
                 (void)pthread_cond_destroy(&p->targets[i].work);
