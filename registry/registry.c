@@ -187,6 +187,16 @@ static void serve_own(struct reg_call *call, const struct route *route)
         route->handler(call);
 }
 
+/* A page of another site has its visitor's browser change something, with the password that the
+ * browser was told for the web pages. Browsers say so; other clients do not send the header. */
+static bool is_forged(const struct reg_http_req *req)
+{
+        const char *from = reg_http_header(req, "Sec-Fetch-Site");
+        enum reg_http_method method = reg_http_method(req);
+        return from && method != REG_HTTP_GET && method != REG_HTTP_HEAD &&
+               strcmp(from, "same-origin") != 0 && strcmp(from, "none") != 0;
+}
+
 /* Who asks is known: what they ask for. */
 static void serve(struct reg_registry *registry, struct reg_http_req *req,
                   const struct reg_context *context)
@@ -200,6 +210,10 @@ static void serve(struct reg_registry *registry, struct reg_http_req *req,
         struct cas_err err = CAS_ERR_INIT;
         if (is_web(registry, req)) {
                 reg_web_serve(&call);
+                return;
+        }
+        if (is_forged(req)) {
+                reg_reply_code(req, REG_E_DENIED, "not for pages of another site");
                 return;
         }
         if (reg_route_parse(reg_http_uri(req), &call.route, &err) < 0) {

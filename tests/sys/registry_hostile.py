@@ -168,6 +168,17 @@ def pages_are_limited(host):
     r.end()
 
 
+def other_sites_change_nothing(r):
+    """A browser that knows bob's password is made to post by somebody's page."""
+    path = "/v2/bob/y/blobs/uploads/"
+    for site, wanted in (("cross-site", 403), ("same-site", 403), ("same-origin", 202), ("none", 202), (None, 202)):
+        more = {"Sec-Fetch-Site": site} if site else {}
+        status, _, _ = r.call(BOB, "POST", path, b"", **more)
+        checks.check(status == wanted, f"a post, {site}", str(status))
+    status, _, _ = r.call(BOB, "GET", "/v2/bob/x/tags/list", **{"Sec-Fetch-Site": "cross-site"})
+    checks.check(status == 200, "links to it are followed", str(status))
+
+
 class Trap(http.server.BaseHTTPRequestHandler):
     """A registry that knows digests, and may have the bytes."""
     documents, blobs = {}, {}
@@ -228,7 +239,8 @@ def main():
     lamina.isolate(240)
     with lamina.Host() as host:
         r = Registry(host)
-        for part in (pages_tell_nothing, referrers_are_bounded, sessions_count, log_lines_are_whole):
+        for part in (pages_tell_nothing, referrers_are_bounded, sessions_count, log_lines_are_whole,
+                     other_sites_change_nothing):
             part(r)
         images_prove_what_they_name(r, host)
         r.end()
