@@ -62,6 +62,27 @@ static bool search_session(void *arg, const struct cas_upload_info *info)
         return true;
 }
 
+/* What it has is synced before it is told. One that has a writer is as long as it was seen to be,
+ * or longer: then the next piece is told where to go on. */
+static int sync_found(const struct reg_call *call, struct cas_upload_info *found,
+                      struct cas_err *err)
+{
+        struct cas_upload *session;
+        struct cas_err why = CAS_ERR_INIT;
+        int rc = cas_upload_open(call->store, call->route.repo, found->id, &session, &why);
+        if (rc == 0) {
+                found->size_bytes = cas_upload_bytes(session);
+                rc = cas_upload_sync(session, &why);
+                cas_upload_close(session);
+        }
+        if (rc == -CAS_E_NOTFOUND) /* it has ended meanwhile */
+                found->id[0] = '\0';
+        if (rc == 0 || rc == -CAS_E_BUSY || rc == -CAS_E_NOTFOUND)
+                return 0;
+        *err = why;
+        return rc;
+}
+
 void reg_session_resume(struct reg_call *call)
 {
         struct cas_err err = CAS_ERR_INIT;
@@ -70,7 +91,10 @@ void reg_session_resume(struct reg_call *call)
                 return;
         cas_cleanup_free struct search *search = cas_xcalloc(1, sizeof(*search));
         search->wanted = &info;
-        if (cas_upload_each(call->store, call->route.repo, search_session, search, &err) < 0)
+        int rc = cas_upload_each(call->store, call->route.repo, search_session, search, &err);
+        if (rc == 0 && search->found.id[0])
+                rc = sync_found(call, &search->found, &err);
+        if (rc < 0)
                 reg_reply_err(call->req, REG_ABOUT_UPLOAD, &err);
         else if (search->found.id[0])
                 reg_session_reply(call, 202, search->found.id, search->found.size_bytes);
