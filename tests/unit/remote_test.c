@@ -369,6 +369,19 @@ static void test_elsewhere(void **state)
         assert_int_equal(reg_remote_blob_open_url(far, plain, 0, &blob, &bytes, NULL, &err),
                          -CAS_E_DENIED);
         assert_true(reg_remote_blob_open_url(far, dot, 0, &blob, &bytes, NULL, &err) < 0);
+        /* of tokens: no password goes here, nor anything else */
+        const struct reg_remote_request q = {.method = "GET", .path = "x/ok", .scope_repo = "x"};
+        const char *host[] = {f->host, strchr(dot, 'l')};
+        for (size_t i = 0; i < CAS_COUNT(host); i++) {
+                cas_cleanup_free char *header = NULL;
+                reg_challenge_release(&far->challenge);
+                far->challenge.kind = REG_CHALLENGE_BEARER;
+                far->challenge.realm = cas_xasprintf("https://%s/token", host[i]);
+                int rc = remote_auth_header(far, &q, NULL, NULL, &header, &err);
+                assert_true(i == 0 ? rc == -CAS_E_DENIED : rc < 0);
+                assert_null(header);
+        }
+        assert_int_equal(f->tokens, 0);
         assert_int_equal(f->requests, 0);
         /* from here, all of them may */
         reg_cleanup_remote struct reg_remote *near = open_as(f, NULL, NULL);
