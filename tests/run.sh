@@ -16,7 +16,7 @@ shift 2
 root=$(cd "$(dirname "$0")/.." && pwd)
 export TSAN_OPTIONS=${TSAN_OPTIONS-suppressions=$root/tests/tsan.supp}
 jobs=${LAMINA_TEST_JOBS:-1}
-work=$(mktemp -d "${TMPDIR:-/tmp}/lamina-test.XXXXXX")
+work=$(mktemp -d "${TMPDIR:-/tmp}/lt.XXXXXX") # short: engines put sockets below, whose paths have bounds
 trap 'rm -rf "$work"' EXIT
 chmod 711 "$work" # some tests go on as another user, for whom their directories are as /tmp
 : >"$work/counts"
