@@ -33,6 +33,7 @@ struct reg_hookqueue {
         uint64_t pending_bytes; /* records of events that wait */
         uint64_t synced;        /* sequence of the last event that is durable */
         bool syncing;           /* a thread syncs the file, without the lock */
+        bool doubtful;          /* a sync has failed: another of this file would prove nothing */
 };
 
 /* ---- records ---- */
@@ -281,6 +282,44 @@ static int append_locked(struct reg_hookqueue *q, const struct cas_buf *record, 
         return rc;
 }
 
+/* Only what waits, in a new file. Sequences go on: its first record says where. */
+static int rewrite_locked(struct reg_hookqueue *q, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf all = CAS_BUF_INIT;
+        const struct reg_hookrecord done = {.kind = REG_HOOKRECORD_DELIVERED,
+                                            .sequence = q->delivered,
+                                            .payload = (const uint8_t *)""};
+        cas_assert_held(&q->mutex);
+        while (q->syncing)
+                cas_mutex_wait(&q->mutex, &q->change);
+        uint64_t len = q->end - q->head; /* others may have added while this one waited */
+        int rc = cas_buf_try_reserve(&all, HEADER_BYTES + REG_HOOKRECORD_HEAD_BYTES + len, SIZE_MAX,
+                                     err);
+        if (rc < 0)
+                return rc;
+        cas_buf_append(&all, q->header, HEADER_BYTES);
+        reg_hookrecord_encode(&done, &all);
+        rc = cas_io_pread_exact(q->io, q->fd, all.data + all.len_bytes, len, q->head, q->path, err);
+        all.len_bytes += len;
+        if (rc == 0)
+                rc = cas_io_replace_file(q->io, q->dirfd, q->dir, q->path, all.data, all.len_bytes,
+                                         0600, err);
+        int fd = -1;
+        if (rc == 0)
+                rc = cas_io_open(q->io, q->dirfd, q->path, O_RDWR, 0, &fd, err);
+        if (rc < 0) {
+                q->doubtful = true; /* the open file may have lost its name */
+                return rc;
+        }
+        (void)q->io->ops->close(q->io->ctx, q->fd);
+        q->fd = fd;
+        q->head = HEADER_BYTES;
+        q->end = all.len_bytes;
+        q->synced = q->next_sequence - 1;
+        q->doubtful = false;
+        return 0;
+}
+
 /* Until the event is durable: by a sync of this thread, or one of another that began later. */
 static int sync_locked(struct reg_hookqueue *q, uint64_t sequence, struct cas_err *err)
 {
@@ -288,6 +327,12 @@ static int sync_locked(struct reg_hookqueue *q, uint64_t sequence, struct cas_er
         while (q->synced < sequence) {
                 if (q->syncing) {
                         cas_mutex_wait(&q->mutex, &q->change);
+                        continue;
+                }
+                if (q->doubtful) {
+                        int rc = rewrite_locked(q, err);
+                        if (rc < 0)
+                                return rc;
                         continue;
                 }
                 uint64_t until = q->next_sequence - 1;
@@ -298,6 +343,8 @@ static int sync_locked(struct reg_hookqueue *q, uint64_t sequence, struct cas_er
                 q->syncing = false;
                 if (rc == 0)
                         q->synced = until;
+                else
+                        q->doubtful = true;
                 (void)pthread_cond_broadcast(&q->change);
                 if (rc < 0)
                         return rc;
@@ -382,41 +429,6 @@ static int advance_locked(struct reg_hookqueue *q, struct cas_err *err)
                         return 0;
                 q->pending_bytes -= bytes;
         }
-        return 0;
-}
-
-/* Only what waits, in a new file. Sequences go on: its first record says where. */
-static int rewrite_locked(struct reg_hookqueue *q, struct cas_err *err)
-{
-        cas_cleanup_buf struct cas_buf all = CAS_BUF_INIT;
-        const struct reg_hookrecord done = {.kind = REG_HOOKRECORD_DELIVERED,
-                                            .sequence = q->delivered,
-                                            .payload = (const uint8_t *)""};
-        cas_assert_held(&q->mutex);
-        while (q->syncing)
-                cas_mutex_wait(&q->mutex, &q->change);
-        uint64_t len = q->end - q->head; /* others may have added while this one waited */
-        int rc = cas_buf_try_reserve(&all, HEADER_BYTES + REG_HOOKRECORD_HEAD_BYTES + len, SIZE_MAX,
-                                     err);
-        if (rc < 0)
-                return rc;
-        cas_buf_append(&all, q->header, HEADER_BYTES);
-        reg_hookrecord_encode(&done, &all);
-        rc = cas_io_pread_exact(q->io, q->fd, all.data + all.len_bytes, len, q->head, q->path, err);
-        all.len_bytes += len;
-        if (rc == 0)
-                rc = cas_io_replace_file(q->io, q->dirfd, q->dir, q->path, all.data, all.len_bytes,
-                                         0600, err);
-        int fd = -1;
-        if (rc == 0)
-                rc = cas_io_open(q->io, q->dirfd, q->path, O_RDWR, 0, &fd, err);
-        if (rc < 0)
-                return rc;
-        (void)q->io->ops->close(q->io->ctx, q->fd);
-        q->fd = fd;
-        q->head = HEADER_BYTES;
-        q->end = all.len_bytes;
-        q->synced = q->next_sequence - 1;
         return 0;
 }
 

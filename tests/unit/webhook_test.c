@@ -220,8 +220,17 @@ static void a_sync_that_fails_is_told(void **state)
         atomic_store(&sync_fails, true);
         assert_int_equal(reg_hookqueue_add(q, "two", 3, true, &err), -CAS_E_IO);
         atomic_store(&sync_fails, false);
-        add(q, "three");
+        struct stat before, after;
+        ok(fstatat(cas_store_dirfd(t->store), "q", &before, 0));
+        add(q, "three"); /* in a new file: what the other has on the disk is not known */
+        ok(fstatat(cas_store_dirfd(t->store), "q", &after, 0));
+        assert_true(before.st_ino != after.st_ino);
         expect(q, 1, "one ", true);
+        add(q, "four");
+        reg_hookqueue_close(q);
+        q = open_queue(t, NULL, 1000000, &cut);
+        assert_int_equal(cut, 0);
+        expect(q, 9, "two three four ", true);
         reg_hookqueue_close(q);
 }
 
