@@ -4,8 +4,8 @@
  *
  * What is held is counted from the store when the registry starts, and now and
  * then again; between, what is pushed, mounted and deleted is added and taken
- * away, so that a count can be somewhat wrong for a while, and heals. Before
- * anything is refused it is counted anew, at most once in some seconds.
+ * away, so that a count can be somewhat wrong for a while, and heals: a refusal
+ * asks for a new count in the background, at most one in some seconds.
  *
  * Thread-safe. Counters are in shards; there is none that all pushes share,
  * unless a quota is for all of them. */

@@ -62,6 +62,30 @@ packages_missing() {
 			sed -n 's/^installed //p' | sort -u)
 }
 
+# Servers that tests start by themselves: by their packages they would run, now and at each start
+# of the machine, at ports that others want. Those that are here already are left as they are.
+SERVERS=(nginx varnish docker-registry)
+POLICY=/usr/sbin/policy-rc.d # what Debian asks before a package starts a service
+
+apt_install() { # package…
+	local server new=() policy=
+	for server in "${SERVERS[@]}"; do
+		[[ " $* " != *" $server "* ]] || new+=("$server")
+	done
+	if [ ${#new[@]} -gt 0 ] && [ ! -e $POLICY ]; then
+		policy=ours
+		printf '#!/bin/sh\nexit 101\n' | install -m 755 /dev/stdin $POLICY
+	fi
+	local status=0
+	apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install -y --no-install-recommends \
+		"$@" >"$DEPS/install.log" 2>&1 || status=$?
+	[ -z "$policy" ] || rm -f $POLICY
+	if [ ${#new[@]} -gt 0 ] && [ -d /run/systemd/system ]; then
+		systemctl -q disable --now "${new[@]}" >>"$DEPS/install.log" 2>&1 || true
+	fi
+	return $status
+}
+
 install_packages() {
 	local missing
 	mapfile -t missing < <(packages_missing)
@@ -71,10 +95,8 @@ install_packages() {
 Run \`sudo make deps\`, or install them and try again."
 	say "installing ${missing[*]}"
 	export DEBIAN_FRONTEND=noninteractive
-	local quiet=(-qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300)
-	apt-get "${quiet[@]}" update || say "the package lists could not be refreshed; trying with those that are here"
-	apt-get "${quiet[@]}" install -y --no-install-recommends "${missing[@]}" >"$DEPS/install.log" 2>&1 ||
-		die "apt-get install failed; the end of $DEPS/install.log:
+	apt-get -qq -o DPkg::Lock::Timeout=300 update || say "the package lists could not be refreshed; trying with those that are here"
+	apt_install "${missing[@]}" || die "apt-get install failed; the end of $DEPS/install.log:
 $(tail -n 20 "$DEPS/install.log")"
 }
 
