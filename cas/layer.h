@@ -43,9 +43,10 @@ int cas_listing_decode_entry(const void *data, size_t len, struct cas_entry *out
 int cas_layer_stat(struct cas_store *s, const struct cas_digest *blob, struct cas_layer_record *out,
                    struct cas_err *err) CAS_MUST_CHECK;
 /* Decodes a blob of the store into file objects and a listing and publishes
- * them, or brings all of a layer that is elsewhere (cas/elsewhere.h); done at once when it was decoded before. Blocks for the whole decoding; concurrent
- * calls for one blob decode it once. `progress` counts stored bytes and may be NULL.
- * Errors: NOTFOUND, CORRUPT or INVALID or LIMIT (a bad layer: the store is as it was). */
+ * them, or brings all of a layer that is elsewhere (cas/elsewhere.h); done at once when it was
+ * decoded before. Blocks for the whole decoding; concurrent calls for one blob decode it once.
+ * `progress` counts stored bytes and may be NULL. Errors: NOTFOUND, CORRUPT or INVALID or LIMIT (a
+ * bad layer: the store is as it was). */
 int cas_layer_ensure(struct cas_store *s, const struct cas_digest *blob,
                      const struct cas_progress *progress, struct cas_layer_record *out,
                      struct cas_err *err) CAS_MUST_CHECK;

@@ -21,8 +21,8 @@
  * Beside that order: flights > flight (cas/blobstream.c), neither held around any of the above nor
  * taken inside of it, but for flights by collection, which has store.exclusive; who waits for bytes
  * is woken under flight, so that the waker's locks come after it. condenser is held alone.
- * elsewhere.loading (with the store shared) > elsewhere, a leaf, as is learner; filler is taken inside
- * of elsewhere.
+ * elsewhere.loading (with the store shared) > elsewhere, a leaf, as is learner; filler is taken
+ * inside of elsewhere.
  *
  * fusefs and registry take their own locks outside of every cas call, never
  * around one, but for those that their files name. */

@@ -417,7 +417,7 @@ void cas_store_close(struct cas_store *s)
         if (!s)
                 return;
         cas_elsewhere_end(s->elsewhere); /* it may be publishing */
-        cas_flights_free(s->flights); /* they may be sharing the store */
+        cas_flights_free(s->flights);    /* they may be sharing the store */
         cas_assert(s->publication_count == 0);
         if (s->packset)
                 cas_packset_close(s->packset);

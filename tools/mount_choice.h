@@ -32,8 +32,9 @@ struct mount_choice {
                  0,                                                                                  \
                  CLI_STRING,                                                                         \
                  (at) + offsetof(struct mount_choice, wish.pull),                                    \
-                 "missing|always|never|proved",                                                             \
-                 "whether the registry is asked for an image that is named HOST/NAME; proved: for "  \
+                 "missing|always|never|proved",                                                      \
+                 "whether the registry is asked for an image that is named HOST/NAME; proved: "      \
+                 "for "                                                                              \
                  "all of it, whatever is here of other images; default: missing"},                   \
                 {"no-background",                                                                    \
                  0,                                                                                  \

@@ -14,7 +14,8 @@
 #include "tests/support/deflatesample.h"
 
 #define MARKS_CHECKED_MAX 24
-#ifdef __SANITIZE_ADDRESS__ /* ten times slower: what the bytes are, the other build says of all */
+#ifdef __SANITIZE_ADDRESS__ /* ten times slower: what the bytes are, the other build says of all   \
+                             */
 #define VECTORS_STRIDE 4
 #else
 #define VECTORS_STRIDE 1
