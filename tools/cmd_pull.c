@@ -3,6 +3,7 @@
 #include "tools/access.h"
 #include "tools/ops_json.h"
 #include "tools/remote_arg.h"
+#include "tools/remote_name.h"
 
 struct pull_args {
         struct remote_args remote;
@@ -33,13 +34,13 @@ static int run(const struct cli *cli, void *args)
 {
         const struct pull_args *a = args;
         struct cas_err err = CAS_ERR_INIT;
-        struct remote_address from;
+        cas_cleanup_free struct remote_name *from = cas_xcalloc(1, sizeof(*from));
         op_cleanup_json json_t *call = json_object();
-        if (remote_address_parse(cli->operands[0], &from, &err) < 0)
+        if (remote_name_parse(cli->operands[0], from, &err) < 0)
                 return cli_report(cli->command->name, &err);
-        cas_cleanup_free char *same = op_ref_text(&from.ref);
+        cas_cleanup_free char *same = op_ref_text(&from->here);
         if (access_arg(call, "name", cli->operand_count > 1 ? cli->operands[1] : same, &err) < 0 ||
-            remote_args_add(call, &a->remote, &from, &err) < 0)
+            remote_args_add(call, &a->remote, &from->there, &err) < 0)
                 return cli_report(cli->command->name, &err);
         json_object_set_new(call, "proved", json_boolean(a->proved));
         return access_command(cli, "pull", cas_steal(&call), show);
@@ -51,8 +52,8 @@ const struct cli_command cmd_pull = {
         .summary = "bring an image in from another registry",
         .description =
                 "Brings an image in, and prints its name here and its digest. What is printed is "
-                "durable. Without a second operand the name here is the name there without the "
-                "host.\n\n"
+                "durable. Without a second operand the name here is the name there, host and all "
+                "(with \"_\" for \":\"), as lamina-mount(1) and lamina-run(1) look for it.\n\n"
                 "What is here already does not travel. Layers arrive side by side, large ones over "
                 "several connections where the registry serves ranges; a connection that breaks is "
                 "gone on with, and so is a pull that was broken off, by the next one. Refusals for "

@@ -126,7 +126,7 @@ def test_own(w, own, digest):
     pulled = w.ok("pull from lamina", "pull", "--store", store, f"127.0.0.1:{own}/team/app:1", "got:1")
     checks.check(pulled.get("digest") == digest and pulled.get("moved") == 3, "pull moves all", str(pulled))
     again = w.ok("pull again", "pull", "--store", store, f"127.0.0.1:{own}/team/app:1")
-    checks.check(again.get("moved") == 0 and again.get("name") == "team/app:1", "nothing comes twice", str(again))
+    checks.check(again.get("moved") == 0 and again.get("name") == f"127.0.0.1_{own}/team/app:1", "nothing comes twice", str(again))
     by_digest = w.ok("pull by digest", "pull", "--store", store, f"127.0.0.1:{own}/team/app@{digest}", "d:1")
     checks.check(by_digest.get("digest") == digest, "the digest asked for")
     checks.check(w.run("fsck", "--store", store).returncode == 0, "fsck after pulls")
@@ -299,9 +299,10 @@ def test_referrers(w, own, digest):
                  "the referrer is copied", body.decode() + str(result))
     store = w.store()
     w.ok("pull with referrers", "pull", "--store", store, "--referrers", f"127.0.0.1:{own}/signed:1")
-    got = w.ok("the referrer is here", "inspect", "--store", store, f"signed@{digest_of(document)}")
+    got = w.ok("the referrer is here", "inspect", "--store", store, f"127.0.0.1_{own}/signed@{digest_of(document)}")
     checks.check(got.get("digest") == digest_of(document), "the referrer is pulled")
-    w.ok("push with referrers", "push", "--store", store, "--referrers", "signed:1", f"127.0.0.1:{own}/again:1")
+    w.ok("push with referrers", "push", "--store", store, "--referrers", f"127.0.0.1_{own}/signed:1",
+         f"127.0.0.1:{own}/again:1")
     _, body = call("GET", f"/v2/again/referrers/{digest}")
     checks.check(digest_of(document) in body.decode(), "the referrer is pushed")
 
