@@ -56,7 +56,8 @@ mkdir -p "$demo"
 mkdir -p "$LAMINA_RUN"
 chmod 700 "$LAMINA_RUN"
 
-"$lamina" serve --listen "$address" </dev/null >"$demo/serve.log" 2>&1 &
+printf '[web]\nenabled = yes\n' >"$demo/lamina.conf"
+"$lamina" serve --config "$demo/lamina.conf" --listen "$address" </dev/null >"$demo/serve.log" 2>&1 &
 server=$!
 for _ in $(seq 300); do
 	[ -S "$LAMINA_STORE/control.sock" ] && "$lamina" images >/dev/null 2>&1 && break
@@ -70,7 +71,7 @@ kill -0 "$server" 2>/dev/null || die "the registry did not start; see demo/serve
 
 ready=yes
 echo "store:    $LAMINA_STORE"
-echo "registry: http://$address"
+echo "registry: http://$address, for browsers http://$address/web/"
 make_root "$demo/root"
 echo "packed:   $("$lamina" pack "$demo/root" demo:1 --cmd httpd --cmd -f --cmd -v --cmd -p --cmd 127.0.0.1:8080 --cmd -h \
 	--cmd /var/www --user web --workdir /var/www)"
