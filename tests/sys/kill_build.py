@@ -30,7 +30,7 @@ ROUNDS = 6
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--of", default="overlay,passthrough,inode")
-    parser.add_argument("--builds", type=int, default=int(os.environ.get("LAMINA_KILL_BUILDS", "5")))
+    parser.add_argument("--builds", type=int, default=int(os.environ.get("LAMINA_KILL_BUILDS", "3")))
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2), "big"))
     return parser.parse_args()
 

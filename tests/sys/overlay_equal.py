@@ -58,7 +58,7 @@ LIMITS = [
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--of", default="passthrough,inode", help="sides that are tested")
-    parser.add_argument("--part", default="0/25", help="which part of the cases")
+    parser.add_argument("--part", default="0/50", help="which part of the cases")
     parser.add_argument("--all", action="store_true", help="all of the cases, and more sequences")
     parser.add_argument("--only", help="cases with this in their name")
     parser.add_argument("--random", action="store_true", help="random sequences alone")

@@ -16,7 +16,7 @@
 #define MARKS_CHECKED_MAX 24
 #ifdef __SANITIZE_ADDRESS__ /* ten times slower: what the bytes are, the other build says of all   \
                              */
-#define VECTORS_STRIDE 4
+#define VECTORS_STRIDE 8
 #else
 #define VECTORS_STRIDE 1
 #endif
