@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.." || exit 1
 LAMINA_TEST_TOTALS=$(mktemp)
 export LAMINA_TEST_TOTALS
 trap 'rm -f "$LAMINA_TEST_TOTALS"' EXIT
-# More would make tests that wait for something slow ones.
-jobs=$(nproc)
+# One more than CPUs: a third of the time of most tests is waiting. Still more would make tests that
+# wait for something slow ones.
+jobs=$(($(nproc) + 1))
 export LAMINA_TEST_JOBS=$((jobs > 4 ? 4 : jobs))
 export ASAN_OPTIONS=detect_stack_use_after_return=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
 
