@@ -1,6 +1,7 @@
 # lamina: one non-recursive Makefile. `make help` lists the targets.
 CONFIG ?= release
 PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
 V ?= 0
 B := build/$(CONFIG)
 DEPS := build/deps
@@ -140,8 +141,8 @@ programs: $(if $(filter release,$(CONFIG)),$(B)/lamina $(CRASH)) $(UNIT) $(if $(
 
 .PHONY: test
 test: check-layers check-headers ## Build, and run all tests that fit in 15 minutes
-	@$(MAKE) --no-print-directory CONFIG=release programs
-	@$(MAKE) --no-print-directory CONFIG=asan programs
+	@$(MAKE) --no-print-directory -j$(JOBS) CONFIG=release programs
+	@$(MAKE) --no-print-directory -j$(JOBS) CONFIG=asan programs
 	@tests/run-all.sh
 
 .PHONY: check-long
