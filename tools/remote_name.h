@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How images at registries, HOST[:PORT]/NAME[:TAG][@DIGEST], are called here when they are pulled or
- * mounted by those names. */
+/* How images at registries, HOST[:PORT]/NAME[:TAG][@DIGEST], are called here when they are pulled
+ * or mounted by those names. */
 #ifndef TOOLS_REMOTE_NAME_H
 #define TOOLS_REMOTE_NAME_H
 
