@@ -135,16 +135,24 @@ static int sweep_trees(struct gc *gc, struct cas_err *err)
 
 /* ---- layers and blobs ---- */
 
+/* A record named by a blob stays while the blob is marked; *removed counts those that go. */
+static int sweep_by_blob(struct gc *gc, enum cas_family family, const struct cas_hashset *marked,
+                         uint64_t *removed, const void *key, size_t key_len, struct cas_err *err)
+{
+        struct cas_digest blob;
+        int rc = cas_digest_value_decode(key, key_len, &blob, err);
+        if (rc < 0 || cas_hashset_has(marked, blob.bytes))
+                return rc;
+        (*removed)++;
+        return drop(gc, family, key, key_len, err);
+}
+
 static int sweep_layer(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
                        size_t value_len CAS_UNUSED, struct cas_err *err)
 {
         struct gc *gc = arg;
-        struct cas_digest blob;
-        int rc = cas_digest_value_decode(key, key_len, &blob, err);
-        if (rc < 0 || cas_hashset_has(&gc->marks.layers, blob.bytes))
-                return rc;
-        gc->out->layers_removed++;
-        return drop(gc, CAS_FAMILY_LAYERS, key, key_len, err);
+        return sweep_by_blob(gc, CAS_FAMILY_LAYERS, &gc->marks.layers, &gc->out->layers_removed,
+                             key, key_len, err);
 }
 
 /* What is noted of layers that are elsewhere goes with the images that want them. */
@@ -152,12 +160,8 @@ static int sweep_elsewhere(void *arg, const void *key, size_t key_len, const voi
                            size_t value_len CAS_UNUSED, struct cas_err *err)
 {
         struct gc *gc = arg;
-        struct cas_digest blob;
-        int rc = cas_digest_value_decode(key, key_len, &blob, err);
-        if (rc < 0 || cas_hashset_has(&gc->marks.layers, blob.bytes))
-                return rc;
-        gc->out->layers_removed++;
-        return drop(gc, CAS_FAMILY_ELSEWHERE, key, key_len, err);
+        return sweep_by_blob(gc, CAS_FAMILY_ELSEWHERE, &gc->marks.layers, &gc->out->layers_removed,
+                             key, key_len, err);
 }
 
 /* Orders of images that are gone; the latest of a repository goes with its image's. */
@@ -176,12 +180,8 @@ static int sweep_recipe(void *arg, const void *key, size_t key_len, const void *
                         size_t value_len CAS_UNUSED, struct cas_err *err)
 {
         struct gc *gc = arg;
-        struct cas_digest blob;
-        int rc = cas_digest_value_decode(key, key_len, &blob, err);
-        if (rc < 0 || cas_hashset_has(&gc->marks.blobs, blob.bytes))
-                return rc;
-        gc->out->recipes_removed++;
-        return drop(gc, CAS_FAMILY_RECIPES, key, key_len, err);
+        return sweep_by_blob(gc, CAS_FAMILY_RECIPES, &gc->marks.blobs, &gc->out->recipes_removed,
+                             key, key_len, err);
 }
 
 static int sweep_blob(void *arg, const void *key, size_t key_len, const void *value,

@@ -242,6 +242,7 @@ int reg_upstreams_new(const struct reg_upstreams_config *config, struct cas_stor
         u->metrics = metrics;
         u->start_s = reg_upstream_now_s();
         u->known = cas_map_new();
+        u->joinable = cas_map_new();
         u->count = count;
         u->list = count ? cas_xcalloc(count, sizeof(*u->list)) : NULL;
         u->work = count ? reg_work_new(REG_FLIGHTS_MAX) : NULL;
@@ -265,6 +266,7 @@ void reg_upstreams_free(struct reg_upstreams *u)
                 reg_httpc_free(u->list[i].http);
         }
         cas_map_free(u->known);
+        cas_map_free(u->joinable);
         cas_mutex_release(&u->mutex);
         free(u->list);
         free(u);

@@ -45,7 +45,8 @@ struct reg_upstreams {
         struct cas_mutex mutex; /* guards all below, and the changing parts of the list */
         bool stopping;
         struct cas_map *known;      /* "repo\ntag" -> when it was asked for, see upstream.c */
-        struct reg_flight *flights; /* those that can be joined */
+        struct reg_flight *flights; /* all that are under way */
+        struct cas_map *joinable;   /* key -> flight: those of them that can be joined */
 };
 
 /* upstream.c */
@@ -87,22 +88,23 @@ struct reg_flight {
         enum reg_flight_kind kind;
         char repo[CAS_REPO_NAME_BYTES_MAX + 1];   /* here */
         char remote[CAS_REPO_NAME_BYTES_MAX + 1]; /* there */
-        char *what; /* owned: tag, digest, or a list's path and query */
+        char *what;   /* owned: tag, digest, or a list's path and query */
+        char *key;    /* owned: what makes it the same flight */
+        bool ns_used; /* LIST: names are those that are used there */
 
         /* guarded by the set's mutex */
         unsigned refs;
         enum reg_flight_state state;
-        bool closed; /* joined by nobody any more */
         struct reg_waiter *waiters;
-        struct reg_flight *next;
+        struct reg_flight *next, **link;
 
         /* set before DONE, by the flight alone */
         int rc;
         struct cas_err err;
         struct reg_remote_failure failure;
         bool stale;          /* failed, but what is here will do */
-        struct cas_buf body; /* LIST */
-        char *link_query;    /* LIST: owned; the next page's, or NULL */
+        struct cas_buf body; /* LIST: as clients get it */
+        char *next_link;     /* LIST: owned; their Link, or NULL */
 
         /* set before ARRIVING */
         uint64_t total_bytes; /* BLOB, BLOB_HEAD */

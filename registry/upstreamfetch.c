@@ -143,20 +143,39 @@ static void run_blob_head(struct reg_flight *f, struct reg_remote *remote)
 
 /* ---- lists ---- */
 
-/* The query of `<…/tags/list?QUERY>; rel="next"`; NULL when there is none. Owned by the caller. */
-static char *next_query(const char *link)
+/* `<…/tags/list?QUERY>; rel="next"` as a link of ours to `path`; NULL when there is none. Owned by
+ * the caller. */
+static char *next_link(const struct reg_flight *f, const char *name, const char *path,
+                       const char *link)
 {
         if (!link || link[0] != '<' || !strstr(link, "rel=\"next\""))
                 return NULL;
         const char *query = strchr(link, '?'), *end = strchr(link, '>');
         if (!query || !end || query > end)
                 return NULL;
-        size_t len = (size_t)(end - query - 1);
-        for (size_t i = 1; i <= len; i++) { /* it goes into a header of ours */
+        int len = (int)(end - query);
+        for (int i = 0; i < len; i++) { /* it goes into a header of ours */
                 if (query[i] <= ' ' || query[i] >= 127)
                         return NULL;
         }
-        return cas_xasprintf("%.*s", (int)len, query + 1);
+        return cas_xasprintf("</v2/%s/%.*s%.*s%s%s>; rel=\"next\"", name, (int)strcspn(path, "?"),
+                             path, len, query, f->ns_used ? "&ns=" : "",
+                             f->ns_used ? f->up->config->name : "");
+}
+
+/* The list under the name that its clients know. */
+static int run_list_body(struct reg_flight *f, const char *name, const struct cas_buf *bytes)
+{
+        cas_cleanup_json json_t *doc = NULL;
+        if (cas_json_parse(bytes->data, bytes->len_bytes, REG_UPSTREAM_LIST_BYTES_MAX, &doc,
+                           &f->err) < 0)
+                return -(int)f->err.code;
+        if (!json_is_object(doc))
+                return cas_fail(&f->err, CAS_E_CORRUPT, "%s: not a list", f->what);
+        if (strncmp(f->what, "tags/", 5) == 0)
+                (void)json_object_set_new(doc, "name", json_string(name));
+        cas_json_append(doc, &f->body);
+        return 0;
 }
 
 static void run_list(struct reg_flight *f, struct reg_remote *remote)
@@ -164,18 +183,16 @@ static void run_list(struct reg_flight *f, struct reg_remote *remote)
         cas_cleanup_free char *path = cas_xasprintf("%s/%s", f->remote, f->what);
         const struct reg_remote_request request = {
                 .method = "GET", .path = path, .scope_repo = f->remote, .actions = "pull"};
+        const char *name = f->ns_used ? f->remote : f->repo;
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
         reg_cleanup_transfer struct reg_httpc_transfer *t = NULL;
         f->rc = reg_remote_exchange(remote, &request, &t, &f->failure, &f->err);
         if (f->rc == 0)
-                f->rc = reg_httpc_read_all(t, REG_UPSTREAM_LIST_BYTES_MAX, &f->body, &f->err);
-        if (f->rc < 0)
-                return;
-        f->link_query = next_query(reg_httpc_header(t, "Link"));
-        cas_cleanup_json json_t *doc = NULL;
-        f->rc = cas_json_parse(f->body.data, f->body.len_bytes, REG_UPSTREAM_LIST_BYTES_MAX, &doc,
-                               &f->err);
-        if (f->rc == 0 && !json_is_object(doc))
-                f->rc = cas_fail(&f->err, CAS_E_CORRUPT, "%s: not a list", path);
+                f->rc = reg_httpc_read_all(t, REG_UPSTREAM_LIST_BYTES_MAX, &bytes, &f->err);
+        if (f->rc == 0)
+                f->rc = run_list_body(f, name, &bytes);
+        if (f->rc == 0)
+                f->next_link = next_link(f, name, f->what, reg_httpc_header(t, "Link"));
 }
 
 void reg_flight_run(struct reg_flight *f)

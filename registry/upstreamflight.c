@@ -3,16 +3,19 @@
  * wants the same meanwhile. Clients wait parked, without a thread. */
 #include "registry/upstream_int.h"
 
-static struct reg_flight *find_locked(struct reg_upstream *up, enum reg_flight_kind kind,
-                                      const char *repo, const char *what)
+static struct reg_flight *find_locked(struct reg_upstreams *u, const char *key)
 {
-        cas_assert_held(&up->set->mutex);
-        for (struct reg_flight *f = up->set->flights; f; f = f->next) {
-                if (!f->closed && f->up == up && f->kind == kind && strcmp(f->repo, repo) == 0 &&
-                    strcmp(f->what, what) == 0)
-                        return f;
-        }
-        return NULL;
+        cas_assert_held(&u->mutex);
+        const uint64_t *found = cas_map_get_str(u->joinable, key);
+        return found ? (struct reg_flight *)(uintptr_t)*found : NULL;
+}
+
+/* Joined by nobody any more. */
+static void close_locked(struct reg_flight *f)
+{
+        struct reg_upstreams *u = f->up->set;
+        if (find_locked(u, f->key) == f)
+                (void)cas_map_remove(u->joinable, f->key, strlen(f->key));
 }
 
 static void run(struct reg_work_item *item)
@@ -27,10 +30,11 @@ static void run(struct reg_work_item *item)
         reg_flight_unref(f);
 }
 
-/* Two references: the thread's and the caller's. */
+/* Two references: the thread's and the caller's. Takes the key. */
 static struct reg_flight *flight_new(struct reg_upstream *up, enum reg_flight_kind kind,
-                                     const char *repo, const char *what)
+                                     const struct reg_waiter *waiter, const char *what, char *key)
 {
+        const char *repo = waiter->call.route.repo;
         struct reg_flight *f = cas_xcalloc(1, sizeof(*f));
         f->work.fn = run;
         f->up = up;
@@ -39,6 +43,8 @@ static struct reg_flight *flight_new(struct reg_upstream *up, enum reg_flight_ki
         f->fd = -1;
         f->total_bytes = UINT64_MAX;
         f->what = cas_xstrdup(what);
+        f->key = key;
+        f->ns_used = waiter->ns_used;
         size_t prefix = strlen(up->prefix);
         memcpy(f->repo, repo, strlen(repo) + 1);
         const char *remote = repo + prefix + (prefix > 0);
@@ -52,20 +58,27 @@ bool reg_flight_join(struct reg_upstream *up, enum reg_flight_kind kind, const c
                      void (*resume)(void *waiter, struct reg_http_req *req))
 {
         struct reg_upstreams *u = up->set;
-        const char *repo = waiter->call.route.repo;
         bool waits = false;
+        /* lists are made for the names that the client uses */
+        cas_cleanup_free char *key =
+                cas_xasprintf("%d %d %s\n%s", (int)kind, kind == REG_FLIGHT_LIST && waiter->ns_used,
+                              waiter->call.route.repo, what);
         cas_mutex_lock(&u->mutex);
         if (u->stopping) {
                 cas_mutex_unlock(&u->mutex);
                 return false;
         }
         reg_http_park(waiter->call.req, resume, waiter);
-        struct reg_flight *f = find_locked(up, kind, repo, what);
+        struct reg_flight *f = find_locked(u, key);
         bool started = !f;
         if (started) {
-                f = flight_new(up, kind, repo, what);
+                f = flight_new(up, kind, waiter, what, cas_steal(&key));
+                f->link = &u->flights;
                 f->next = u->flights;
+                if (f->next)
+                        f->next->link = &f->next;
                 u->flights = f;
+                *cas_map_put(u->joinable, f->key, strlen(f->key), NULL) = (uintptr_t)f;
         } else {
                 f->refs++;
         }
@@ -98,7 +111,8 @@ void reg_flight_unref(struct reg_flight *f)
                 (void)close(f->fd);
         cas_mutex_release(&f->mutex);
         cas_buf_release(&f->body);
-        free(f->link_query);
+        free(f->next_link);
+        free(f->key);
         free(f->what);
         free(f);
 }
@@ -107,7 +121,7 @@ void reg_flight_close(struct reg_flight *f)
 {
         struct reg_upstreams *u = f->up->set;
         cas_mutex_lock(&u->mutex);
-        f->closed = true;
+        close_locked(f);
         cas_mutex_unlock(&u->mutex);
 }
 
@@ -132,10 +146,10 @@ void reg_flight_arrive(struct reg_flight *f, enum reg_flight_state state)
         cas_mutex_lock(&u->mutex);
         f->state = state;
         if (state == REG_FLIGHT_DONE) {
-                struct reg_flight **link = &u->flights;
-                while (*link != f)
-                        link = &(*link)->next;
-                *link = f->next;
+                close_locked(f);
+                *f->link = f->next;
+                if (f->next)
+                        f->next->link = f->link;
         }
         struct reg_waiter *waiters = take_waiters_locked(f);
         cas_mutex_unlock(&u->mutex);

@@ -2,7 +2,6 @@
 /* Clients of repositories that come from elsewhere. */
 #include <stdio.h>
 
-#include "cas/json.h"
 #include "registry/range.h"
 #include "registry/upstream_int.h"
 
@@ -117,31 +116,16 @@ static void reply_blob_head(const struct reg_waiter *w)
 
 /* ---- lists ---- */
 
-/* The upstream's list, under the name that the client knows. */
 static void reply_list(struct reg_waiter *w)
 {
-        struct reg_flight *f = w->flight;
-        struct reg_call *call = &w->call;
-        struct cas_err err = CAS_ERR_INIT;
+        const struct reg_flight *f = w->flight;
         cas_cleanup_buf struct cas_buf body = CAS_BUF_INIT;
-        cas_cleanup_json json_t *doc = NULL;
-        bool tags = call->route.noun == REG_NOUN_TAGS;
-        const char *name = w->ns_used ? f->remote : f->repo;
-        if (cas_json_parse(f->body.data, f->body.len_bytes, REG_UPSTREAM_LIST_BYTES_MAX, &doc,
-                           &err) < 0) {
-                reg_reply_err(call->req, REG_ABOUT_NAME, &err);
-                return;
-        }
-        if (tags)
-                (void)json_object_set_new(doc, "name", json_string(name));
-        cas_json_append(doc, &body);
-        if (f->link_query)
-                reg_http_reply_headerf(call->req, "Link", "</v2/%s/%s%s?%s%s%s>; rel=\"next\"",
-                                       name, tags ? "tags/list" : "referrers/",
-                                       tags ? "" : call->route.last, f->link_query,
-                                       w->ns_used ? "&ns=" : "",
-                                       w->ns_used ? f->up->config->name : "");
-        reg_reply_list(call, tags ? "application/json" : CAS_MT_OCI_INDEX, &body);
+        cas_buf_append(&body, f->body.data, f->body.len_bytes);
+        if (f->next_link)
+                reg_http_reply_header(w->call.req, "Link", f->next_link);
+        reg_reply_list(&w->call,
+                       w->call.route.noun == REG_NOUN_TAGS ? "application/json" : CAS_MT_OCI_INDEX,
+                       &body);
 }
 
 /* ---- waiting ---- */
