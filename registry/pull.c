@@ -6,7 +6,7 @@
 
 #include "cas/blob.h"
 #include "cas/limits.h"
-#include "cas/pool.h"
+#include "registry/blobwork.h"
 #include "registry/peer_pull.h"
 
 int reg_remote_doc_read(void *docs, const struct cas_digest *digest, struct cas_buf *out,
@@ -86,70 +86,30 @@ struct pull {
         struct reg_plan plan;
         struct reg_board board;
         _Atomic bool stop;
-        struct cas_mutex mutex; /* guards what follows */
-        struct cas_err first;   /* what failed first */
         struct reg_transfer_result result;
 };
 
-struct pull_task {
-        struct pull *pull;
-        const struct reg_plan_blob *blob;
-};
-
-static void part_name(const struct cas_digest *digest, char out[REG_BOARD_NAME_BYTES])
+static int pull_blob(void *arg, const struct reg_plan_blob *blob, struct reg_board_part *part,
+                     enum reg_blobwork_end *end, struct cas_err *err)
 {
-        char hex[CAS_DIGEST_TEXT_BYTES];
-        (void)snprintf(out, REG_BOARD_NAME_BYTES, "%.12s", cas_digest_hex(digest, hex));
-}
-
-static void count(struct pull *p, int rc, enum reg_fetch_how how, const struct cas_err *err)
-{
-        cas_mutex_lock(&p->mutex);
-        if (rc < 0 && p->first.code == CAS_OK)
-                p->first = *err;
-        p->result.reused += rc == 0 && how == REG_FETCH_REUSED;
-        p->result.moved += rc == 0 && how == REG_FETCH_FETCHED;
-        p->result.left_out += rc == 0 && how == REG_FETCH_LEFT_OUT;
-        cas_mutex_unlock(&p->mutex);
-        if (rc < 0)
-                atomic_store(&p->stop, true);
-}
-
-static void pull_blob(void *arg)
-{
-        struct pull_task *task = arg;
-        struct pull *p = task->pull;
-        struct cas_err err = CAS_ERR_INIT;
+        struct pull *p = arg;
         enum reg_fetch_how how = REG_FETCH_REUSED;
-        struct reg_board_part part;
-        char name[REG_BOARD_NAME_BYTES];
-        if (atomic_load(&p->stop))
-                return;
-        part_name(&task->blob->digest, name);
-        reg_board_begin(&p->board, &part, name, task->blob->size_bytes);
-        int rc = reg_fetch_blob(&p->fetch, task->blob, &part, &how, &err);
-        reg_board_end(&part);
-        count(p, rc, how, &err);
+        int rc = reg_fetch_blob(&p->fetch, blob, part, &how, err);
+        *end = how == REG_FETCH_FETCHED    ? REG_BLOBWORK_MOVED
+               : how == REG_FETCH_LEFT_OUT ? REG_BLOBWORK_LEFT_OUT
+                                           : REG_BLOBWORK_REUSED;
+        return rc;
 }
 
 static int pull_blobs(struct pull *p, unsigned jobs, struct cas_err *err)
 {
-        size_t n = p->plan.blob_count;
-        cas_cleanup_free struct pull_task *tasks = cas_xcalloc(n + 1, sizeof(*tasks));
-        struct cas_pool *pool = cas_pool_new(jobs, jobs);
-        struct cas_pool_group group = {0};
-        for (size_t i = 0; i < n; i++)
-                reg_board_expect(&p->board, p->plan.blobs[i].size_bytes);
-        for (size_t i = 0; i < n; i++) {
-                tasks[i] = (struct pull_task){.pull = p, .blob = &p->plan.blobs[i]};
-                cas_pool_submit(pool, &group, pull_blob, &tasks[i]);
-        }
-        cas_pool_wait(pool, &group);
-        cas_pool_free(pool);
-        if (p->first.code == CAS_OK)
-                return 0;
-        *err = p->first;
-        return -(int)err->code;
+        const struct reg_blobwork work = {.plan = &p->plan,
+                                          .board = &p->board,
+                                          .jobs = jobs,
+                                          .stop = &p->stop,
+                                          .one = pull_blob,
+                                          .arg = p};
+        return reg_blobwork_run(&work, &p->result, err);
 }
 
 /* The document that the reference names: from here where the registry says that it is the same. */
@@ -225,7 +185,6 @@ int reg_pull(struct cas_store *s, struct reg_remote *from, const char *repo, con
                                       .stop = &p->stop,
                                       .proved = options->proved,
                                       .other = options->proved ? NULL : reg_peer_pull};
-        cas_mutex_init(&p->mutex, "pull");
         reg_board_init(&p->board, options->progress, "pull");
         int rc = make_plan(p, reference, to, options, err);
         if (rc == 0)
@@ -236,6 +195,5 @@ int reg_pull(struct cas_store *s, struct reg_remote *from, const char *repo, con
         *out = p->result;
         reg_board_release(&p->board);
         reg_plan_release(&p->plan);
-        cas_mutex_release(&p->mutex);
         return rc;
 }

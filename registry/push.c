@@ -7,7 +7,7 @@
 #include "cas/blobstream.h"
 #include "cas/elsewhere.h"
 #include "cas/limits.h"
-#include "cas/pool.h"
+#include "registry/blobwork.h"
 #include "registry/deliver.h"
 #include "registry/pull.h"
 
@@ -16,14 +16,7 @@ struct push {
         struct reg_plan plan;
         struct reg_board board;
         _Atomic bool stop;
-        struct cas_mutex mutex; /* guards what follows */
-        struct cas_err first;   /* what failed first */
         struct reg_transfer_result result;
-};
-
-struct push_task {
-        struct push *push;
-        const struct reg_plan_blob *blob;
 };
 
 /* ---- where bytes come from ---- */
@@ -96,58 +89,34 @@ static void remote_close(void *stream)
 
 /* ---- blobs ---- */
 
-static void count(struct push *p, int rc, bool left_out, enum reg_deliver_how how,
-                  const struct cas_err *err)
+static int push_blob(void *arg, const struct reg_plan_blob *blob, struct reg_board_part *part,
+                     enum reg_blobwork_end *end, struct cas_err *err)
 {
-        bool went = rc == 0 && !left_out;
-        cas_mutex_lock(&p->mutex);
-        if (rc < 0 && p->first.code == CAS_OK)
-                p->first = *err;
-        p->result.reused += went && how == REG_DELIVER_THERE;
-        p->result.mounted += went && how == REG_DELIVER_MOUNTED;
-        p->result.moved += went && how == REG_DELIVER_SENT;
-        p->result.left_out += left_out;
-        cas_mutex_unlock(&p->mutex);
-        if (rc < 0)
-                atomic_store(&p->stop, true);
-}
-
-static void push_blob(void *arg)
-{
-        struct push_task *task = arg;
-        struct push *p = task->push;
-        struct cas_err err = CAS_ERR_INIT;
+        struct push *p = arg;
+        struct cas_err why = CAS_ERR_INIT;
         enum reg_deliver_how how = REG_DELIVER_THERE;
-        struct reg_board_part part;
-        char hex[CAS_DIGEST_TEXT_BYTES], name[REG_BOARD_NAME_BYTES];
-        if (atomic_load(&p->stop))
-                return;
-        (void)snprintf(name, sizeof(name), "%.12s", cas_digest_hex(&task->blob->digest, hex));
-        reg_board_begin(&p->board, &part, name, task->blob->size_bytes);
-        int rc = reg_deliver_blob(&p->deliver, task->blob, &part, &how, &err);
-        bool left_out = rc == -CAS_E_NOTFOUND && task->blob->foreign;
-        reg_board_end(&part);
-        count(p, left_out ? 0 : rc, left_out, how, &err);
+        int rc = reg_deliver_blob(&p->deliver, blob, part, &how, &why);
+        *end = how == REG_DELIVER_SENT      ? REG_BLOBWORK_MOVED
+               : how == REG_DELIVER_MOUNTED ? REG_BLOBWORK_MOUNTED
+                                            : REG_BLOBWORK_REUSED;
+        if (rc == -CAS_E_NOTFOUND && blob->foreign) {
+                *end = REG_BLOBWORK_LEFT_OUT;
+                return 0;
+        }
+        if (rc < 0)
+                *err = why;
+        return rc;
 }
 
 static int push_blobs(struct push *p, unsigned jobs, struct cas_err *err)
 {
-        size_t n = p->plan.blob_count;
-        cas_cleanup_free struct push_task *tasks = cas_xcalloc(n + 1, sizeof(*tasks));
-        struct cas_pool *pool = cas_pool_new(jobs, jobs);
-        struct cas_pool_group group = {0};
-        for (size_t i = 0; i < n; i++)
-                reg_board_expect(&p->board, p->plan.blobs[i].size_bytes);
-        for (size_t i = 0; i < n; i++) {
-                tasks[i] = (struct push_task){.push = p, .blob = &p->plan.blobs[i]};
-                cas_pool_submit(pool, &group, push_blob, &tasks[i]);
-        }
-        cas_pool_wait(pool, &group);
-        cas_pool_free(pool);
-        if (p->first.code == CAS_OK)
-                return 0;
-        *err = p->first;
-        return -(int)err->code;
+        const struct reg_blobwork work = {.plan = &p->plan,
+                                          .board = &p->board,
+                                          .jobs = jobs,
+                                          .stop = &p->stop,
+                                          .one = push_blob,
+                                          .arg = p};
+        return reg_blobwork_run(&work, &p->result, err);
 }
 
 static int push_documents(struct push *p, const char *tag, struct cas_err *err)
@@ -179,7 +148,6 @@ static struct push *push_new(struct reg_remote *to, const char *repo,
         struct push *p = cas_xcalloc(1, sizeof(*p));
         p->deliver = (struct reg_deliver){
                 .remote = to, .repo = repo, .source = source, .stop = &p->stop};
-        cas_mutex_init(&p->mutex, "push");
         reg_board_init(&p->board, options->progress, what);
         return p;
 }
@@ -188,7 +156,6 @@ static void push_free(struct push *p)
 {
         reg_board_release(&p->board);
         reg_plan_release(&p->plan);
-        cas_mutex_release(&p->mutex);
         free(p);
 }
 
