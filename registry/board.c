@@ -50,14 +50,6 @@ void reg_board_expect(struct reg_board *b, uint64_t bytes)
         cas_mutex_unlock(&b->mutex);
 }
 
-void reg_board_skip(struct reg_board *b, uint64_t bytes)
-{
-        cas_mutex_lock(&b->mutex);
-        b->done_bytes += bytes;
-        tell_locked(b);
-        cas_mutex_unlock(&b->mutex);
-}
-
 void reg_board_begin(struct reg_board *b, struct reg_board_part *part, const char *name,
                      uint64_t total_bytes)
 {

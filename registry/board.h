@@ -28,8 +28,6 @@ void reg_board_release(struct reg_board *b);
 #define reg_cleanup_board __attribute__((cleanup(reg_board_release)))
 /* More is to be done. */
 void reg_board_expect(struct reg_board *b, uint64_t bytes);
-/* Bytes that need not be moved count as done. */
-void reg_board_skip(struct reg_board *b, uint64_t bytes);
 /* total_bytes were expected before. */
 void reg_board_begin(struct reg_board *b, struct reg_board_part *part, const char *name,
                      uint64_t total_bytes);

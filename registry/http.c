@@ -562,11 +562,6 @@ void reg_http_set_context(struct reg_http_req *req, void *context, void (*free_f
         req->context_free = free_fn;
 }
 
-void *reg_http_context(const struct reg_http_req *req)
-{
-        return req->context;
-}
-
 bool reg_http_peer_uid(const struct reg_http_req *req, uid_t *out)
 {
         struct ucred peer;

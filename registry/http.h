@@ -141,7 +141,6 @@ const char *reg_http_client_cert_name(const struct reg_http_req *req);
 /* Something of the caller's that lives as long as the request, set at most once (asserted), from
  * begin; free_fn (may be NULL) is called when all is over, after `done`. */
 void reg_http_set_context(struct reg_http_req *req, void *context, void (*free_fn)(void *context));
-void *reg_http_context(const struct reg_http_req *req); /* NULL when none was set */
 /* From begin, which may not use the request afterwards: fn goes on in its place, on a thread of the
  * worker pool, where it may block; it answers or accepts a body, as begin would. No byte of the
  * body is read before. */

@@ -96,11 +96,6 @@ struct reg_tagclock *reg_operation_tagclock(struct reg_operation *op)
         return op->clock;
 }
 
-unsigned reg_operation_port(const struct reg_operation *op)
-{
-        return op->http ? reg_http_port(op->http) : 0;
-}
-
 void reg_operation_id(struct reg_operation *op, char out[REG_OPERATION_ID_BYTES])
 {
         static const char digits[] = "0123456789abcdef";

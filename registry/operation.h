@@ -25,8 +25,6 @@ void reg_operation_stop(struct reg_operation *op);
 /* Opens the access log anew. */
 int reg_operation_reload(struct reg_operation *op, struct cas_err *err) CAS_MUST_CHECK;
 
-/* The port of its own address; 0 when it has none. */
-unsigned reg_operation_port(const struct reg_operation *op);
 /* What the store held when it was looked at last. False: it was not yet. */
 bool reg_operation_stats(struct reg_operation *op, struct cas_store_stats *out);
 /* For the web page; NULL when that is off. */

@@ -15,7 +15,7 @@
 #define KNOWN_THERE 1u
 #define KNOWN_SHIFT 1
 
-uint64_t reg_upstream_now_s(void)
+static uint64_t now_s(void)
 {
         struct timespec now;
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
@@ -72,11 +72,6 @@ struct reg_upstream *reg_upstream_of(struct reg_upstreams *u, const char *ns,
         return find_by_prefix(u, route->repo);
 }
 
-const char *reg_upstream_name(const struct reg_upstream *up)
-{
-        return up->config->name;
-}
-
 /* ---- what is fresh ---- */
 
 static size_t known_key(const char *repo, const char *ref, char out[512])
@@ -89,7 +84,7 @@ enum reg_fresh reg_upstream_fresh(struct reg_upstream *up, const char *repo, con
 {
         char key[512];
         size_t len = known_key(repo, ref, key);
-        uint64_t now = reg_upstream_now_s();
+        uint64_t now = now_s();
         enum reg_fresh fresh = REG_FRESH_NOT;
         cas_mutex_lock(&up->set->mutex);
         const uint64_t *known = len ? cas_map_get(up->set->known, key, len) : NULL;
@@ -115,7 +110,7 @@ void reg_upstream_note(struct reg_upstream *up, const char *repo, const char *re
                 up->set->known = cas_map_new();
         }
         *cas_map_put(up->set->known, key, len, NULL) =
-                reg_upstream_now_s() << KNOWN_SHIFT | (there ? KNOWN_THERE : 0);
+                now_s() << KNOWN_SHIFT | (there ? KNOWN_THERE : 0);
         cas_mutex_unlock(&up->set->mutex);
 }
 
@@ -128,7 +123,7 @@ bool reg_upstream_stale_ok(struct reg_upstream *up, const char *repo, const char
         /* what was asked for by another process is as old as this one, at least */
         uint64_t since = known && (*known & KNOWN_THERE) ? *known >> KNOWN_SHIFT : up->set->start_s;
         cas_mutex_unlock(&up->set->mutex);
-        return reg_upstream_now_s() - since <= up->config->stale_s;
+        return now_s() - since <= up->config->stale_s;
 }
 
 /* ---- the registry ---- */
@@ -183,7 +178,7 @@ static int remote_open(struct reg_upstream *up, struct cas_err *err)
 int reg_upstream_remote(struct reg_upstream *up, struct reg_remote **out,
                         struct reg_remote_failure *failure, struct cas_err *err)
 {
-        uint64_t now = reg_upstream_now_s();
+        uint64_t now = now_s();
         cas_mutex_lock(&up->set->mutex);
         uint64_t pause_s = up->not_before_s > now ? up->not_before_s - now : 0;
         bool by_limit = up->paused_by_limit, stopping = up->set->stopping;
@@ -211,7 +206,7 @@ void reg_upstream_failed(struct reg_upstream *up, const struct reg_remote_failur
         uint64_t pause_s = failure->retry_after_s ? failure->retry_after_s : REG_UPSTREAM_PAUSE_S;
         pause_s = cas_min_u64(pause_s, REG_UPSTREAM_PAUSE_MAX_S);
         cas_mutex_lock(&up->set->mutex);
-        up->not_before_s = cas_max_u64(up->not_before_s, reg_upstream_now_s() + pause_s);
+        up->not_before_s = cas_max_u64(up->not_before_s, now_s() + pause_s);
         up->paused_by_limit = failure->status == 429;
         cas_mutex_unlock(&up->set->mutex);
         cas_log(CAS_LOG_WARN, "upstream", "host=%s status=%u pause=%llu", up->config->name,
@@ -240,7 +235,7 @@ int reg_upstreams_new(const struct reg_upstreams_config *config, struct cas_stor
         struct reg_upstreams *u = cas_xcalloc(1, sizeof(*u));
         u->store = s;
         u->metrics = metrics;
-        u->start_s = reg_upstream_now_s();
+        u->start_s = now_s();
         u->known = cas_map_new();
         u->joinable = cas_map_new();
         u->count = count;

@@ -24,7 +24,6 @@ void reg_upstreams_free(struct reg_upstreams *u);
 struct reg_upstream;
 struct reg_upstream *reg_upstream_of(struct reg_upstreams *u, const char *ns,
                                      struct reg_route *route, bool *ns_used);
-const char *reg_upstream_name(const struct reg_upstream *up);
 
 /* From begin, for GET and HEAD of manifests, blobs, tags and referrers of an upstream's repository:
  * answers from here what is here and fresh, else asks the upstream first, once for however many

@@ -50,7 +50,6 @@ struct reg_upstreams {
 };
 
 /* upstream.c */
-uint64_t reg_upstream_now_s(void);
 enum reg_fresh {
         REG_FRESH_NOT,  /* ask */
         REG_FRESH_HERE, /* what is here is what there is */
