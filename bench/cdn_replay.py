@@ -131,7 +131,7 @@ def replay(cache, shared, pulls, clients, seed):
     stops = []
     try:
         settings = "[cache]\n" + ("redirect = **\n" if shared else "")
-        port = webcaches.free_port()
+        port = lamina.free_port()
         if cache == "varnish":
             settings += (f"[purge varnish]\nurl = http://127.0.0.1:{port}/\nmethod = BAN\n"
                          "header = Purge-Key: {key}\n")

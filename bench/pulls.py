@@ -1,6 +1,5 @@
 """Pulling all images of the corpus from docker's registry, beside skopeo; pushing them there."""
 import json
-import os
 import socket
 import subprocess
 import tempfile
@@ -14,12 +13,6 @@ def listening(port):
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def seconds(*argv, **kw):
     start = time.monotonic()
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **kw)
@@ -27,7 +20,7 @@ def seconds(*argv, **kw):
 
 
 def registry(directory):
-    port = free_port()
+    port = lamina.free_port()
     with open(directory + "/config.yml", "w", encoding="utf-8") as f:
         json.dump({"version": "0.1", "log": {"level": "error"},
                    "storage": {"filesystem": {"rootdirectory": directory + "/data"}},

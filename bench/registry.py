@@ -33,12 +33,6 @@ CONNECTIONS = (1, 32, 512)
 REPO = "bench/a"
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def digest_of(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -49,7 +43,7 @@ class Server:
     def __init__(self, name, base, argv, env=None):
         self.name = name
         self.dir = os.path.join(base, name)
-        self.port = free_port()
+        self.port = lamina.free_port()
         os.makedirs(self.dir)
         self.prepare()
         with open(os.path.join(self.dir, "log"), "w", encoding="utf-8") as log:

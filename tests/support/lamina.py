@@ -1,13 +1,17 @@
 """What the system tests share: a sandbox of namespaces that always cleans up, a store in a
 private directory, the program under test.
 
-A test script calls `isolate()` first: it starts itself again as the first process of new mount and
-PID namespaces, under a time limit. When it ends, for whatever reason, the kernel kills every
-process that it started, and with them go their mounts and FUSE connections.
+A test script calls `isolate()` first: it starts itself again as the first process of new mount, PID
+and network namespaces, under a time limit. When it ends, for whatever reason, the kernel kills every
+process that it started, and with them go their mounts and FUSE connections. Its loopback is its own:
+no test that runs at the same time can take its ports.
 """
+import fcntl
 import json
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,17 +35,33 @@ def need(*programs):
 
 
 def isolate(seconds):
-    """Goes on as process 1 of new mount and PID namespaces, for at most `seconds`."""
+    """Goes on as process 1 of new mount, PID and network namespaces, for at most `seconds`."""
     if os.geteuid() != 0:
         skip("needs root: it mounts")
     if os.environ.get("LAMINA_ISOLATED"):
         del os.environ["LAMINA_ISOLATED"]
+        loopback_up()
         return
     os.environ["LAMINA_ISOLATED"] = "1"
     sys.stdout.flush()
-    os.execvp("timeout", ["timeout", "-k", "10", str(seconds), "unshare", "--mount", "--pid", "--fork",
+    os.execvp("timeout", ["timeout", "-k", "10", str(seconds), "unshare", "--mount", "--pid", "--net", "--fork",
                           "--kill-child", "--mount-proc", "--propagation", "private",
                           "/usr/bin/python3", *sys.argv])
+
+
+def loopback_up():
+    siocgifflags, siocsifflags, iff_up = 0x8913, 0x8914, 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        request = struct.pack("16sH14x", b"lo", 0)
+        flags = struct.unpack("16sH14x", fcntl.ioctl(s, siocgifflags, request))[1]
+        fcntl.ioctl(s, siocsifflags, struct.pack("16sH14x", b"lo", flags | iff_up))
+
+
+def free_port():
+    """A port of loopback that nobody listens at; the kernel does not give it out again soon."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 class Checks:

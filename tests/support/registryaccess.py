@@ -134,9 +134,7 @@ class Registry:
 
     def __init__(self, folder, config, tls=None):
         self.folder, self.config, self.tls = folder, config, tls
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
+        self.port = lamina.free_port()
         self.host = f"127.0.0.1:{self.port}"
         self.log_path = folder + "/serve.log"
         os.makedirs(folder + "/run", mode=0o700, exist_ok=True)

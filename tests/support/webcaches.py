@@ -12,12 +12,6 @@ import lamina
 CONF = os.path.join(lamina.ROOT, "tools/conf")
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def wait_listening(port, process, what):
     def there():
         if process.poll() is not None:
@@ -31,7 +25,7 @@ class Registry:
     """lamina serve with a configuration, which may name {dir}."""
 
     def __init__(self, directory, settings):
-        self.dir, self.port = directory, free_port()
+        self.dir, self.port = directory, lamina.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         os.makedirs(directory + "/run", mode=0o700, exist_ok=True)
         with open(directory + "/lamina.ini", "w", encoding="utf-8") as f:
@@ -70,7 +64,7 @@ class Nginx:
         self.ports, servers = {}, []
         os.makedirs(directory, exist_ok=True)
         for name, change in {"": lambda text: text, **(variants or {})}.items():
-            port = self.ports[name] = free_port()
+            port = self.ports[name] = lamina.free_port()
             text = change(server)
             assert name == "" or text != server, name + ": nothing was changed"
             servers.append(text.replace("listen 80;", f"listen 127.0.0.1:{port};")
@@ -103,7 +97,7 @@ class Nginx:
 
 class Varnish:
     def __init__(self, directory, registry, port=None):
-        self.port = port or free_port()
+        self.port = port or lamina.free_port()
         os.makedirs(directory, exist_ok=True)
         with open(CONF + "/varnish.vcl", encoding="utf-8") as f:
             text = f.read().replace('.port = "5000"', f'.port = "{registry.port}"')

@@ -8,9 +8,10 @@ for need in unshare jq bwrap crun busybox mandoc; do
 	command -v $need >/dev/null || { echo "skipped: $need is not installed"; exit 77; }
 done
 if [ -z "${LAMINA_ISOLATED:-}" ]; then
-	LAMINA_ISOLATED=1 exec timeout -k 10 280 unshare --mount --pid --fork --kill-child --mount-proc \
-		--propagation private "$0"
+	LAMINA_ISOLATED=1 exec timeout -k 10 280 unshare --mount --pid --net --fork --kill-child \
+		--mount-proc --propagation private "$0"
 fi
+PYTHONPATH=tests/support python3 -c 'import lamina; lamina.loopback_up()' || exit 1
 
 lamina=${LAMINA:-$PWD/build/release/lamina}
 dir=$(mktemp -d)

@@ -6,7 +6,6 @@ import glob
 import hashlib
 import importlib.util
 import os
-import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))

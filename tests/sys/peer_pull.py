@@ -304,7 +304,7 @@ def check_kills(checks, proxy, layout, made):
 
 def check_cache(checks, proxy, layout, made, work):
     """A cache between: what one client had, another has without the origin."""
-    port = proxy.port + 1 if proxy.port < 65535 else proxy.port - 1
+    port = lamina.free_port()
     with open(work + "/nginx.conf", "w", encoding="utf-8") as f:
         f.write(f"""daemon off; user root; pid {work}/nginx.pid; error_log {work}/error.log; worker_processes 1;
 events {{ worker_connections 256; }}

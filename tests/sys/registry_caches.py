@@ -319,7 +319,7 @@ def main():
             f.write("ann:" + bcrypt("secret") + "\n")
         with open(directory + "/password", "w", encoding="utf-8") as f:
             f.write("secret\n")
-        varnish_port = webcaches.free_port()
+        varnish_port = lamina.free_port()
         registry = webcaches.Registry(directory, SETTINGS.format(
             tag=TAG_SECONDS, revalidate=REVALIDATE_SECONDS, varnish=varnish_port, dir=directory))
         stops.append(registry)

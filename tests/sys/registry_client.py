@@ -23,12 +23,6 @@ MIB = 1 << 20
 BIG = 20 * MIB  # more than one stripe of several
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def tar_of(name, data):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -74,7 +68,7 @@ def wait_listening(port, process):
 
 
 def docker_registry(directory, htpasswd=None):
-    port = free_port()
+    port = lamina.free_port()
     os.makedirs(directory)
     config = {"version": "0.1", "log": {"level": "error"},
               "storage": {"filesystem": {"rootdirectory": directory}, "delete": {"enabled": True}},
@@ -309,7 +303,7 @@ def test_referrers(w, own, digest):
 
 def test_http2(w, own, digest):
     """nginx with HTTP/2 and a certificate of its own, trusted by certs.d."""
-    d, port = w.host.dir + "/nginx", free_port()
+    d, port = w.host.dir + "/nginx", lamina.free_port()
     os.makedirs(d)
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", d + "/key", "-out",
                     d + "/cert", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
@@ -355,7 +349,7 @@ def main():
             many = host.json("import", f"oci:{host.dir}/layout:many", "many:1")["images"][0]["digest"]
             host.json("import", f"oci:{host.dir}/layout:app2", "app:2")
             host.json("import", f"oci:{host.dir}/layout:app3", "app:3")
-            own = free_port()
+            own = lamina.free_port()
             processes.append(host.start("serve", "--store", host.dir + "/registry", "--listen", f"127.0.0.1:{own}",
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             wait_listening(own, processes[-1])

@@ -16,10 +16,12 @@ for tool in skopeo jq python3 unshare curl; do
 done
 if [ -z "${LAMINA_ISOLATED-}" ]; then # as process 1 of its own namespaces: all of it ends with it
     export LAMINA_ISOLATED=1
-    exec timeout -k 10 "${LAMINA_TEST_SECONDS:-280}" unshare --mount --pid --fork --kill-child --mount-proc \
-        --propagation private "$0" "$@"
+    [ -n "${REGISTRY-}" ] && net=() || net=(--net)
+    exec timeout -k 10 "${LAMINA_TEST_SECONDS:-280}" unshare --mount --pid "${net[@]}" --fork --kill-child \
+        --mount-proc --propagation private "$0" "$@"
 fi
 unset LAMINA_ISOLATED
+[ -n "${REGISTRY-}" ] || PYTHONPATH=$here/tests/support python3 -c 'import lamina; lamina.loopback_up()' || exit 1
 dir=$(mktemp -d /tmp/lamina-clients-XXXXXX)
 pids=()
 cleanup() {

@@ -10,7 +10,6 @@ import argparse
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -555,12 +554,6 @@ def test_all(ours):
     registryrules.run(repo + "/rules", ours)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def answers():
     try:
         return call("GET", "/v2/").status == 200
@@ -613,7 +606,7 @@ def sessions_are_their_users():
 
 
 def serve(host, config, test):
-    target.port = free_port()
+    target.port = lamina.free_port()
     with open(host.dir + "/lamina.conf", "w", encoding="utf-8") as f:
         f.write(CONFIG + config)
     process = host.start("serve", "--config", host.dir + "/lamina.conf", "--listen", f"127.0.0.1:{target.port}",

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -79,12 +78,6 @@ class Endpoint:
 
     def tags(self, action="push"):
         return [e["target"].get("tag") for e in self.events if e["action"] == action]
-
-
-def closed_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Owner:
@@ -235,7 +228,7 @@ def main():
     lamina.isolate(120)
     endpoint = Endpoint()
     with lamina.Host() as host:
-        own_port = closed_port()
+        own_port = lamina.free_port()
         config, log = host.dir + "/lamina.ini", host.dir + "/access.log"
         with open(config, "w", encoding="utf-8") as f:
             f.write(f"""
@@ -251,7 +244,7 @@ header = X-Extra: yes
 actions = push, pull, delete
 repositories = team/**
 [webhook dead]
-url = http://127.0.0.1:{closed_port()}/
+url = http://127.0.0.1:{lamina.free_port()}/
 [retention old]
 repositories = team/*
 keep = 1

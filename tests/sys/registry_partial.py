@@ -17,17 +17,11 @@ import lamina  # noqa: E402
 from registryclient import INDEX, MANIFEST, call, checks, target  # noqa: E402
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 class Proxy:
     """Between podman and the registry: hands bytes on, and notes what was asked and answered."""
 
     def __init__(self, to):
-        self.to, self.port = to, free_port()
+        self.to, self.port = to, lamina.free_port()
         self.ranges, self.statuses, self.sent_bytes = [], [], 0
         listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self.accept, args=(listener,), daemon=True).start()
@@ -142,7 +136,7 @@ def main():
     lamina.need("podman", "tar", "diff")
     lamina.isolate(200)
     with lamina.Host(parent="/var/tmp" if os.path.isdir("/var/tmp") else None) as host:
-        target.port = free_port()
+        target.port = lamina.free_port()
         process = host.start("serve", "--listen", f"127.0.0.1:{target.port}", stdout=subprocess.DEVNULL)
         try:
             lamina.wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", target.port)) == 0, what="the registry")

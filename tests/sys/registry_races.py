@@ -9,11 +9,9 @@ collections.
   --seed N     of the random choices; it is printed when something fails"""
 import argparse
 import http.client
-import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -33,9 +31,7 @@ class Registry:
 
     def __init__(self, host):
         self.host, self.process = host, None
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            target.port = s.getsockname()[1]
+        target.port = lamina.free_port()
 
     def start(self):
         self.process = self.host.start("serve", "--listen", f"127.0.0.1:{target.port}", stdout=subprocess.DEVNULL)
