@@ -516,7 +516,8 @@ static int check_all(struct cas_fsck_run *run, struct cas_err *err)
         return rc;
 }
 
-int cas_fsck(struct cas_store *s, const struct cas_progress *progress, cas_fsck_fn fn, void *arg,
+int cas_fsck(struct cas_store *s, const struct cas_fsck_options *options CAS_UNUSED,
+             const struct cas_progress *progress, cas_fsck_fn fn, void *arg,
              struct cas_fsck_result *out, struct cas_err *err)
 {
         struct cas_fsck_run run = {.s = s, .progress = progress, .fn = fn, .arg = arg, .out = out};

@@ -74,9 +74,15 @@ struct cas_tree_record {
         X(ELSEWHERE, "elsewhere", 0, 'X')                                                          \
         X(ORDERS, "orders", 0, 'O')                                                                \
         X(TAG_TIMES, "tag-times", 0, 'i')                                                          \
+        X(NODES, "nodes", 0, 'n')                                                                  \
+        X(BLOB_REFS, "blob-refs", 0, 'e')                                                          \
+        X(CONDEMNED, "condemned", 0, 'Q')                                                          \
+        X(PACK_DEAD, "pack-dead", 0, 'D')                                                          \
         X(CHUNKS, "chunks", 1, 'c')                                                                \
+        X(CHUNK_REFS, "chunk-refs", 1, 'k')                                                        \
         X(OBJECTS, "objects", 2, 'o')                                                              \
-        X(OBJECT_CHUNKS, "object-chunks", 2, 'l')
+        X(OBJECT_CHUNKS, "object-chunks", 2, 'l')                                                  \
+        X(OBJECT_REFS, "object-refs", 2, 'f')
 enum cas_family {
 #define X(name, text, column, prefix) CAS_FAMILY_##name,
         CAS_FAMILY_TABLE(X)

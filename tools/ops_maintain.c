@@ -70,7 +70,7 @@ int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ct
         (void)args;
         op_cleanup_json json_t *findings = json_array();
         struct cas_fsck_result r = {0};
-        if (cas_fsck(s, ctx->progress, finding_seen, findings, &r, err) < 0)
+        if (cas_fsck(s, NULL, ctx->progress, finding_seen, findings, &r, err) < 0)
                 return -(int)err->code;
         json_t *checked = json_pack(
                 "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "packs", number(r.packs), "blocks",

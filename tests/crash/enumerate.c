@@ -669,7 +669,7 @@ static void check_store(struct cas_store *s)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_fsck_result r;
-        if (cas_fsck(s, NULL, tell, NULL, &r, &err) < 0)
+        if (cas_fsck(s, NULL, NULL, tell, NULL, &r, &err) < 0)
                 (void)fprintf(stderr, "fsck: %s\n", err.msg);
         must(err.code == CAS_OK && r.errors == 0);
 }

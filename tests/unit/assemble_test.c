@@ -154,7 +154,7 @@ static void a_blob_that_never_had_a_copy(void **state)
         ok(teststore_open(t[1], &err));
         check_blob(t[1]->store, &rec.blob, &blob);
         struct cas_fsck_result result;
-        ok(cas_fsck(t[1]->store, NULL, NULL, NULL, &result, &err));
+        ok(cas_fsck(t[1]->store, NULL, NULL, NULL, NULL, &result, &err));
         assert_int_equal(result.errors, 0);
 }
 
@@ -182,7 +182,7 @@ static void what_is_not_proved_is_not_there(void **state)
         assert_false(test_has_blob(s, &b.blob));
         assert_int_equal(cas_layer_stat(s, &a.blob, &got, &err), -CAS_E_NOTFOUND);
         struct cas_fsck_result result;
-        ok(cas_fsck(s, NULL, NULL, NULL, &result, &err));
+        ok(cas_fsck(s, NULL, NULL, NULL, NULL, &result, &err));
         assert_int_equal(result.errors, 0);
         /* nothing of it stands in the way */
         ok(cas_layer_assemble(s, &a.blob, one.len_bytes, &recipe.recipe, NULL, &got, &err));

@@ -190,7 +190,7 @@ static void expect_fsck(struct teststore *t, const char *expected)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_fsck_result r;
         cas_cleanup_buf struct cas_buf ids = CAS_BUF_INIT;
-        ok(cas_fsck(t->store, NULL, say, &ids, &r, &err));
+        ok(cas_fsck(t->store, NULL, NULL, say, &ids, &r, &err));
         assert_string_equal(cas_buf_str(&ids), expected);
 }
 

@@ -52,7 +52,7 @@ static void expect_fsck(struct cas_store *s, const char *expected)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_fsck_result r;
         cas_cleanup_buf struct cas_buf ids = CAS_BUF_INIT;
-        ok(cas_fsck(s, NULL, collect, &ids, &r, &err));
+        ok(cas_fsck(s, NULL, NULL, collect, &ids, &r, &err));
         assert_string_equal(cas_buf_str(&ids), expected);
         assert_int_equal(r.errors, 0);
         assert_int_equal(r.warnings, 0);

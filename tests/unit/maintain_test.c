@@ -41,7 +41,7 @@ static void expect_fsck(struct teststore *t, const char *expected)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_fsck_result r;
         cas_cleanup_buf struct cas_buf ids = CAS_BUF_INIT;
-        ok(cas_fsck(t->store, NULL, collect, &ids, &r, &err));
+        ok(cas_fsck(t->store, NULL, NULL, collect, &ids, &r, &err));
         assert_string_equal(cas_buf_str(&ids), expected);
 }
 
@@ -73,7 +73,7 @@ static void a_sound_store_has_no_findings(void **state)
         ok(cas_packset_seal(t->store->packset, &err));
         (void)put(t, "b", "z", 100);
         expect_fsck(t, "");
-        ok(cas_fsck(t->store, NULL, NULL, NULL, &r, &err));
+        ok(cas_fsck(t->store, NULL, NULL, NULL, NULL, &r, &err));
         assert_int_equal(r.layers, 3);
         assert_int_equal(r.manifests, 4);
         assert_int_equal(r.blobs, 3 * 3);
@@ -300,7 +300,7 @@ static void fsck_finds_damaged_packs(void **state)
         flip(t, pack, 32 + 56 + 36 + 3); /* in the frame */
         struct cas_fsck_result r;
         cas_cleanup_buf struct cas_buf ids = CAS_BUF_INIT;
-        ok(cas_fsck(t->store, NULL, collect, &ids, &r, &err));
+        ok(cas_fsck(t->store, NULL, NULL, collect, &ids, &r, &err));
         assert_true(r.errors >= 3);
         assert_non_null(strstr(cas_buf_str(&ids), "pack-damaged"));
         assert_non_null(strstr(cas_buf_str(&ids), "pack-sha256"));

@@ -205,7 +205,7 @@ static void a_layer_comes_by_its_parts(void **state)
         teststore_reopen(t->here); /* durable */
         check_blob(t->here->store, &rec.blob, &new);
         struct cas_fsck_result result;
-        ok(cas_fsck(t->here->store, NULL, NULL, NULL, &result, &err));
+        ok(cas_fsck(t->here->store, NULL, NULL, NULL, NULL, &result, &err));
         assert_int_equal(result.errors, 0);
         /* at once, now that it is there */
         ok(reg_peer_bring(t->remote, "a/b", &rec.blob, new.len_bytes, t->here->store, NULL, NULL,

@@ -37,7 +37,7 @@ static void expect_no_errors(struct teststore *t)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_fsck_result r;
         cas_cleanup_buf struct cas_buf ids = CAS_BUF_INIT;
-        ok(cas_fsck(t->store, NULL, say, &ids, &r, &err));
+        ok(cas_fsck(t->store, NULL, NULL, say, &ids, &r, &err));
         assert_int_equal(r.errors, 0);
 }
 
@@ -175,7 +175,7 @@ static void what_is_dead_goes(void **state)
         assert_true(packs_of(t).bytes < before.bytes * 3 / 5);
         cas_cleanup_buf struct cas_buf ids = CAS_BUF_INIT;
         struct cas_fsck_result r;
-        ok(cas_fsck(t->store, NULL, say, &ids, &r, &err));
+        ok(cas_fsck(t->store, NULL, NULL, say, &ids, &r, &err));
         assert_int_equal(r.errors + r.warnings, 0);
         assert_true(testimage_is_whole(t->store, &stays, 40, FILES));
 }

@@ -214,7 +214,7 @@ static void say(void *arg, enum cas_fsck_severity severity, const char *id, cons
 static void check_store(struct teststore *t)
 {
         struct cas_fsck_result r;
-        test_ok(cas_fsck(t->store, NULL, say, NULL, &r, err));
+        test_ok(cas_fsck(t->store, NULL, NULL, say, NULL, &r, err));
         assert_int_equal(r.errors, 0);
 }
 

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Condemned: what may be garbage since a change, for collection to look at (spec/gc.md). Written in
+ * the batch of the change. Private to cas. */
+#ifndef CAS_CONDEMNED_INT_H
+#define CAS_CONDEMNED_INT_H
+
+#include "cas/index_int.h"
+#include "cas/record_int.h"
+
+/* In the order in which a run looks at them: what one removes condemns of later kinds only. */
+enum cas_condemned_kind {
+        CAS_CONDEMNED_LINK = 1, /* a blob's link in a repository */
+        CAS_CONDEMNED_BLOB = 2,
+        CAS_CONDEMNED_LISTING = 3, /* an object as a listing */
+        CAS_CONDEMNED_RECIPE = 4,  /* an object as a recipe */
+        CAS_CONDEMNED_OBJECT = 5,
+        CAS_CONDEMNED_CHUNK = 6, /* of an object of several */
+};
+/* since: seconds; grace counts from there. An earlier record of the same thing is replaced. */
+void cas_batch_condemn_link(struct cas_batch *b, const char *repo, const struct cas_digest *blob,
+                            uint64_t since_unix_s);
+void cas_batch_condemn_blob(struct cas_batch *b, const struct cas_digest *blob,
+                            uint64_t since_unix_s);
+/* kind: LISTING, RECIPE, OBJECT or CHUNK. */
+void cas_batch_condemn(struct cas_batch *b, enum cas_condemned_kind kind,
+                       const struct cas_hash *hash, uint64_t since_unix_s);
+/* Before a client is told that a blob is here (HEAD, mount): when it is condemned, its grace begins
+ * anew, durably. Costs one look in the index otherwise. */
+int cas_condemned_renew(struct cas_store *s, const struct cas_digest *blob,
+                        struct cas_err *err) CAS_MUST_CHECK;
+
+#endif
