@@ -16,9 +16,9 @@ ifeq ($(origin CC),default)
 CC := $(CC_$(CONFIG))
 endif
 CFLAGS_release := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong
-CFLAGS_debug := -O0 -g3
-CFLAGS_asan := -O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
-CFLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+CFLAGS_debug := -O0 -g3 -DCAS_LOCK_ORDER
+CFLAGS_asan := -O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DCAS_LOCK_ORDER
+CFLAGS_tsan := -O1 -g1 -fsanitize=thread -fno-omit-frame-pointer -DCAS_LOCK_ORDER
 CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer
 ifeq ($(CFLAGS_$(CONFIG)),)
 $(error CONFIG=$(CONFIG): use release, debug, asan, tsan or fuzz)
@@ -177,6 +177,7 @@ check-headers: ## Every header compiles alone
 .PHONY: check-layers
 check-layers: ## Nobody includes what is above or beside it (spec/README.md)
 	@tests/check-layers.sh
+	@tests/check-locks.sh
 
 C_FILES := $(sort $(foreach d,$(FOLDERS) tools/enter tests/unit tests/prop tests/crash tests/fuzz tests/support bench,\
              $(wildcard $(d)/*.c $(d)/*.h)))

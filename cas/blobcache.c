@@ -191,15 +191,15 @@ static int load(struct cas_store *s, struct cas_err *err)
 
 void cas_blob_files_lock(struct cas_store *s, bool exclusive)
 {
-        int rc = exclusive ? pthread_rwlock_wrlock(&s->blob_files)
-                           : pthread_rwlock_rdlock(&s->blob_files);
-        cas_assert(rc == 0);
+        if (exclusive)
+                cas_rwlock_write(&s->blob_files);
+        else
+                cas_rwlock_read(&s->blob_files);
 }
 
 void cas_blob_files_unlock(struct cas_store *s)
 {
-        int rc = pthread_rwlock_unlock(&s->blob_files);
-        cas_assert(rc == 0);
+        cas_rwlock_unlock(&s->blob_files);
 }
 
 void cas_batch_put_blob(struct cas_batch *b, const struct cas_digest *digest,

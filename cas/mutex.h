@@ -1,31 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A mutex that knows its name and its owner, so that `_locked` functions can
- * assert that it is held.
+ * assert that it is held; a lock for many readers or one writer; and the order
+ * in which locks are taken, checked at run time in builds with CAS_LOCK_ORDER
+ * (debug, asan, tsan: cas/lockorder_int.h).
  *
- * Lock order, outermost first; a thread never takes a lock to the left of one
- * that it holds:
- *
- *   store.keeping   (who puts frames of a blob into packs as they are, one at a time; a
- *                    publication may be open already)
- *   > store.exclusive (rwlock: publishers shared, gc exclusive)
- *   > store.names   (tags, manifests of repositories, journal)
- *   > store.blob_files (rwlock: commits of blobs shared, who drops copies alone)
- *   > publish       (one publication)
- *   > packset.replacing (who moves chunks, or puts kept frames in their place, for the commit)
- *   > openblock (chunks of one ingest that are not written yet; one at a time)
- *   > packfile.sync (while a pack is synced)
- *   > packset       (open packs, pending chunks)
- *   > blobcache, blockcache, layerwriter, once, pool, recipe, recode, regen, spool, store.trees,
- *     index.packs, log (leaves)
- *
- * Beside that order: flights > flight (cas/blobstream.c), neither held around any of the above nor
- * taken inside of it, but for flights by collection, which has store.exclusive; who waits for bytes
- * is woken under flight, so that the waker's locks come after it. condenser is held alone.
- * elsewhere.loading (with the store shared) > elsewhere, a leaf, as is learner; filler is taken
- * inside of elsewhere.
- *
- * fusefs and registry take their own locks outside of every cas call, never
- * around one, but for those that their files name. */
+ * The name is the lock's class: two locks of one class are never held by one thread. */
 #ifndef CAS_MUTEX_H
 #define CAS_MUTEX_H
 
@@ -34,9 +13,56 @@
 
 #include "cas/base.h"
 
+/* Lock order, outermost first: a thread takes no lock whose rank is that of one that it holds, or
+ * is smaller. tests/check-locks.sh compares the table with the names in cas.
+ *
+ * Locks of fusefs, registry and tools are not in it. They are taken outside of every cas call but
+ * in callbacks (who waits for bytes is woken under "flight"); what is taken inside of what is
+ * learned as it happens, together with this table, and a thread that closes a circle is told. */
+#define CAS_LOCK_RANKS(X)                                                                          \
+        X(10, "store.keeping")     /* who puts frames of a blob into packs as they are */          \
+        X(20, "elsewhere.loading") /* the list of other stores' parts */                           \
+        X(30, "filler")            /* a layer that comes in the background */                      \
+        X(30, "condenser")                                                                         \
+        X(40, "elsewhere")         /* layers of other stores */                                    \
+        X(50, "store.names")       /* who commits; tags, manifests, journal */                     \
+        X(60, "store.blob_files")  /* commits of blobs shared, who drops copies alone */           \
+        X(70, "packset.replacing") /* who moves chunks, or puts kept frames in their place */      \
+        X(80, "openblock")         /* chunks of one ingest that are not written yet */             \
+        X(90, "packfile.sync")     /* while a pack is synced */                                    \
+        X(100, "packset")          /* open packs, pending chunks */                                \
+        X(110, "flights")          /* streams of blobs that are made again */                      \
+        X(120, "flight")                                                                           \
+        X(900, "blobcache") /* from here on: leaves */                                             \
+        X(900, "blockcache")                                                                       \
+        X(900, "assemble.once")                                                                    \
+        X(900, "condense.once")                                                                    \
+        X(900, "elsewhere.once")                                                                   \
+        X(900, "fsck")                                                                             \
+        X(900, "hashpipe")                                                                         \
+        X(900, "index.packs")                                                                      \
+        X(900, "ingest.queue")                                                                     \
+        X(900, "layer.once")                                                                       \
+        X(900, "layerwriter")                                                                      \
+        X(900, "learner")                                                                          \
+        X(900, "packfds")                                                                          \
+        X(900, "pool")                                                                             \
+        X(900, "progress")                                                                         \
+        X(900, "recipe")                                                                           \
+        X(900, "recode")                                                                           \
+        X(900, "regen")                                                                            \
+        X(900, "spool")                                                                            \
+        X(900, "store.blob_dirs")                                                                  \
+        X(900, "store.exclusive")                                                                  \
+        X(900, "store.trees")                                                                      \
+        X(900, "store.uploads")                                                                    \
+        X(900, "unpack")
+
+/* ---- one at a time ---- */
+
 struct cas_mutex {
-        pthread_mutex_t mutex;
-        const char *name; /* static storage */
+        pthread_mutex_t mutex; /* first: tests' schedulers go from one to the other */
+        const char *name;      /* static storage */
         _Atomic(pthread_t) owner;
         _Atomic bool held;
 };
@@ -60,5 +86,20 @@ bool cas_mutex_timedwait(struct cas_mutex *m, pthread_cond_t *cond,
                          const struct timespec *deadline);
 /* Initialises a condition that cas_mutex_timedwait can use. */
 void cas_cond_init(pthread_cond_t *cond);
+
+/* ---- many readers, or one writer ---- */
+
+/* A writer that waits goes before readers that come later, so a thread that reads already must not
+ * read again. */
+struct cas_rwlock {
+        pthread_rwlock_t lock; /* first, as above */
+        const char *name;      /* static storage */
+};
+
+void cas_rwlock_init(struct cas_rwlock *l, const char *name);
+void cas_rwlock_release(struct cas_rwlock *l);
+void cas_rwlock_read(struct cas_rwlock *l);
+void cas_rwlock_write(struct cas_rwlock *l);
+void cas_rwlock_unlock(struct cas_rwlock *l);
 
 #endif

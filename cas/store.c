@@ -342,17 +342,6 @@ static int open_packs(struct cas_store *s, const struct cas_store_config *config
         return cas_packset_open(s->io, s->backend, s->index, &s->packset, err);
 }
 
-/* Who takes files away is rare and quick, and must not starve. */
-static void blob_files_init(pthread_rwlock_t *lock)
-{
-        pthread_rwlockattr_t attr;
-        (void)pthread_rwlockattr_init(&attr);
-        (void)pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-        int rc = pthread_rwlock_init(lock, &attr);
-        cas_assert(rc == 0);
-        (void)pthread_rwlockattr_destroy(&attr);
-}
-
 static struct cas_store *store_new(const struct cas_store_config *config)
 {
         struct cas_store *s = cas_xcalloc(1, sizeof(*s));
@@ -372,7 +361,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->learner = cas_learner_new();
         s->blobcache = cas_blobcache_new();
         s->blob_cache_bytes = config->blob_cache_bytes;
-        blob_files_init(&s->blob_files);
+        cas_rwlock_init(&s->blob_files, "store.blob_files");
         return s;
 }
 
@@ -434,7 +423,7 @@ void cas_store_close(struct cas_store *s)
         cas_elsewhere_free(s->elsewhere);
         cas_learner_free(s->learner);
         cas_blobcache_free(s->blobcache);
-        (void)pthread_rwlock_destroy(&s->blob_files);
+        cas_rwlock_release(&s->blob_files);
         (void)pthread_cond_destroy(&s->exclusive_change);
         (void)pthread_cond_destroy(&s->names_change);
         cas_mutex_release(&s->exclusive_mutex);

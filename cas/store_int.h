@@ -72,7 +72,7 @@ struct cas_store {
         _Atomic(bool) recoding;          /* packs, one call at a time (cas/recode.c) */
         struct cas_blobcache *blobcache; /* has its own lock */
         uint64_t blob_cache_bytes;
-        pthread_rwlock_t blob_files; /* cas_blob_files_lock */
+        struct cas_rwlock blob_files; /* cas_blob_files_lock */
 
         struct cas_mutex keeping; /* cas_keeping_lock */
 

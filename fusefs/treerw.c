@@ -62,12 +62,7 @@ static bool has_nodes(struct ffs_nodes *n, uint32_t volume)
 
 static void init_lock(struct ffs_rw *rw)
 {
-        pthread_rwlockattr_t attr;
-        (void)pthread_rwlockattr_init(&attr);
-        /* Look-ups must not keep a change waiting for ever. */
-        (void)pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-        (void)pthread_rwlock_init(&rw->lock, &attr);
-        (void)pthread_rwlockattr_destroy(&attr);
+        cas_rwlock_init(&rw->lock, "treerw");
         cas_mutex_init(&rw->settling, "treerw.settling");
         cas_mutex_init(&rw->hiding, "treerw.hiding");
         cas_cond_init(&rw->settled);
@@ -144,7 +139,7 @@ void ffs_rw_close(struct ffs_rw *rw)
         ffs_rw_listings_free(rw->listings);
         ffs_upperlayer_close(rw->upper);
         (void)close(rw->dir_fd);
-        (void)pthread_rwlock_destroy(&rw->lock);
+        cas_rwlock_release(&rw->lock);
         (void)pthread_cond_destroy(&rw->settled);
         cas_mutex_release(&rw->settling);
         cas_mutex_release(&rw->hiding);
@@ -164,10 +159,10 @@ bool ffs_rw_is_idle(struct ffs_rw *rw)
 void ffs_rw_root_attr(struct ffs_rw *rw, struct stat *out)
 {
         struct ffs_node root;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         if (ffs_rw_node(rw, rw->root, &root) < 0 || ffs_rw_attr(rw, &root, out) < 0)
                 *out = (struct stat){.st_mode = S_IFDIR | 0555, .st_nlink = 1};
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
 }
 
 /* ---- nodes ---- */
@@ -490,9 +485,9 @@ int ffs_rw_change(struct ffs_rw *rw,
 {
         for (;;) {
                 struct ffs_rw_need need = {0};
-                (void)pthread_rwlock_wrlock(&rw->lock);
+                cas_rwlock_write(&rw->lock);
                 int rc = fn(rw, arg, &need);
-                (void)pthread_rwlock_unlock(&rw->lock);
+                cas_rwlock_unlock(&rw->lock);
                 if (need.superseded)
                         ffs_rw_forget_attr(rw, need.superseded);
                 if (rc != FFS_RW_AGAIN)

@@ -35,9 +35,9 @@ void ffs_rw_getattr(struct ffs_volume *v, fuse_req_t req, uint64_t node,
         struct ffs_rw *rw = v->rw;
         struct stat st;
         double timeout = 0;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         int rc = getattr(rw, node, &st, &timeout);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (rc < 0)
                 (void)fuse_reply_err(req, -rc);
         else
@@ -273,9 +273,9 @@ void ffs_rw_readlink(struct ffs_volume *v, fuse_req_t req, uint64_t node)
 {
         struct ffs_rw *rw = v->rw;
         char text[4097];
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         int rc = read_link(rw, node, text, sizeof(text));
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (rc < 0)
                 (void)fuse_reply_err(req, -rc);
         else
@@ -377,9 +377,9 @@ static void answer_xattr(struct ffs_rw *rw, fuse_req_t req, uint64_t node, const
                          size_t size)
 {
         cas_cleanup_buf struct cas_buf out = CAS_BUF_INIT;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         int rc = name && is_prefix(name) ? -EINVAL : read_xattr(rw, node, name, &out);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (rc == 0 && !name && out.len_bytes > 0 && fuse_req_ctx(req)->uid != 0)
                 hide_trusted(&out);
         if (rc == 0 && name) {

@@ -438,11 +438,11 @@ static int copy_without_lock(struct file_copy *c)
         ffs_treefs_blocks(rw->treefs);
         int rc = into ? copy_into(c) : copy_data(rw, c->node.vid, &c->lower.inode, c->fd);
         ffs_treefs_goes_on(rw->treefs);
-        (void)pthread_rwlock_wrlock(&rw->lock);
+        cas_rwlock_write(&rw->lock);
         if (rc == 0)
                 rc = finish(c);
         ffs_rw_copying_end(rw, c->node.id);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         return rc;
 }
 
@@ -451,9 +451,9 @@ int ffs_rw_copy_up(struct ffs_rw *rw, uint64_t node, enum ffs_rw_level level)
         for (;;) {
                 struct ffs_rw_need need = {0};
                 struct file_copy c = {.rw = rw, .node = {.id = node}, .level = level, .fd = -1};
-                (void)pthread_rwlock_wrlock(&rw->lock);
+                cas_rwlock_write(&rw->lock);
                 int rc = begin(&c, &need);
-                (void)pthread_rwlock_unlock(&rw->lock);
+                cas_rwlock_unlock(&rw->lock);
                 bool wait = rc == FFS_RW_AGAIN && need.level == FFS_RW_SETTLED;
                 if (rc == FFS_RW_AGAIN && !wait)
                         rc = copy_without_lock(&c);

@@ -30,7 +30,7 @@ struct ffs_rw {
         bool trusted;             /* renames of lower directories and metacopy are there */
         _Atomic bool passthrough; /* open files of the upper are backed by it */
         uint64_t root;            /* node */
-        pthread_rwlock_t lock;
+        struct cas_rwlock lock;
         struct cas_mutex settling; /* guards copying */
         pthread_cond_t settled;
         struct cas_mutex hiding;  /* held from a change of a hidden name to that of its record */

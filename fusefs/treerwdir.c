@@ -352,10 +352,10 @@ void ffs_rw_readdir(struct ffs_volume *v, fuse_req_t req, uint64_t node, size_t 
         struct answer a = {
                 .req = req, .rw = rw, .plus = plus, .out = out, .max = size, .dir_fd = -1};
         int rc = out ? 0 : -ENOMEM;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         if (rc == 0)
                 rc = readdir_locked(&a, node, (uint64_t)offset);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         int sent = rc < 0 ? fuse_reply_err(req, -rc) : fuse_reply_buf(req, out, a.len);
         if (rc < 0 || sent < 0)
                 for (size_t i = 0; i < a.looked.len_bytes; i += sizeof(uint64_t))

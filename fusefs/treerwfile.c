@@ -95,10 +95,10 @@ int ffs_rw_open_new(struct ffs_rw *rw, const struct ffs_node *node, struct fuse_
                 fi->noflush = 1;
                 return 0;
         }
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         (void)ffs_nodes_opens(rw->nodes, node->id, 1);
         int rc = open_upper_file(rw, node, fi);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (rc < 0)
                 (void)ffs_nodes_opens(rw->nodes, node->id, -1);
         return rc;
@@ -195,9 +195,9 @@ void ffs_rw_open_file(struct ffs_volume *v, fuse_req_t req, uint64_t node,
         if (wants_write(fi)) {
                 rc = ffs_rw_change(rw, open_for_write, &o);
         } else {
-                (void)pthread_rwlock_rdlock(&rw->lock);
+                cas_rwlock_read(&rw->lock);
                 rc = open_for_read(rw, &o);
-                (void)pthread_rwlock_unlock(&rw->lock);
+                cas_rwlock_unlock(&rw->lock);
         }
         if (rc < 0)
                 (void)fuse_reply_err(req, -rc);
@@ -261,12 +261,12 @@ void ffs_rw_read(struct ffs_volume *v, fuse_req_t req, uint64_t id, size_t size,
         struct ffs_rw *rw = v->rw;
         struct ffs_node node;
         cas_cleanup_fd int fd = -1;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         int rc = data_node(rw, id, &node);
         bool below = rc == 0 && node.flags & FFS_NODE_DATA_LOWER;
         if (rc == 0 && !below)
                 rc = ffs_rw_open_data(rw, &node, &fd);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (rc < 0) {
                 (void)fuse_reply_err(req, -rc);
         } else if (below) {
@@ -305,13 +305,13 @@ static int prepare_locked(struct ffs_rw *rw, void *arg, struct ffs_rw_need *need
 static int prepare_write(struct ffs_rw *rw, uint64_t id, int *out_fd)
 {
         struct ffs_node node;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         int rc = ffs_rw_node(rw, id, &node);
         bool ready =
                 rc == 0 && node.flags & FFS_NODE_HAS_UPPER && !(node.flags & FFS_NODE_DATA_LOWER);
         if (ready)
                 rc = ffs_rw_open_data(rw, &node, out_fd);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (rc < 0 || ready)
                 return rc;
         struct writing w = {.id = id, .fd = -1};
@@ -427,12 +427,12 @@ static ssize_t copy_range(struct ffs_rw *rw, uid_t uid, uint64_t from, off_t fro
         int rc = prepare_write(rw, to, &to_fd);
         if (rc < 0)
                 return rc;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         rc = data_node(rw, from, &source);
         bool below = rc == 0 && source.flags & FFS_NODE_DATA_LOWER;
         if (rc == 0 && !below)
                 rc = ffs_rw_open_data(rw, &source, &from_fd);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (rc == 0)
                 rc = reserve(rw, to_fd, uid, to_offset, len, &grown);
         if (rc < 0)
@@ -485,13 +485,13 @@ void ffs_rw_fsync(struct ffs_volume *v, fuse_req_t req, uint64_t id, int datasyn
         struct ffs_rw *rw = v->rw;
         struct ffs_node node;
         cas_cleanup_fd int fd = -1;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         int rc = ffs_rw_node(rw, id, &node);
         if (rc == 0 && S_ISREG(node.type) && node.flags & FFS_NODE_HAS_UPPER)
                 rc = ffs_rw_open_data(rw, &node, &fd);
         else if (rc == 0 && S_ISDIR(node.type) && !(node.flags & FFS_NODE_ORPHAN))
                 rc = open_dir(rw, &node, &fd);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (rc == 0 && fd >= 0) {
                 ffs_treefs_blocks(rw->treefs);
                 if ((datasync ? fdatasync(fd) : fsync(fd)) < 0)
@@ -519,12 +519,12 @@ void ffs_rw_lseek(struct ffs_volume *v, fuse_req_t req, uint64_t id, off_t offse
         struct ffs_node node;
         cas_cleanup_fd int fd = -1;
         off_t at = 0;
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         int rc = whence == SEEK_DATA || whence == SEEK_HOLE ? data_node(rw, id, &node) : -EINVAL;
         bool below = rc == 0 && node.flags & FFS_NODE_DATA_LOWER;
         if (rc == 0 && !below)
                 rc = ffs_rw_open_data(rw, &node, &fd);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         if (below) {
                 at = seek_lower(rw, &node, offset, whence);
         } else if (rc == 0) {

@@ -191,8 +191,8 @@ void ffs_rw_lookup(struct ffs_volume *v, fuse_req_t req, uint64_t parent, const 
 {
         struct ffs_rw *rw = v->rw;
         struct fuse_entry_param e = {0};
-        (void)pthread_rwlock_rdlock(&rw->lock);
+        cas_rwlock_read(&rw->lock);
         int rc = lookup(rw, parent, name, &e);
-        (void)pthread_rwlock_unlock(&rw->lock);
+        cas_rwlock_unlock(&rw->lock);
         ffs_rw_reply_entry(rw, req, rc, &e);
 }
