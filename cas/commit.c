@@ -9,6 +9,8 @@
 /* A blob's link that is younger than this is not renewed. */
 #define LINK_RENEW_S 600
 
+#define BROKEN_MESSAGE "the store must be opened again, an earlier commit failed: %s"
+
 static const char position_key[] = "journal";
 
 struct cas_commit {
@@ -470,9 +472,7 @@ static void fail_queue(struct cas_store *s)
 {
         cas_assert_held(&s->names);
         for (struct cas_commit *c = s->commit_first; c; c = c->next) {
-                c->rc = cas_fail(&c->err, CAS_E_IO,
-                                 "the store must be opened again, an earlier commit failed: %s",
-                                 s->commit_error.msg);
+                c->rc = cas_fail(&c->err, CAS_E_IO, BROKEN_MESSAGE, s->commit_error.msg);
                 c->done = true;
         }
         s->commit_first = NULL;
@@ -499,4 +499,26 @@ int cas_commit_names(struct cas_store *s, struct cas_batch *batch,
         if (mine.rc < 0)
                 *err = mine.err;
         return mine.rc;
+}
+
+int cas_commit_pause(struct cas_store *s, struct cas_err *err)
+{
+        int rc = 0;
+        cas_mutex_lock(&s->names);
+        while (s->commit_busy && !s->commit_broken)
+                cas_mutex_wait(&s->names, &s->names_change);
+        if (s->commit_broken)
+                rc = cas_fail(err, CAS_E_IO, BROKEN_MESSAGE, s->commit_error.msg);
+        else
+                s->commit_busy = true;
+        cas_mutex_unlock(&s->names);
+        return rc;
+}
+
+void cas_commit_go_on(struct cas_store *s)
+{
+        cas_mutex_lock(&s->names);
+        s->commit_busy = false;
+        (void)pthread_cond_broadcast(&s->names_change);
+        cas_mutex_unlock(&s->names);
 }

@@ -180,21 +180,42 @@ void cas_index_close(struct cas_index *ix)
                 index_free(ix);
 }
 
-int cas_index_compact(struct cas_index *ix, struct cas_err *err)
+int cas_index_flush(struct cas_index *ix, struct cas_err *err)
 {
-        rocksdb_compactoptions_t *all = rocksdb_compactoptions_create();
         rocksdb_flushoptions_t *wait = rocksdb_flushoptions_create();
         char *message = NULL;
-        rocksdb_compactoptions_set_exclusive_manual_compaction(all, 0);
-        rocksdb_compactoptions_set_bottommost_level_compaction(all, BOTTOMMOST_FORCE);
         rocksdb_flushoptions_set_wait(wait, 1);
         for (unsigned i = 0; i < COLUMN_COUNT && !message; i++)
                 rocksdb_flush_cf(ix->db, wait, ix->columns[i], &message);
+        rocksdb_flushoptions_destroy(wait);
+        return message ? fail_rocks(err, message, "flush index") : 0;
+}
+
+int cas_index_compact(struct cas_index *ix, struct cas_err *err)
+{
+        int rc = cas_index_flush(ix, err);
+        if (rc < 0)
+                return rc;
+        rocksdb_compactoptions_t *all = rocksdb_compactoptions_create();
+        char *message = NULL;
+        rocksdb_compactoptions_set_exclusive_manual_compaction(all, 0);
+        rocksdb_compactoptions_set_bottommost_level_compaction(all, BOTTOMMOST_FORCE);
         for (unsigned i = 0; i < COLUMN_COUNT && !message; i++)
                 rocksdb_compact_range_cf_opt(ix->db, ix->columns[i], all, NULL, 0, NULL, 0);
         rocksdb_compactoptions_destroy(all);
-        rocksdb_flushoptions_destroy(wait);
         return message ? fail_rocks(err, message, "compact index") : 0;
+}
+
+int cas_index_checkpoint(struct cas_index *ix, const char *path, struct cas_err *err)
+{
+        char *message = NULL;
+        rocksdb_checkpoint_t *checkpoint = rocksdb_checkpoint_object_create(ix->db, &message);
+        /* What came since the last flush goes along as log, which takes less time than a flush. */
+        if (!message)
+                rocksdb_checkpoint_create(checkpoint, path, UINT64_MAX, &message);
+        if (checkpoint)
+                rocksdb_checkpoint_object_destroy(checkpoint);
+        return message ? fail_rocks(err, message, "copy index") : 0;
 }
 
 int cas_index_destroy(const char *path, struct cas_err *err)

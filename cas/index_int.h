@@ -98,6 +98,13 @@ int cas_index_open(const char *path, bool create, struct cas_index **out,
 void cas_index_close(struct cas_index *ix);
 /* Writes all entries anew, as small as can be. Reads and writes go on. */
 int cas_index_compact(struct cas_index *ix, struct cas_err *err) CAS_MUST_CHECK;
+/* Writes what is in memory to tables. */
+int cas_index_flush(struct cas_index *ix, struct cas_err *err) CAS_MUST_CHECK;
+/* A copy of the index, as it is at one instant, in the new directory `path`: tables are linked
+ * where that can be. Durable once the directory that holds it was synced. Reads and writes go on.
+ */
+int cas_index_checkpoint(struct cas_index *ix, const char *path,
+                         struct cas_err *err) CAS_MUST_CHECK;
 /* Removes an index that is not open. Absent is success. */
 int cas_index_destroy(const char *path, struct cas_err *err) CAS_MUST_CHECK;
 

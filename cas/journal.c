@@ -7,7 +7,6 @@
 
 #include "cas/store_int.h"
 
-#define JOURNAL_PATH CAS_DIR_JOURNAL "/names"
 #define JOURNAL_NEW_PATH CAS_DIR_JOURNAL "/names.new"
 #define JOURNAL_VERSION 1
 #define JOURNAL_MAGIC "LAMJRNL\n"
@@ -148,8 +147,8 @@ int cas_journal_create(const struct cas_io *io, int dirfd, const char *store_id,
         bool hex = id_from_hex(store_id, h.store_id);
         cas_assert(hex);
         header_encode(&h, raw);
-        return cas_io_replace_file(io, dirfd, CAS_DIR_JOURNAL, JOURNAL_PATH, raw, sizeof(raw), 0600,
-                                   err);
+        return cas_io_replace_file(io, dirfd, CAS_DIR_JOURNAL, CAS_JOURNAL_PATH, raw, sizeof(raw),
+                                   0600, err);
 }
 
 static int read_header(struct cas_journal *j, const char *store_id, struct cas_err *err)
@@ -215,7 +214,7 @@ static int find_end(struct cas_journal *j, const struct cas_journal_position *se
                     struct cas_err *err)
 {
         uint64_t size = 0, count = 0, last_end = 0, last_sequence = 0;
-        int rc = cas_io_size(j->io, j->dirfd, JOURNAL_PATH, &size, err);
+        int rc = cas_io_size(j->io, j->dirfd, CAS_JOURNAL_PATH, &size, err);
         if (rc < 0)
                 return rc;
         if (seen) {
@@ -248,7 +247,7 @@ int cas_journal_open(const struct cas_io *io, int dirfd, const char *store_id,
         *j = (struct cas_journal){.io = io, .dirfd = dirfd, .fd = -1};
         int rc = cas_io_unlink(io, dirfd, JOURNAL_NEW_PATH, err);
         if (rc == 0)
-                rc = cas_io_open(io, dirfd, JOURNAL_PATH, O_RDWR, 0, &j->fd, err);
+                rc = cas_io_open(io, dirfd, CAS_JOURNAL_PATH, O_RDWR, 0, &j->fd, err);
         if (rc == 0)
                 rc = read_header(j, store_id, err);
         if (rc == 0)
@@ -278,6 +277,12 @@ struct cas_journal_position cas_journal_position(const struct cas_journal *j)
 }
 
 /* ---- appending, replaying ---- */
+
+int cas_journal_dup(const struct cas_journal *j, int *out_fd, struct cas_err *err)
+{
+        *out_fd = fcntl(j->fd, F_DUPFD_CLOEXEC, 0);
+        return *out_fd < 0 ? cas_fail_sys(err, errno, "journal") : 0;
+}
 
 int cas_journal_append(struct cas_journal *j, const struct cas_buf *records, uint32_t count,
                        bool *unknown, struct cas_err *err)
@@ -430,7 +435,8 @@ int cas_journal_compact(struct cas_journal *j,
                 rc = snapshot_finish(j, &snap, &h, err);
         cas_buf_release(&snap.records);
         if (rc == 0) {
-                rc = cas_io_rename(j->io, j->dirfd, JOURNAL_NEW_PATH, j->dirfd, JOURNAL_PATH, err);
+                rc = cas_io_rename(j->io, j->dirfd, JOURNAL_NEW_PATH, j->dirfd, CAS_JOURNAL_PATH,
+                                   err);
                 *unknown = rc < 0;
         }
         if (rc < 0) {

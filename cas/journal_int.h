@@ -9,6 +9,9 @@
 
 #include "cas/io.h"
 #include "cas/namerecord_int.h"
+#include "cas/store_int.h"
+
+#define CAS_JOURNAL_PATH CAS_DIR_JOURNAL "/names"
 
 struct cas_journal;
 
@@ -31,6 +34,10 @@ int cas_journal_open(const struct cas_io *io, int dirfd, const char *store_id,
 void cas_journal_close(struct cas_journal *j);
 /* What an index that has seen everything notes. */
 struct cas_journal_position cas_journal_position(const struct cas_journal *j);
+
+/* Another descriptor (the caller closes it) of the file that the journal is at the moment: it only
+ * grows, also when the journal has been written anew in another. */
+int cas_journal_dup(const struct cas_journal *j, int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
 
 /* Appends one group of `count` records and syncs it. When it fails, *unknown tells whether the
  * group may be in the file nevertheless; the journal must then be opened anew. */

@@ -50,6 +50,7 @@
         X(900, "progress")                                                                         \
         X(900, "recipe")                                                                           \
         X(900, "recode")                                                                           \
+        X(900, "removals")                                                                         \
         X(900, "regen")                                                                            \
         X(900, "spool")                                                                            \
         X(900, "store.blob_dirs")                                                                  \

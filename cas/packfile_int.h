@@ -37,6 +37,7 @@ struct cas_packset {
         const struct cas_io *io;
         struct cas_backend *backend;
         struct cas_index *index;
+        struct cas_removals *removals; /* NULL: nobody holds them */
         struct cas_packfds *fds;
 
         /* Held by who moves chunks from looking where they are to writing the batch, and by who

@@ -2,6 +2,7 @@
 /* Packs that garbage collection empties or thins out. The store is held
  * exclusively meanwhile; readers go on, with the descriptors that they have. */
 #include "cas/packwriter_int.h"
+#include "cas/removals_int.h"
 
 struct rewrite {
         struct cas_packset *ps;
@@ -109,11 +110,13 @@ int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, uint32_t tier, 
         char name[CAS_PACK_NAME_BYTES];
         int dirfd;
         cas_packset_fd_drop(ps, pack_id);
+        cas_removal_begin(ps->removals);
         int rc = ps->backend->ops->pack_dir(ps->backend, pack_id, tier, &dirfd, err);
         if (rc == 0)
                 rc = cas_io_unlink(ps->io, dirfd, cas_pack_name(pack_id, name), err);
         if (rc == 0)
                 rc = cas_io_sync_dir(ps->io, dirfd, ".", err);
+        cas_removal_end(ps->removals);
         return rc;
 }
 

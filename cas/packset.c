@@ -431,12 +431,13 @@ static int recover(struct cas_packset *ps, struct cas_err *err)
 }
 
 int cas_packset_open(const struct cas_io *io, struct cas_backend *backend, struct cas_index *index,
-                     struct cas_packset **out, struct cas_err *err)
+                     struct cas_removals *removals, struct cas_packset **out, struct cas_err *err)
 {
         struct cas_packset *ps = cas_xcalloc(1, sizeof(*ps));
         ps->io = io;
         ps->backend = backend;
         ps->index = index;
+        ps->removals = removals;
         ps->fds = cas_packfds_new();
         ps->pending = cas_map_new();
         ps->live = cas_map_new();

@@ -9,12 +9,14 @@
 #include "cas/object.h"
 
 struct cas_packset;
+struct cas_removals;
 /* All borrowed until close. Cuts unfinished tails of unsealed packs (bytes after the last whole,
  * checksummed record) and tells the index of packs that it does not know; new packs get ids above
  * every id in the index and in the directories, and above those of packs that were removed.
  * A pack that is shorter than the index says is left as it is, for fsck to tell. */
 int cas_packset_open(const struct cas_io *io, struct cas_backend *backend, struct cas_index *index,
-                     struct cas_packset **out, struct cas_err *err) CAS_MUST_CHECK;
+                     struct cas_removals *removals, struct cas_packset **out,
+                     struct cas_err *err) CAS_MUST_CHECK;
 void cas_packset_close(struct cas_packset *ps);
 /* The backend of one directory, tier 0: what a store uses when none was given. The descriptor stays
  * the caller's. Close it with backend->ops->close, after the packset. */

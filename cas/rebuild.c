@@ -271,7 +271,7 @@ static int take_packs(struct rebuild *rb, const struct cas_store_config *config,
         if (rc == 0)
                 rc = flush(rb, 0, err);
         /* Opening them makes the packs themselves known. */
-        return rc < 0 ? rc : cas_packset_open(s->io, s->backend, s->index, &s->packset, err);
+        return rc < 0 ? rc : cas_packset_open(s->io, s->backend, s->index, &s->removals, &s->packset, err);
 }
 
 /* ---- blobs ---- */

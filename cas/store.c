@@ -24,7 +24,6 @@
 #include "cas/tree_int.h"
 #include "cas/upload_int.h"
 
-#define LOCK_PATH "lock"
 #define LOCK_POLL_NS (10 * 1000 * 1000)
 #define POOL_QUEUE_MAX 64
 #define REGENERATIONS_PER_CPU 2
@@ -171,9 +170,9 @@ static int fail_locked(struct cas_store *s, struct cas_err *err)
  * after a crash. */
 static int lock_store(struct cas_store *s, unsigned wait_ms, struct cas_err *err)
 {
-        s->lock_fd = openat(s->dirfd, LOCK_PATH, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        s->lock_fd = openat(s->dirfd, CAS_LOCK_PATH, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         if (s->lock_fd < 0)
-                return cas_fail_sys(err, errno, "open %s/%s", s->path, LOCK_PATH);
+                return cas_fail_sys(err, errno, "open %s/%s", s->path, CAS_LOCK_PATH);
         struct timespec start, now;
         (void)clock_gettime(CLOCK_MONOTONIC, &start);
         for (;;) {
@@ -181,7 +180,7 @@ static int lock_store(struct cas_store *s, unsigned wait_ms, struct cas_err *err
                 if (fcntl(s->lock_fd, F_OFD_SETLK, &lock) == 0)
                         break;
                 if (errno != EAGAIN && errno != EACCES)
-                        return cas_fail_sys(err, errno, "lock %s/%s", s->path, LOCK_PATH);
+                        return cas_fail_sys(err, errno, "lock %s/%s", s->path, CAS_LOCK_PATH);
                 (void)clock_gettime(CLOCK_MONOTONIC, &now);
                 int64_t waited_ms = (now.tv_sec - start.tv_sec) * 1000 +
                                     (now.tv_nsec - start.tv_nsec) / 1000000;
@@ -193,7 +192,7 @@ static int lock_store(struct cas_store *s, unsigned wait_ms, struct cas_err *err
         int len = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
         /* For people only. */
         if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, pid, (size_t)len, 0) != len)
-                return cas_fail_sys(err, errno, "write %s/%s", s->path, LOCK_PATH);
+                return cas_fail_sys(err, errno, "write %s/%s", s->path, CAS_LOCK_PATH);
         return 0;
 }
 
@@ -212,7 +211,7 @@ static int refuse_foreign(void *arg, const char *path CAS_UNUSED, const char *na
                 if (strcmp(name, store_dirs[i]) == 0)
                         return 0;
         }
-        if (strcmp(name, LOCK_PATH) == 0 || strcmp(name, CAS_FORMAT_PATH ".new") == 0)
+        if (strcmp(name, CAS_LOCK_PATH) == 0 || strcmp(name, CAS_FORMAT_PATH ".new") == 0)
                 return 0;
         return cas_fail(err, CAS_E_INVALID, "%s is not a store, and not empty (it holds %s)",
                         s->path, name);
@@ -339,7 +338,7 @@ static int open_packs(struct cas_store *s, const struct cas_store_config *config
                                              ? config->regenerations
                                              : REGENERATIONS_PER_CPU * cas_pool_threads(s->pool),
                                      config->threads);
-        return cas_packset_open(s->io, s->backend, s->index, &s->packset, err);
+        return cas_packset_open(s->io, s->backend, s->index, &s->removals, &s->packset, err);
 }
 
 static struct cas_store *store_new(const struct cas_store_config *config)
@@ -362,6 +361,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->blobcache = cas_blobcache_new();
         s->blob_cache_bytes = config->blob_cache_bytes;
         cas_rwlock_init(&s->blob_files, "store.blob_files");
+        cas_removals_init(&s->removals);
         return s;
 }
 
@@ -431,6 +431,7 @@ void cas_store_close(struct cas_store *s)
         cas_mutex_release(&s->uploads_mutex);
         cas_mutex_release(&s->blob_dirs_mutex);
         cas_mutex_release(&s->keeping);
+        cas_removals_release(&s->removals);
         if (s->packs_fd >= 0)
                 (void)close(s->packs_fd);
         if (s->lock_fd >= 0)

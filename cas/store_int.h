@@ -5,6 +5,7 @@
 
 #include "cas/index_int.h"
 #include "cas/mutex.h"
+#include "cas/removals_int.h"
 #include "cas/store.h"
 
 struct cas_blobcache;
@@ -74,6 +75,8 @@ struct cas_store {
         uint64_t blob_cache_bytes;
         struct cas_rwlock blob_files; /* cas_blob_files_lock */
 
+        struct cas_removals removals; /* has its own lock */
+
         struct cas_mutex keeping; /* cas_keeping_lock */
 
         struct cas_mutex blob_dirs_mutex;
@@ -89,6 +92,8 @@ struct cas_store {
 #define CAS_DIR_PACKS "packs"
 #define CAS_DIR_UPLOADS "uploads"
 #define CAS_DIR_SANDBOXES "sandboxes"
+#define CAS_DIR_REGISTRY "registry"
+#define CAS_LOCK_PATH "lock"
 
 /* Opens and locks the directory and no more: for what works below an open store. */
 int cas_store_open_bare(const struct cas_store_config *config, struct cas_store **out,

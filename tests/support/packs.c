@@ -28,7 +28,7 @@ void test_packs_open(struct test_packs *t)
         test_ok(cas_index_open(index, true, &s->index, err));
         s->backend = cas_backend_local_new(t->dirfd);
         s->blocks = cas_blockcache_new(1 << 20);
-        test_ok(cas_packset_open(s->io, s->backend, s->index, &s->packset, err));
+        test_ok(cas_packset_open(s->io, s->backend, s->index, NULL, &s->packset, err));
 }
 
 void test_packs_close(struct test_packs *t)
