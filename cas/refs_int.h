@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* References: what needs what, child first (spec/gc.md). Kept true by whoever makes or removes a
- * parent, in the same batch; asked by collection, by fsck and by `lamina why`. Private to cas. */
+/* References: what needs what, child first (spec/gc.md; as bytes: spec/index.md). Kept true by
+ * whoever makes or removes a parent, in the same batch; asked by collection, by scrub and by
+ * `lamina why`. Private to cas. */
 #ifndef CAS_REFS_INT_H
 #define CAS_REFS_INT_H
 
@@ -25,7 +26,8 @@ enum cas_object_role {
 
 /* ---- writing: into the batch that makes the parent known, or removes it ---- */
 
-/* A repository, a blob (manifest) or a tree as a parent; value: what people are told. */
+/* parent: a repository's name, the digest of a manifest as cas_digest_append writes it, or the hash
+ * that is a tree's key. */
 void cas_batch_put_blob_ref(struct cas_batch *b, const struct cas_digest *child,
                             enum cas_blob_role role, const void *parent, size_t parent_len);
 void cas_batch_del_blob_ref(struct cas_batch *b, const struct cas_digest *child,
@@ -39,7 +41,7 @@ void cas_batch_put_chunk_ref(struct cas_batch *b, const struct cas_hash *chunk,
                              const struct cas_hash *object);
 void cas_batch_del_chunk_ref(struct cas_batch *b, const struct cas_hash *chunk,
                              const struct cas_hash *object);
-/* A parsed manifest becomes a node: its references, and its record. */
+/* A parsed manifest becomes a node, or is none any more: its references, and its record. */
 void cas_batch_put_manifest_refs(struct cas_batch *b, const struct cas_digest *manifest,
                                  const struct cas_manifest *m);
 void cas_batch_del_manifest_refs(struct cas_batch *b, const struct cas_digest *manifest,
@@ -47,6 +49,9 @@ void cas_batch_del_manifest_refs(struct cas_batch *b, const struct cas_digest *m
 
 /* ---- asking ---- */
 
+/* Whether a manifest's references were written, and what it is. media_type may be NULL. */
+int cas_node_get(struct cas_index *ix, const struct cas_digest *manifest, bool *out,
+                 char media_type[256], struct cas_err *err) CAS_MUST_CHECK;
 /* Whether something keeps it: any role but IN_TREE. Leases and pins are not asked. */
 int cas_blob_is_needed(struct cas_index *ix, const struct cas_digest *blob, bool *out,
                        struct cas_err *err) CAS_MUST_CHECK;
@@ -54,14 +59,18 @@ int cas_blob_is_needed(struct cas_index *ix, const struct cas_digest *blob, bool
  * name are the key: two that share these keep each other (they are never removed too early). */
 int cas_object_is_needed(struct cas_index *ix, const struct cas_hash *object, const char *roles,
                          bool *out, struct cas_err *err) CAS_MUST_CHECK;
+/* By an object of several chunks, or by the object that is this chunk and nothing else. */
 int cas_chunk_is_needed(struct cas_index *ix, const struct cas_hash *chunk, bool *out,
                         struct cas_err *err) CAS_MUST_CHECK;
-/* What one reference tells. `parent`: whole where value has it, else the 16 bytes of the key. */
+/* What one reference tells. `parent`: whole where the value has it (as it was given to put), else
+ * CAS_REF_PARENT_BYTES of an object's hash. */
+#define CAS_REF_PARENT_BYTES 16
 struct cas_ref_seen {
         uint8_t role;          /* 0: of a chunk */
         const uint8_t *parent; /* borrowed during the call */
         size_t parent_len;
 };
+/* 0 goes on; 1 ends with success; -code is returned. */
 typedef int (*cas_ref_fn)(void *arg, const struct cas_ref_seen *ref, struct cas_err *err);
 int cas_blob_refs_each(struct cas_index *ix, const struct cas_digest *blob, cas_ref_fn fn,
                        void *arg, struct cas_err *err) CAS_MUST_CHECK;
@@ -69,6 +78,32 @@ int cas_object_refs_each(struct cas_index *ix, const struct cas_hash *object, ca
                          void *arg, struct cas_err *err) CAS_MUST_CHECK;
 int cas_chunk_refs_each(struct cas_index *ix, const struct cas_hash *chunk, cas_ref_fn fn,
                         void *arg, struct cas_err *err) CAS_MUST_CHECK;
+
+/* ---- as they stand in the index ---- */
+
+/* The first bytes of a key: all that a child has of references. */
+#define CAS_REF_CHILD_BYTES 8 /* of objects and chunks; of blobs: the digest */
+struct cas_reference {
+        uint8_t family; /* enum cas_family: BLOB_REFS, OBJECT_REFS, CHUNK_REFS, NODES */
+        uint8_t key_len;
+        uint16_t value_len;
+        uint8_t key[CAS_DIGEST_KEY_BYTES_MAX + 1 + CAS_REF_PARENT_BYTES];
+        uint8_t value[CAS_REPO_NAME_BYTES_MAX + 2];
+};
+void cas_reference_of_blob(struct cas_reference *out, const struct cas_digest *child,
+                           enum cas_blob_role role, const void *parent, size_t parent_len);
+void cas_reference_of_object(struct cas_reference *out, const struct cas_hash *child,
+                             enum cas_object_role role, const void *parent, size_t parent_len);
+void cas_reference_of_chunk(struct cas_reference *out, const struct cas_hash *chunk,
+                            const struct cas_hash *object);
+void cas_reference_of_node(struct cas_reference *out, const struct cas_digest *manifest,
+                           const char *media_type);
+void cas_batch_put_reference(struct cas_batch *b, const struct cas_reference *ref);
+void cas_batch_del_reference(struct cas_batch *b, const struct cas_reference *ref);
+/* Calls fn for a parsed manifest's node and references until it returns other than 0. */
+typedef int (*cas_reference_fn)(void *arg, const struct cas_reference *ref, struct cas_err *err);
+int cas_manifest_references(const struct cas_digest *manifest, const struct cas_manifest *m,
+                            cas_reference_fn fn, void *arg, struct cas_err *err) CAS_MUST_CHECK;
 
 /* ---- all of them ---- */
 
