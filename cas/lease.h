@@ -12,8 +12,8 @@ struct cas_lease {
         uint64_t expires_unix_s; /* 0: never */
         char owner[256];         /* for people: "pid 12 boot …", a path */
 };
-/* Durable on return; replaces a lease of the same id. Waits for a collection that is under way:
- * take the lease first, then look whether the root is there. Errors: INVALID. */
+/* Durable on return; replaces a lease of the same id. Take the lease first, then look whether the
+ * root is there: what is found then stays. Errors: INVALID. */
 int cas_lease_put(struct cas_store *s, const struct cas_lease *lease,
                   struct cas_err *err) CAS_MUST_CHECK;
 /* Absent is success. */

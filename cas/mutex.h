@@ -27,12 +27,15 @@
         X(40, "elsewhere")         /* layers of other stores */                                    \
         X(50, "store.names")       /* who commits; tags, manifests, journal */                     \
         X(60, "store.blob_files")  /* commits of blobs shared, who drops copies alone */           \
+        X(65, "gate")              /* who pins or leases shared, collection alone for a batch */   \
         X(70, "packset.replacing") /* who moves chunks, or puts kept frames in their place */      \
         X(80, "openblock")         /* chunks of one ingest that are not written yet */             \
         X(90, "packfile.sync")     /* while a pack is synced */                                    \
         X(100, "packset")          /* open packs, pending chunks */                                \
         X(110, "flights")          /* streams of blobs that are made again */                      \
         X(120, "flight")                                                                           \
+        X(130, "pins") /* one set of pins */                                                       \
+        X(140, "pins.sets")                                                                        \
         X(900, "blobcache") /* from here on: leaves */                                             \
         X(900, "blockcache")                                                                       \
         X(900, "assemble.once")                                                                    \
@@ -45,6 +48,7 @@
         X(900, "layer.once")                                                                       \
         X(900, "layerwriter")                                                                      \
         X(900, "learner")                                                                          \
+        X(900, "leases")                                                                           \
         X(900, "packfds")                                                                          \
         X(900, "pool")                                                                             \
         X(900, "progress")                                                                         \

@@ -17,8 +17,10 @@
 #include "cas/format_int.h"
 #include "cas/kept_int.h"
 #include "cas/learner_int.h"
+#include "cas/lease_int.h"
 #include "cas/map.h"
 #include "cas/packset_int.h"
+#include "cas/pins_int.h"
 #include "cas/pool.h"
 #include "cas/store_int.h"
 #include "cas/tree_int.h"
@@ -358,6 +360,8 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->trees = cas_trees_new();
         s->elsewhere = cas_elsewhere_new(s);
         s->learner = cas_learner_new();
+        s->gate = cas_gate_new();
+        s->leases = cas_leases_new();
         s->blobcache = cas_blobcache_new();
         s->blob_cache_bytes = config->blob_cache_bytes;
         cas_rwlock_init(&s->blob_files, "store.blob_files");
@@ -392,6 +396,8 @@ int cas_store_open(const struct cas_store_config *config, struct cas_store **out
         if (rc == 0)
                 rc = open_index(s, err);
         if (rc == 0)
+                rc = cas_leases_load(s, err);
+        if (rc == 0)
                 rc = open_journal(s, err);
         if (rc == 0)
                 rc = open_packs(s, config, err);
@@ -422,6 +428,8 @@ void cas_store_close(struct cas_store *s)
         cas_trees_free(s->trees);
         cas_elsewhere_free(s->elsewhere);
         cas_learner_free(s->learner);
+        cas_leases_free(s->leases);
+        cas_gate_free(s->gate);
         cas_blobcache_free(s->blobcache);
         cas_rwlock_release(&s->blob_files);
         (void)pthread_cond_destroy(&s->exclusive_change);

@@ -12,8 +12,10 @@ struct cas_blobcache;
 struct cas_blockcache;
 struct cas_elsewhere;
 struct cas_flights;
+struct cas_gate;
 struct cas_journal;
 struct cas_learner;
+struct cas_leases;
 struct cas_map;
 struct cas_packset;
 struct cas_pool;
@@ -45,6 +47,8 @@ struct cas_store {
 
         struct cas_elsewhere *elsewhere; /* has its own locks (cas/elsewherebring.c) */
         struct cas_learner *learner;     /* has its own lock (cas/learner.c) */
+        struct cas_gate *gate;           /* and the pins; has its own locks (cas/pins.c) */
+        struct cas_leases *leases;       /* has its own lock (cas/lease.c) */
 
         /* Publications share the store, maintenance has it alone. A publication never waits for
          * one that waits, so that a thread may hold two. */
