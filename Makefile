@@ -128,7 +128,7 @@ endif
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
-$(B)/bench/access $(B)/bench/decode $(B)/bench/mix: %: %.o $(LIB)
+$(B)/bench/access $(B)/bench/decode $(B)/bench/mix $(B)/bench/collect: %: %.o $(LIB)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(PKG_LIBS)
 
 .PHONY: unit
