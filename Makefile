@@ -55,12 +55,13 @@ ALL_LDFLAGS = -pie $(filter -fsanitize=%,$(CFLAGS_$(CONFIG))) -Wl,-z,relro,-z,no
 # Hundreds of test programs: linked by the faster linker, where it is.
 TEST_LD := $(if $(shell command -v ld.lld),-fuse-ld=lld)
 
+comma := ,
 LIB_FOLDERS := cas cas/deflate tiering fusefs registry
 LIB_SRC := $(sort $(foreach d,$(LIB_FOLDERS),$(wildcard $(d)/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
 TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o) $(B)/tools/enter_blob.o
-TEST_SUPPORT_SRC := $(sort $(filter-out %/replay.c,$(wildcard tests/support/*.c)))
+TEST_SUPPORT_SRC := $(sort $(filter-out %/replay.c %/sched.c,$(wildcard tests/support/*.c)))
 TEST_SUPPORT_OBJ := $(TEST_SUPPORT_SRC:%.c=$(B)/%.o)
 UNIT_SRC := $(sort $(wildcard tests/unit/*_test.c tests/prop/*_test.c))
 UNIT := $(UNIT_SRC:%.c=$(B)/%)
@@ -115,7 +116,16 @@ $(B)/lamina: $(TOOL_OBJ) $(LIB)
 
 $(UNIT) $(CRASH): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
-	$(Q)$(CC) $(ALL_LDFLAGS) $(TEST_LD) -o $@ $< $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB) -lcmocka $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) $(TEST_LD) -o $@ $< $(TEST_EXTRA) $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB) -lcmocka $(PKG_LIBS)
+
+# Programs whose threads are scheduled by the test (tests/support/sched.h).
+SCHED_WRAP := $(addprefix -Wl$(comma)--wrap=,$(addprefix pthread_,create join detach mutex_lock mutex_unlock \
+                cond_wait cond_timedwait cond_signal cond_broadcast rwlock_rdlock rwlock_wrlock rwlock_unlock) \
+                clock_gettime time nanosleep clock_nanosleep getrandom getentropy \
+                rocksdb_write rocksdb_get_pinned_cf rocksdb_create_iterator_cf)
+SCHED := $(B)/tests/unit/sched_test $(B)/tests/prop/schedules_test
+$(SCHED): $(B)/tests/support/sched.o
+$(SCHED): TEST_EXTRA = $(B)/tests/support/sched.o $(SCHED_WRAP)
 
 # A fuzz target is its own program under CONFIG=fuzz; elsewhere it replays a corpus.
 ifeq ($(CONFIG),fuzz)
