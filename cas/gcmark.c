@@ -153,7 +153,7 @@ static int mark_manifest(struct marking *mk, const struct cas_digest *digest,
                 return 0;
         if (rc == 0) {
                 rc = cas_manifest_parse(bytes.data, bytes.len_bytes, media_type, &m, &why);
-                if (rc == -CAS_E_INVALID && !media_type)
+                if ((rc == -CAS_E_INVALID || rc == -CAS_E_LIMIT) && !media_type)
                         return 0;
         }
         if (rc < 0) {

@@ -19,9 +19,9 @@ struct class
         unsigned rank; /* 0: of none in the table */
 };
 
-/* `graph` guards what follows; a plain mutex, since it is not to be checked. Classes and edges are
- * only ever added, so both are also read without it. */
-static pthread_mutex_t graph = PTHREAD_MUTEX_INITIALIZER;
+/* `graph` guards what follows; who wants it turns, since it is neither to be checked nor to be seen
+ * by schedulers, and rare. Classes and edges are only ever added, so both are also read without. */
+static atomic_flag graph = ATOMIC_FLAG_INIT;
 static struct class classes[CLASSES_MAX];
 static _Atomic(unsigned) class_count;
 /* inside[a][b]: b was taken while a was held. */
@@ -41,6 +41,12 @@ static const struct class ranks[] = {
         CAS_LOCK_RANKS(RANK)
 #undef RANK
 };
+
+static void graph_lock(void)
+{
+        while (atomic_flag_test_and_set_explicit(&graph, memory_order_acquire))
+                ;
+}
 
 /* ---- classes ---- */
 
@@ -89,9 +95,9 @@ static unsigned class_of(const char *name)
         unsigned n;
         if (class_find(name, &n))
                 return n;
-        (void)pthread_mutex_lock(&graph);
+        graph_lock();
         n = class_add_locked(name);
-        (void)pthread_mutex_unlock(&graph);
+        atomic_flag_clear_explicit(&graph, memory_order_release);
         return n;
 }
 
@@ -168,7 +174,7 @@ static void note_inside(unsigned outer, unsigned inner)
 {
         if (atomic_load_explicit(&inside[outer][inner], memory_order_acquire))
                 return;
-        (void)pthread_mutex_lock(&graph);
+        graph_lock();
         bool same_rank = classes[outer].rank && classes[outer].rank == classes[inner].rank;
         if (outer == inner || same_rank || reaches(inner, outer))
                 violation_locked(outer, inner);
@@ -179,7 +185,7 @@ static void note_inside(unsigned outer, unsigned inner)
                 link_locked(outer, inner);
         }
         atomic_store_explicit(&inside[outer][inner], true, memory_order_release);
-        (void)pthread_mutex_unlock(&graph);
+        atomic_flag_clear_explicit(&graph, memory_order_release);
 }
 
 void cas_lock_order_take(const void *lock, const char *name)

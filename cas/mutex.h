@@ -22,11 +22,11 @@
 #define CAS_LOCK_RANKS(X)                                                                          \
         X(10, "store.keeping")     /* who puts frames of a blob into packs as they are */          \
         X(20, "elsewhere.loading") /* the list of other stores' parts */                           \
-        X(30, "filler")            /* a layer that comes in the background */                      \
         X(30, "condenser")                                                                         \
         X(40, "elsewhere")         /* layers of other stores */                                    \
-        X(50, "store.names")       /* who commits; tags, manifests, journal */                     \
-        X(60, "store.blob_files")  /* commits of blobs shared, who drops copies alone */           \
+        X(45, "filler")            /* a layer that comes in the background */                      \
+        X(50, "store.blob_files")  /* commits of blobs shared, who drops copies alone */           \
+        X(60, "store.names")       /* who waits to commit, or takes the lead */                    \
         X(65, "gate")              /* who pins or leases shared, collection alone for a batch */   \
         X(70, "packset.replacing") /* who moves chunks, or puts kept frames in their place */      \
         X(80, "openblock")         /* chunks of one ingest that are not written yet */             \

@@ -62,6 +62,9 @@ static struct {
         bool active;
         struct sched_config config;
         uint64_t random;
+        /* Random bytes are numbers of their own: what a process asks for only once does not make
+         * its first schedule another. */
+        uint64_t random_bytes;
         struct thread *threads[THREADS_MAX];
         unsigned thread_count;
         struct lock *locks[LOCKS_MAX];
@@ -137,9 +140,9 @@ rocksdb_iterator_t *__wrap_rocksdb_create_iterator_cf(rocksdb_t *db, const rocks
 
 /* ---- random numbers ---- */
 
-static uint64_t next_random(void)
+static uint64_t next_random(uint64_t *state)
 {
-        uint64_t z = sched.random += 0x9e3779b97f4a7c15; /* splitmix64 */
+        uint64_t z = *state += 0x9e3779b97f4a7c15; /* splitmix64 */
         z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
         z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
         return z ^ (z >> 31);
@@ -147,7 +150,7 @@ static uint64_t next_random(void)
 
 uint64_t sched_random(uint64_t n)
 {
-        return next_random() % n;
+        return next_random(&sched.random) % n;
 }
 
 /* ---- reports ---- */
@@ -687,7 +690,7 @@ ssize_t __wrap_getrandom(void *buf, size_t len, unsigned flags)
         if (!self)
                 return __real_getrandom(buf, len, flags);
         for (size_t i = 0; i < len; i++)
-                ((uint8_t *)buf)[i] = (uint8_t)next_random();
+                ((uint8_t *)buf)[i] = (uint8_t)next_random(&sched.random_bytes);
         return (ssize_t)len;
 }
 
@@ -814,6 +817,7 @@ void sched_begin(const struct sched_config *config)
         sched.active = true;
         sched.config = *config;
         sched.random = config->seed;
+        sched.random_bytes = ~config->seed;
         sched.thread_count = 0;
         sched.lowest = 0;
         sched.result = (struct sched_result){.trace_hash = 0xcbf29ce484222325};
