@@ -3,7 +3,9 @@
 
 #include <time.h>
 
+#include "cas/condemned_int.h"
 #include "cas/map.h"
+#include "cas/refs_int.h"
 
 #define GROUP_COMMITS_MAX 64
 /* A blob's link that is younger than this is not renewed. */
@@ -128,6 +130,42 @@ static int is_noop(struct change *ch, const struct cas_name_record *rec, enum ca
         return 0;
 }
 
+/* The references that come or go with a name, and what is to be looked at for it. A link that a
+ * manifest of the same commit asks for is needed; others may turn out not to be. */
+static void change_refs(struct change *ch, const struct cas_name_record *rec,
+                        const struct cas_record_key *key)
+{
+        const size_t repo_len = strlen(rec->repo);
+        const uint64_t now = (uint64_t)time(NULL);
+        switch (rec->kind) {
+        case CAS_NAME_MANIFEST_LINK:
+                cas_batch_put_blob_ref(ch->batch, &rec->digest, CAS_BLOB_LINKED, rec->repo,
+                                       repo_len);
+                break;
+        case CAS_NAME_MANIFEST_UNLINK:
+                cas_batch_del_blob_ref(ch->batch, &rec->digest, CAS_BLOB_LINKED, rec->repo,
+                                       repo_len);
+                cas_batch_condemn_blob(ch->batch, &rec->digest, now);
+                break;
+        case CAS_NAME_BLOB_LINK:
+                cas_batch_put_blob_ref(ch->batch, &rec->digest, CAS_BLOB_IN_REPO, rec->repo,
+                                       repo_len);
+                if (!ch->wanted->named || !cas_map_get(ch->wanted->named, key->bytes, key->len))
+                        cas_batch_condemn_link(ch->batch, rec->repo, &rec->digest, rec->number);
+                break;
+        case CAS_NAME_BLOB_UNLINK:
+                cas_batch_del_blob_ref(ch->batch, &rec->digest, CAS_BLOB_IN_REPO, rec->repo,
+                                       repo_len);
+                cas_batch_condemn_blob(ch->batch, &rec->digest, now);
+                break;
+        case CAS_NAME_TAG:
+        case CAS_NAME_UNTAG:
+        case CAS_NAME_REFERRER:
+        case CAS_NAME_UNREFERRER:
+                break;
+        }
+}
+
 static int change_add(struct change *ch, const struct cas_name_record *rec, struct cas_err *err)
 {
         struct cas_record_key key;
@@ -143,6 +181,7 @@ static int change_add(struct change *ch, const struct cas_name_record *rec, stru
         *touch_of(ch, family, &key, true) = adds ? TOUCH_ADDED : TOUCH_REMOVED;
         cas_name_record_encode(rec, &ch->records);
         cas_name_record_apply(rec, ch->batch);
+        change_refs(ch, rec, &key);
         ch->count++;
         return 0;
 }

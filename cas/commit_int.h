@@ -13,7 +13,10 @@
 struct cas_name_changes {
         const struct cas_buf *records; /* borrowed: `count` encoded name records */
         uint32_t count;
-        bool removes;           /* they unlink a manifest or a blob */
+        bool removes; /* they unlink a manifest or a blob */
+        /* repo NUL digest: blobs that manifests of this commit name in their repository; NULL: none
+         */
+        const struct cas_map *named;
         cas_tag_guard_fn guard; /* cas_publish_guard_tags; NULL: none */
         void *guard_arg;
 };
@@ -27,12 +30,18 @@ struct cas_batch *cas_publish_batch(struct cas_publish *p);
 
 /* A proved recipe goes into packs and index, and the copy of its blob, which must be in the store,
  * is a cache from the commit on; another goes into the index alone. One recipe a publication. */
+struct cas_recipe; /* the recipe as long as it is not in the store; NULL: it is read from there */
 int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *recipe,
-                       struct cas_err *err) CAS_MUST_CHECK;
+                       struct cas_recipe *opened, struct cas_err *err) CAS_MUST_CHECK;
 
 /* The same of a proved recipe whose blob need not be in the store: it is condensed then. */
 int cas_publish_assembled(struct cas_publish *p, const struct cas_recipe_record *recipe,
                           struct cas_err *err) CAS_MUST_CHECK;
+
+/* A layer that is elsewhere: its listing, which is in the publication or in the store, and files
+ * are wanted from now on. The record itself is the caller's to write. */
+int cas_publish_elsewhere(struct cas_publish *p, const struct cas_layer_record *layer,
+                          const struct cas_listing *listing, struct cas_err *err) CAS_MUST_CHECK;
 
 /* How far the index has seen the journal; all zero when it has not. */
 int cas_commit_seen(struct cas_index *ix, struct cas_journal_position *out,

@@ -192,6 +192,7 @@ static int make_recipe(struct condensing *c, struct cas_err *err)
 /* The recipe as an object that nobody relies on yet, or why there is none. */
 static int publish_recipe(struct condensing *c, struct cas_err *err)
 {
+        cas_cleanup_recipe struct cas_recipe *opened = NULL;
         int rc = 0;
         if (c->rec.reason[0]) {
                 c->rec.recipe = (struct cas_hash){0};
@@ -200,9 +201,11 @@ static int publish_recipe(struct condensing *c, struct cas_err *err)
                 rc = cas_recipe_writer_publish(&c->w, c->p, &c->rec.recipe, err);
                 if (rc == 0)
                         rc = cas_publish_drain(c->p, err);
+                if (rc == 0)
+                        rc = cas_recipe_open_writer(&c->w, &opened, err);
         }
         if (rc == 0)
-                rc = cas_publish_recipe(c->p, &c->rec, err);
+                rc = cas_publish_recipe(c->p, &c->rec, opened, err);
         return rc < 0 ? rc : cas_publish_commit(c->p, err);
 }
 
@@ -210,7 +213,7 @@ static int publish_recipe(struct condensing *c, struct cas_err *err)
 static int publish_proof(struct condensing *c, struct cas_publish *p, struct cas_err *err)
 {
         c->rec.is_proved = true;
-        int rc = cas_publish_recipe(p, &c->rec, err);
+        int rc = cas_publish_recipe(p, &c->rec, NULL, err);
         return rc < 0 ? rc : cas_publish_commit(p, err);
 }
 

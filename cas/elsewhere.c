@@ -34,7 +34,7 @@ int cas_elsewhere_decode(const struct cas_digest *blob, const void *data, size_t
         return cas_layer_record_decode(blob, c.at, cas_cursor_left(&c), &out->layer, err);
 }
 
-int cas_elsewhere_put(struct cas_publish *p, const struct cas_elsewhere_layer *layer,
+static int put_record(struct cas_publish *p, const struct cas_elsewhere_layer *layer,
                       struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
@@ -48,6 +48,13 @@ int cas_elsewhere_put(struct cas_publish *p, const struct cas_elsewhere_layer *l
         cas_batch_put(cas_publish_batch(p), CAS_FAMILY_ELSEWHERE, key.bytes, key.len, value.data,
                       value.len_bytes);
         return 0;
+}
+
+int cas_elsewhere_put(struct cas_publish *p, const struct cas_elsewhere_layer *layer,
+                      const struct cas_listing *listing, struct cas_err *err)
+{
+        int rc = cas_publish_elsewhere(p, &layer->layer, listing, err);
+        return rc < 0 ? rc : put_record(p, layer, err);
 }
 
 int cas_elsewhere_stat(struct cas_store *s, const struct cas_digest *blob,
@@ -98,7 +105,7 @@ int cas_elsewhere_fill(struct cas_store *s, const struct cas_digest *blob, struc
                 return rc;
         }
         rec->on_demand_only = false;
-        rc = cas_elsewhere_put(p, rec, err);
+        rc = put_record(p, rec, err); /* its references are there */
         if (rc == 0)
                 rc = cas_publish_commit(p, err);
         if (rc == 0)

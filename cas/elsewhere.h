@@ -38,10 +38,11 @@ struct cas_elsewhere_layer {
         struct cas_digest manifest;         /* of the image that wanted it first */
         char source[CAS_SOURCE_TEXT_BYTES]; /* e.g. "HOST/NAME"; means something to `open` alone */
 };
-/* Notes that the layer is elsewhere; its listing is in the same publication, or here. One that is
- * noted already gets this source. Takes effect at the commit; cas_elsewhere_changed() after it. */
+/* Notes that the layer is elsewhere; its listing is in the same publication, or here; `listing`,
+ * borrowed, is what it holds. One that is noted already gets this source. Takes effect at the
+ * commit; cas_elsewhere_changed() after it. */
 int cas_elsewhere_put(struct cas_publish *p, const struct cas_elsewhere_layer *layer,
-                      struct cas_err *err) CAS_MUST_CHECK;
+                      const struct cas_listing *listing, struct cas_err *err) CAS_MUST_CHECK;
 void cas_elsewhere_changed(struct cas_store *s);
 /* The layer is brought in the background from now on, if it was not to be. */
 int cas_elsewhere_fill(struct cas_store *s, const struct cas_digest *blob,

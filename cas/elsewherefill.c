@@ -4,15 +4,19 @@
 #include "cas/filler.h"
 
 #include <inttypes.h>
+#include <time.h>
 
 #include "cas/backend.h"
 #include "cas/blob.h"
+#include "cas/blobcache_int.h"
+#include "cas/condemned_int.h"
 #include "cas/elsewhere_int.h"
 #include "cas/learner_int.h"
 #include "cas/log.h"
 #include "cas/once.h"
 #include "cas/order.h"
 #include "cas/record_int.h"
+#include "cas/refs_int.h"
 #include "cas/store_int.h"
 
 /* What is asked for at a time, by how long the last took. */
@@ -28,13 +32,40 @@
 #define RETRY_MS 5000
 #define IDLE_MS 1000
 
-int cas_elsewhere_drop(struct cas_store *s, const struct cas_digest *blob, struct cas_err *err)
+/* With blob files locked exclusively: nobody publishes the layer meanwhile. */
+static int drop_locked(struct cas_store *s, const struct cas_digest *blob, struct cas_err *err)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
+        struct cas_layer_record layer;
         struct cas_record_key key;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_elsewhere_stat(s, blob, rec, &miss);
+        if (rc == -CAS_E_NOTFOUND)
+                return 0;
+        if (rc == 0)
+                rc = cas_layer_stat(s, blob, &layer, &miss);
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
+                *err = miss;
+                return rc;
+        }
         cas_key_digest(blob, &key);
         cas_batch_del(batch, CAS_FAMILY_ELSEWHERE, key.bytes, key.len);
+        if (rc < 0 || !cas_hash_equal(&layer.listing, &rec->layer.listing)) {
+                cas_batch_del_object_ref(batch, &rec->layer.listing, CAS_OBJECT_LISTING, key.bytes,
+                                         key.len);
+                cas_batch_condemn(batch, CAS_CONDEMNED_LISTING, &rec->layer.listing,
+                                  (uint64_t)time(NULL));
+        }
         return cas_index_write(s->index, batch, err);
+}
+
+int cas_elsewhere_drop(struct cas_store *s, const struct cas_digest *blob, struct cas_err *err)
+{
+        cas_blob_files_lock(s, true);
+        int rc = drop_locked(s, blob, err);
+        cas_blob_files_unlock(s);
+        return rc;
 }
 
 /* ---- one layer ---- */

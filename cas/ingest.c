@@ -12,10 +12,16 @@
  *
  * When a publication has many new chunks their records go to the index before
  * it ends (`checkpoint`): they are unreachable until it commits, and garbage if
- * it does not; so memory does not grow with the size of an image. */
+ * it does not, which is why they are condemned; so memory does not grow with the size of an image.
+ */
+#include <time.h>
+
 #include "cas/chunker.h"
+#include "cas/condemned_int.h"
 #include "cas/kept_int.h"
 #include "cas/packwriter_int.h"
+#include "cas/prefixset.h"
+#include "cas/refs_int.h"
 #include "cas/verity.h"
 
 #define BATCHES 3
@@ -91,7 +97,11 @@ struct cas_ingest {
         struct new_object *objects;
         size_t object_count, object_max;
         size_t listed_ref_count; /* in objects */
-        bool replaces;           /* an object of kept frames is among what is not published yet */
+        bool cut_is_new;         /* a chunk of the open object was not in the index */
+        struct cas_hash
+                *orphans; /* new chunks, maybe, of objects that the store has in other pieces */
+        size_t orphan_count, orphan_max;
+        bool replaces; /* an object of kept frames is among what is not published yet */
 
         struct { /* the open object of kept frames; caller's thread, while the worker waits */
                 struct cas_hash id;
@@ -124,13 +134,17 @@ static int store_chunk(struct cas_ingest *in, const struct cas_packwriter_chunk 
         if (seen_before(in, &chunk->name))
                 return 0;
         note_seen(in, &chunk->name);
-        if (cas_packwriter_claim(&in->writer, &chunk->name))
+        if (cas_packwriter_claim(&in->writer, &chunk->name)) {
+                in->cut_is_new = true;
                 return 0;
+        }
         struct cas_chunk_record rec;
         struct cas_err reason = CAS_ERR_INIT;
         int rc = cas_index_get_chunk(in->ps->index, &chunk->name, &rec, &reason);
-        if (rc == -CAS_E_NOTFOUND)
+        if (rc == -CAS_E_NOTFOUND) {
+                in->cut_is_new = true;
                 return cas_packwriter_add(&in->writer, chunk, err);
+        }
         if (rc < 0)
                 *err = reason;
         return rc;
@@ -168,6 +182,7 @@ static void drop_objects(struct cas_ingest *in)
                 free(in->objects[i].refs);
         in->object_count = 0;
         in->listed_ref_count = 0;
+        in->orphan_count = 0;
 }
 
 /* The open object is complete. */
@@ -212,17 +227,35 @@ static int end_small(struct cas_ingest *in, const void *data, uint32_t len, stru
         return rc;
 }
 
+/* The open object is in the store as other chunks (cas/kept_int.h): these are nobody's. */
+static void leave_orphans(struct cas_ingest *in)
+{
+        if (!in->cut_is_new)
+                return;
+        if (in->orphan_max - in->orphan_count < in->ref_count) {
+                in->orphan_max = 2 * in->orphan_max + in->ref_count;
+                in->orphans = cas_xrealloc(in->orphans, in->orphan_max * sizeof(in->orphans[0]));
+        }
+        for (uint32_t i = 0; i < in->ref_count; i++)
+                in->orphans[in->orphan_count++] = in->refs[i].chunk;
+}
+
 static int end_large(struct cas_ingest *in, struct cas_err *err)
 {
         struct cas_hash id;
-        bool indexed;
+        int rc = 0;
         name_object(in, &id);
-        if (seen_before(in, &id))
-                return 0;
-        note_seen(in, &id);
-        int rc = object_is_indexed(in, &id, &indexed, err);
-        if (rc < 0 || indexed)
+        bool indexed = seen_before(in, &id);
+        if (!indexed) {
+                note_seen(in, &id);
+                rc = object_is_indexed(in, &id, &indexed, err);
+        }
+        if (rc < 0)
                 return rc;
+        if (indexed) {
+                leave_orphans(in);
+                return 0;
+        }
         rc = cas_packwriter_object(&in->writer, &id, in->size_bytes, in->refs, in->ref_count, false,
                                    err);
         if (rc < 0)
@@ -336,7 +369,7 @@ static int checkpoint(struct cas_ingest *in, struct cas_err *err);
 static int maybe_checkpoint(struct cas_ingest *in, struct cas_err *err)
 {
         if (in->writer.entry_count < CHECKPOINT_ENTRIES && in->object_count < CHECKPOINT_ENTRIES &&
-            in->listed_ref_count < CHECKPOINT_REFS)
+            in->listed_ref_count + in->orphan_count < CHECKPOINT_REFS)
                 return 0;
         return checkpoint(in, err);
 }
@@ -365,6 +398,7 @@ static int do_op(struct cas_ingest *in, const struct batch *b, uint32_t index, u
                         in->name = *op->name;
                 in->size_bytes = 0;
                 in->ref_count = 0;
+                in->cut_is_new = false;
                 in->window_bytes = 0;
                 return 0;
         case OP_DATA:
@@ -497,6 +531,7 @@ void cas_ingest_free(struct cas_ingest *in)
         batches_free(in->free_list);
         drop_objects(in);
         free(in->objects);
+        free(in->orphans);
         free(in->refs);
         (void)pthread_cond_destroy(&in->work);
         (void)pthread_cond_destroy(&in->change);
@@ -797,25 +832,64 @@ bool cas_ingest_replaces(const struct cas_ingest *in)
 
 /* ---- committing ---- */
 
-static int flush_writer(struct cas_ingest *in, struct cas_batch *batch, struct cas_err *err)
+/* The chunks of a list that goes are for collection to look at. */
+static int drop_list(struct cas_ingest *in, const struct new_object *object,
+                     struct cas_batch *batch, uint64_t now, struct cas_err *err)
 {
-        int rc = cas_packwriter_flush(&in->writer, batch, err);
+        struct cas_chunk_ref refs[256];
+        uint32_t first = 0, count;
+        if (object->replaced_count == 1)
+                cas_batch_condemn(batch, CAS_CONDEMNED_CHUNK, &object->id, now);
+        do {
+                int rc = cas_index_get_object_chunks(in->ps->index, &object->id, first, refs,
+                                                     CAS_COUNT(refs), &count, err);
+                if (rc < 0)
+                        return rc;
+                for (uint32_t i = 0; i < count; i++) {
+                        cas_batch_del_chunk_ref(batch, &refs[i].chunk, &object->id);
+                        cas_batch_condemn(batch, CAS_CONDEMNED_CHUNK, &refs[i].chunk, now);
+                }
+                first += count;
+        } while (count > 0);
+        cas_batch_del_object(batch, &object->id, object->replaced_count);
+        return 0;
+}
+
+static int put_object(struct cas_ingest *in, const struct new_object *object,
+                      struct cas_batch *batch, bool wanted, uint64_t now, struct cas_err *err)
+{
+        int rc = object->replaced_count > 0 ? drop_list(in, object, batch, now, err) : 0;
         if (rc < 0)
                 return rc;
-        for (size_t i = 0; i < in->object_count; i++) {
-                const struct new_object *object = &in->objects[i];
-                if (object->replaced_count > 0)
-                        cas_batch_del_object(batch, &object->id, object->replaced_count);
-                cas_batch_put_object(batch, &object->id, object->size_bytes, object->refs,
-                                     object->chunk_count);
-        }
+        cas_batch_put_object(batch, &object->id, object->size_bytes, object->refs,
+                             object->chunk_count);
+        for (uint32_t i = 0; object->refs && i < object->chunk_count; i++)
+                cas_batch_put_chunk_ref(batch, &object->refs[i].chunk, &object->id);
+        if (!wanted)
+                cas_batch_condemn(batch, CAS_CONDEMNED_OBJECT, &object->id, now);
         return 0;
+}
+
+/* wanted: objects that the batch refers to; NULL: none. */
+static int flush_writer(struct cas_ingest *in, struct cas_batch *batch,
+                        const struct cas_prefixset *wanted, struct cas_err *err)
+{
+        const uint64_t now = (uint64_t)time(NULL);
+        int rc = cas_packwriter_flush(&in->writer, batch, err);
+        for (size_t i = 0; rc == 0 && i < in->object_count; i++) {
+                const struct new_object *object = &in->objects[i];
+                rc = put_object(in, object, batch, wanted && cas_prefixset_has(wanted, &object->id),
+                                now, err);
+        }
+        for (size_t i = 0; rc == 0 && i < in->orphan_count; i++)
+                cas_batch_condemn(batch, CAS_CONDEMNED_CHUNK, &in->orphans[i], now);
+        return rc;
 }
 
 static int checkpoint(struct cas_ingest *in, struct cas_err *err)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
-        int rc = flush_writer(in, batch, err);
+        int rc = flush_writer(in, batch, NULL, err);
         if (rc == 0)
                 rc = cas_packset_write(in->ps, batch, in->replaces, err);
         if (rc < 0)
@@ -826,12 +900,13 @@ static int checkpoint(struct cas_ingest *in, struct cas_err *err)
         return 0;
 }
 
-int cas_ingest_flush(struct cas_ingest *in, struct cas_batch *batch, struct cas_err *err)
+int cas_ingest_flush(struct cas_ingest *in, struct cas_batch *batch,
+                     const struct cas_prefixset *wanted, struct cas_err *err)
 {
         int rc = cas_ingest_drain(in, err);
         if (rc < 0 || !in->started)
                 return rc;
-        rc = flush_writer(in, batch, err);
+        rc = flush_writer(in, batch, wanted, err);
         if (rc < 0) {
                 cas_mutex_lock(&in->queue);
                 in->err = *err;

@@ -152,20 +152,17 @@ static int decode_stream(struct decode *d, struct cas_err *err)
 }
 
 /* The listing becomes an object. Every object of the layer has its id by then. */
-static int publish_listing(struct decode *d, struct cas_layer_record *out, struct cas_err *err)
+static int publish_listing(struct decode *d, const struct cas_listing *listing,
+                           struct cas_layer_record *out, struct cas_err *err)
 {
-        cas_cleanup_listing struct cas_listing listing = {0};
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
-        if (cas_publish_drain(d->publish, err) < 0)
-                return -(int)err->code;
-        cas_extract_listing(d->extract, &listing);
-        if (cas_listing_encode(&listing, &bytes, err) < 0)
+        if (cas_listing_encode(listing, &bytes, err) < 0)
                 return cas_err_wrap(err, "layer");
         out->listing_version = CAS_LISTING_VERSION;
-        out->entry_count = listing.count;
+        out->entry_count = listing->count;
         out->content_bytes = 0;
-        for (size_t i = 0; i < listing.count; i++)
-                out->content_bytes += listing.entries[i].size_bytes;
+        for (size_t i = 0; i < listing->count; i++)
+                out->content_bytes += listing->entries[i].size_bytes;
         if (cas_publish_object(d->publish, bytes.data, bytes.len_bytes, &out->listing, err) < 0)
                 return -(int)err->code;
         return cas_publish_drain(d->publish, err);
@@ -174,12 +171,16 @@ static int publish_listing(struct decode *d, struct cas_layer_record *out, struc
 /* Everything of a decoded layer but its blob's digest, which the caller has set. */
 static int add_layer(struct decode *d, struct cas_layer_record *out, struct cas_err *err)
 {
+        cas_cleanup_listing struct cas_listing listing = {0};
         out->tar_bytes = d->tar_bytes;
         out->compression = (uint8_t)cas_decompress_kind(d->decompress);
         cas_hashpipe_final(d->hashpipe, &out->diff_id);
-        if (publish_listing(d, out, err) < 0)
+        if (cas_publish_drain(d->publish, err) < 0)
                 return -(int)err->code;
-        return cas_publish_layer(d->publish, out, err);
+        cas_extract_listing(d->extract, &listing);
+        if (publish_listing(d, &listing, out, err) < 0)
+                return -(int)err->code;
+        return cas_publish_layer(d->publish, out, &listing, err);
 }
 
 static int publish_layer(struct decode *d, struct cas_layer_record *out, struct cas_err *err)

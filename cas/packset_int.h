@@ -24,6 +24,7 @@ struct cas_backend *cas_backend_local_new(int packs_dirfd);
 
 /* ---- one publication's objects (see cas/publish.h for the meaning) ---- */
 struct cas_ingest;
+struct cas_prefixset;
 struct cas_ingest *cas_ingest_new(struct cas_packset *ps);
 int cas_ingest_object_begin(struct cas_ingest *in, struct cas_hash *id_slot,
                             struct cas_err *err) CAS_MUST_CHECK;
@@ -40,9 +41,10 @@ int cas_ingest_layer(struct cas_ingest *in, const struct cas_layer_record *layer
 int cas_ingest_recipe(struct cas_ingest *in, const struct cas_recipe_record *recipe,
                       struct cas_err *err) CAS_MUST_CHECK;
 /* First half of a commit: everything is written, packs and their directories are synced, and the
- * index records of chunks, objects and packs are in the batch (layers are not). */
+ * index records of chunks, objects and packs are in the batch (layers are not), with references of
+ * objects to chunks. New objects that are not `wanted` are condemned. */
 int cas_ingest_flush(struct cas_ingest *in, struct cas_batch *batch,
-                     struct cas_err *err) CAS_MUST_CHECK;
+                     const struct cas_prefixset *wanted, struct cas_err *err) CAS_MUST_CHECK;
 /* Second half: the batch was written. */
 void cas_ingest_published(struct cas_ingest *in);
 void cas_ingest_free(struct cas_ingest *in); /* drops what was not published */

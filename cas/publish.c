@@ -9,8 +9,10 @@
 
 #include "cas/blobcache_int.h"
 #include "cas/commit_int.h"
+#include "cas/condemned_int.h"
 #include "cas/kept_int.h"
 #include "cas/packfile_int.h"
+#include "cas/publishrefs_int.h"
 #include "cas/store_int.h"
 
 /* Names of one publication, as records. */
@@ -19,20 +21,13 @@
 /* A blob of this length is compared with its digest before it is taken to be there. */
 #define COMPARE_BYTES_MAX (256 * CAS_KIB)
 
-/* A blob that is written and synced under a temporary name. */
-struct staged_blob {
-        struct cas_digest digest;
-        uint64_t size_bytes;
-        char path[CAS_TEMPORARY_PATH_BYTES];
-        bool adopted; /* the file has another name besides */
-};
-
 struct cas_publish {
         struct cas_store *store;
         struct cas_batch *batch;
+        struct cas_publish_refs refs;
         struct cas_ingest *ingest; /* made with the first object */
 
-        struct staged_blob *blobs; /* owned */
+        struct cas_staged_blob *blobs; /* owned */
         size_t blob_count;
         size_t blob_alloc;
         struct { /* the blob that is being written; fd -1: none */
@@ -62,6 +57,7 @@ int cas_publish_begin(struct cas_store *s, struct cas_publish **out, struct cas_
         struct cas_publish *p = cas_xcalloc(1, sizeof(*p));
         p->store = s;
         p->batch = cas_batch_new();
+        cas_publish_refs_init(&p->refs, s);
         p->open.fd = -1;
         *out = p;
         return 0;
@@ -95,6 +91,7 @@ void cas_publish_free(struct cas_publish *p)
         if (p->ingest)
                 cas_ingest_free(p->ingest);
         cas_batch_free(p->batch);
+        cas_publish_refs_release(&p->refs);
         cas_buf_release(&p->names);
         free(p->blobs);
         cas_store_shared_end(p->store);
@@ -165,19 +162,29 @@ int cas_publish_drain(struct cas_publish *p, struct cas_err *err)
 }
 
 int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *layer,
-                      struct cas_err *err)
+                      const struct cas_listing *listing, struct cas_err *err)
 {
-        int rc = cas_ingest_layer(ingest_of(p), layer, err);
+        int rc = cas_publish_refs_layer(&p->refs, CAS_FAMILY_LAYERS, layer, listing, err);
+        if (rc == 0)
+                rc = cas_ingest_layer(ingest_of(p), layer, err);
         if (rc < 0)
                 return rc;
         cas_batch_put_layer(p->batch, layer);
         return 0;
 }
 
-int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *recipe,
-                       struct cas_err *err)
+int cas_publish_elsewhere(struct cas_publish *p, const struct cas_layer_record *layer,
+                          const struct cas_listing *listing, struct cas_err *err)
 {
-        int rc = recipe->is_proved ? cas_ingest_recipe(ingest_of(p), recipe, err) : 0;
+        return cas_publish_refs_layer(&p->refs, CAS_FAMILY_ELSEWHERE, layer, listing, err);
+}
+
+int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *recipe,
+                       struct cas_recipe *opened, struct cas_err *err)
+{
+        int rc = cas_publish_refs_recipe(&p->refs, recipe, opened, err);
+        if (rc == 0 && recipe->is_proved)
+                rc = cas_ingest_recipe(ingest_of(p), recipe, err);
         if (rc < 0)
                 return rc;
         cas_assert(!p->condenses);
@@ -193,7 +200,7 @@ int cas_publish_assembled(struct cas_publish *p, const struct cas_recipe_record 
 {
         cas_assert(recipe->is_proved);
         p->assembles = true;
-        return cas_publish_recipe(p, recipe, err);
+        return cas_publish_recipe(p, recipe, NULL, err);
 }
 
 /* ---- blobs ---- */
@@ -216,8 +223,8 @@ static void stage_blob(struct cas_publish *p, const struct cas_digest *digest, u
                 p->blob_alloc = p->blob_alloc ? 2 * p->blob_alloc : 8;
                 p->blobs = cas_xrealloc(p->blobs, p->blob_alloc * sizeof(p->blobs[0]));
         }
-        struct staged_blob *b = &p->blobs[p->blob_count++];
-        *b = (struct staged_blob){.digest = *digest, .size_bytes = size_bytes};
+        struct cas_staged_blob *b = &p->blobs[p->blob_count++];
+        *b = (struct cas_staged_blob){.digest = *digest, .size_bytes = size_bytes};
         memcpy(b->path, path, sizeof(b->path));
 }
 
@@ -359,10 +366,20 @@ int cas_publish_blob_adopt(struct cas_publish *p, const char *name, const struct
         return 0;
 }
 
+/* What the index says of a blob that is new. Unless something refers to it from now on, it is for
+ * collection to look at. */
+static void put_blob(struct cas_publish *p, const struct cas_digest *digest,
+                     const struct cas_blob_record *rec)
+{
+        cas_batch_put_blob(p->batch, digest, rec);
+        if (!cas_publish_refs_keeps(&p->refs, digest))
+                cas_batch_condemn_blob(p->batch, digest, rec->added_unix_s);
+}
+
 /* Gives a staged blob its name. What has that name already is the same content (another
  * publication's, or one that never was committed) and is replaced: it may not be relied upon,
  * since whoever wrote it may not have synced the directory. */
-static int name_blob(struct cas_publish *p, struct staged_blob *b, struct cas_err *err)
+static int name_blob(struct cas_publish *p, struct cas_staged_blob *b, struct cas_err *err)
 {
         const struct cas_io *io = p->store->io;
         char path[CAS_BLOB_PATH_BYTES];
@@ -373,9 +390,9 @@ static int name_blob(struct cas_publish *p, struct staged_blob *b, struct cas_er
         if (rc < 0)
                 return rc;
         b->path[0] = '\0';
-        cas_batch_put_blob(p->batch, &b->digest,
-                           &(struct cas_blob_record){.size_bytes = b->size_bytes,
-                                                     .added_unix_s = (uint64_t)time(NULL)});
+        put_blob(p, &b->digest,
+                 &(struct cas_blob_record){.size_bytes = b->size_bytes,
+                                           .added_unix_s = (uint64_t)time(NULL)});
         return 0;
 }
 
@@ -538,7 +555,7 @@ static int note_copy(struct cas_publish *p, struct cas_blob_record *rec, struct 
                 *rec = (struct cas_blob_record){.size_bytes = p->condensed_bytes,
                                                 .added_unix_s = (uint64_t)time(NULL),
                                                 .copy = CAS_BLOB_CONDENSED};
-                cas_batch_put_blob(p->batch, &p->condensed, rec);
+                put_blob(p, &p->condensed, rec);
                 return 0;
         }
         if (rc < 0) {
@@ -566,6 +583,7 @@ static int write_batch(struct cas_publish *p, struct cas_err *err)
                         .records = &p->names,
                         .count = p->name_count,
                         .removes = p->removes,
+                        .named = p->refs.named,
                         .guard = p->guard,
                         .guard_arg = p->guard_arg,
                 };
@@ -574,26 +592,52 @@ static int write_batch(struct cas_publish *p, struct cas_err *err)
         return cas_packset_write(p->store->packset, p->batch, replaces, err);
 }
 
+/* Locks blob files, as it is needed, and finds out which references the commit changes. */
+static int lock_files(struct cas_publish *p, bool *locked, struct cas_err *err)
+{
+        struct cas_publish_plan plan = {.names = &p->names,
+                                        .name_count = p->name_count,
+                                        .staged = p->blobs,
+                                        .staged_count = p->blob_count,
+                                        .exclusive = p->condenses};
+        bool again = true;
+        int rc = 0;
+        *locked = p->condenses || cas_publish_refs_lock(&p->refs, &plan);
+        while (rc == 0 && *locked && again) {
+                cas_blob_files_lock(p->store, plan.exclusive);
+                rc = cas_publish_refs_settle(&p->refs, &plan, &again, err);
+                if (rc == 0 && again) {
+                        cas_blob_files_unlock(p->store);
+                        plan.exclusive = true;
+                }
+        }
+        return rc;
+}
+
 int cas_publish_commit(struct cas_publish *p, struct cas_err *err)
 {
         cas_assert(!p->ended);
         cas_assert(p->open.fd < 0);
         p->ended = true;
-        int rc = p->ingest ? cas_ingest_flush(p->ingest, p->batch, err) : 0;
+        int rc = p->ingest ? cas_ingest_flush(p->ingest, p->batch,
+                                              cas_publish_refs_objects(&p->refs), err)
+                           : 0;
         if (rc < 0)
                 return rc;
         struct cas_blob_record copy = {0};
-        bool files = p->blob_count > 0 || p->condenses;
-        if (files)
-                cas_blob_files_lock(p->store, p->condenses);
-        rc = name_blobs(p, err);
+        bool locked;
+        rc = lock_files(p, &locked, err);
+        if (rc == 0)
+                rc = name_blobs(p, err);
         if (rc == 0 && p->condenses)
                 rc = note_copy(p, &copy, err);
-        if (rc == 0)
+        if (rc == 0) {
+                cas_publish_refs_write(&p->refs, p->batch);
                 rc = write_batch(p, err);
+        }
         if (rc == 0 && copy.copy == CAS_BLOB_CACHED)
                 cas_blobcache_add(p->store->blobcache, &p->condensed, copy.size_bytes);
-        if (files)
+        if (locked)
                 cas_blob_files_unlock(p->store);
         if (rc == 0 && p->ingest)
                 cas_ingest_published(p->ingest);

@@ -80,8 +80,11 @@ struct cas_layer_record {
         uint8_t compression; /* enum cas_compression of cas/decompress.h */
         bool is_elsewhere;   /* not recorded: as another store tells it, and not proved */
 };
+/* listing: what layer->listing, an object of this publication or of the store, holds; borrowed
+ * during the call. */
+struct cas_listing;
 int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *layer,
-                      struct cas_err *err) CAS_MUST_CHECK;
+                      const struct cas_listing *listing, struct cas_err *err) CAS_MUST_CHECK;
 
 /* Changes of names; take effect at commit, in the order given. Grammar of
  * names is checked (INVALID). A tag needs its manifest to be in the repository

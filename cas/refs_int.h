@@ -100,10 +100,31 @@ void cas_reference_of_node(struct cas_reference *out, const struct cas_digest *m
                            const char *media_type);
 void cas_batch_put_reference(struct cas_batch *b, const struct cas_reference *ref);
 void cas_batch_del_reference(struct cas_batch *b, const struct cas_reference *ref);
-/* Calls fn for a parsed manifest's node and references until it returns other than 0. */
+
+/* ---- what a parent refers to (cas/refsof.c) ---- */
+
+/* Each calls fn for all references that a parent has, maybe for one more than once, until fn
+ * returns other than 0: 1 ends with success, -code is returned. */
 typedef int (*cas_reference_fn)(void *arg, const struct cas_reference *ref, struct cas_err *err);
+/* Of a parsed manifest, its node among them. */
 int cas_manifest_references(const struct cas_digest *manifest, const struct cas_manifest *m,
                             cas_reference_fn fn, void *arg, struct cas_err *err) CAS_MUST_CHECK;
+/* A blob's layer: its listing, and that listing's files. */
+struct cas_listing;
+int cas_layer_references(const struct cas_digest *blob, const struct cas_hash *listing_id,
+                         const struct cas_listing *listing, cas_reference_fn fn, void *arg,
+                         struct cas_err *err) CAS_MUST_CHECK;
+/* A blob's recipe, and what the recipe is made of. opened: that recipe. Errors: LIMIT (more than a
+ * layer can have), and those of reading. */
+struct cas_recipe;
+int cas_recipe_references(const struct cas_digest *blob, const struct cas_hash *recipe,
+                          struct cas_recipe *opened, cas_reference_fn fn, void *arg,
+                          struct cas_err *err) CAS_MUST_CHECK;
+int cas_tree_references(const struct cas_hash *key, const struct cas_tree_record *rec,
+                        cas_reference_fn fn, void *arg, struct cas_err *err) CAS_MUST_CHECK;
+/* The chunks of an object of several. */
+int cas_object_references(struct cas_index *ix, const struct cas_hash *object, cas_reference_fn fn,
+                          void *arg, struct cas_err *err) CAS_MUST_CHECK;
 
 /* ---- all of them ---- */
 

@@ -13,6 +13,7 @@
 
 #include "cas/map.h"
 #include "cas/record_int.h"
+#include "cas/refs_int.h"
 #include "cas/store_int.h"
 #include "cas/tree_int.h"
 
@@ -215,6 +216,40 @@ static int merge_chain(const struct cas_tree_chain *chain, struct cas_merge *m, 
         return 0;
 }
 
+static int put_ref(void *arg, const struct cas_reference *ref, struct cas_err *err CAS_UNUSED)
+{
+        cas_batch_put_reference(arg, ref);
+        return 0;
+}
+
+static int del_ref(void *arg, const struct cas_reference *ref, struct cas_err *err CAS_UNUSED)
+{
+        cas_batch_del_reference(arg, ref);
+        return 0;
+}
+
+static void record_release(struct cas_tree_record *rec)
+{
+        free(rec->layers);
+}
+
+/* References of the record that is there, if any, go. One that cannot be read keeps its own. */
+static int drop_references(struct cas_store *s, const struct cas_hash *key, struct cas_batch *batch,
+                           struct cas_err *err)
+{
+        __attribute__((cleanup(record_release))) struct cas_tree_record rec = {0};
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_index_get_tree(s->index, key, &rec, &miss);
+        if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
+                return 0;
+        if (rc < 0) {
+                *err = miss;
+                return rc;
+        }
+        return cas_tree_references(key, &rec, del_ref, batch, err);
+}
+
+/* By who has the key to itself. */
 static int put_record(struct cas_store *s, const struct cas_hash *key,
                       const struct cas_tree_chain *chain, const struct cas_digest *tree,
                       uint64_t size_bytes, struct cas_err *err)
@@ -229,7 +264,10 @@ static int put_record(struct cas_store *s, const struct cas_hash *key,
                                             .layer_count = chain->count};
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         cas_batch_put_tree(batch, key, &rec);
-        return cas_index_write(s->index, batch, err);
+        int rc = drop_references(s, key, batch, err);
+        if (rc == 0)
+                rc = cas_tree_references(key, &rec, put_ref, batch, err);
+        return rc < 0 ? rc : cas_index_write(s->index, batch, err);
 }
 
 static int make_tree(struct cas_store *s, const struct cas_hash *key,
@@ -258,11 +296,6 @@ static bool same_layers(const struct cas_tree_record *rec, const struct cas_tree
         for (size_t i = 0; same && i < chain->count; i++)
                 same = cas_digest_equal(&rec->layers[i], &chain->layers[i].blob);
         return same;
-}
-
-static void record_release(struct cas_tree_record *rec)
-{
-        free(rec->layers);
 }
 
 /* *found is false when the tree must be made. */

@@ -173,10 +173,10 @@ static int bring_whole(struct lazy *l, const struct cas_descriptor *d, struct ca
         return rc;
 }
 
-static int bring_listing(struct lazy *l, const struct reg_peer_layer *facts, struct cas_err *err)
+static int bring_listing(struct lazy *l, const struct reg_peer_layer *facts,
+                         struct cas_listing *out, struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *p = NULL;
-        cas_cleanup_listing struct cas_listing listing = {0};
         struct cas_object_info info;
         struct cas_err miss = CAS_ERR_INIT;
         int rc = cas_object_stat(l->s, &facts->record.listing, &info, &miss);
@@ -191,14 +191,15 @@ static int bring_listing(struct lazy *l, const struct reg_peer_layer *facts, str
                 *err = miss;
         }
         if (rc == 0)
-                rc = cas_layer_listing(l->s, &facts->record, &listing, err);
-        if (rc == 0 && listing.count != facts->record.entry_count)
-                rc = cas_fail(err, CAS_E_CORRUPT, "a listing of %zu entries, not %llu",
-                              listing.count, (unsigned long long)facts->record.entry_count);
+                rc = cas_layer_listing(l->s, &facts->record, out, err);
+        if (rc == 0 && out->count != facts->record.entry_count)
+                rc = cas_fail(err, CAS_E_CORRUPT, "a listing of %zu entries, not %llu", out->count,
+                              (unsigned long long)facts->record.entry_count);
         return rc;
 }
 
-static int note_layer(struct lazy *l, const struct reg_peer_layer *facts, struct cas_err *err)
+static int note_layer(struct lazy *l, const struct reg_peer_layer *facts,
+                      const struct cas_listing *listing, struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *p = NULL;
         cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
@@ -211,7 +212,7 @@ static int note_layer(struct lazy *l, const struct reg_peer_layer *facts, struct
                 return cas_fail(err, CAS_E_LIMIT, "the name of the source is too long");
         int rc = cas_publish_begin(l->s, &p, err);
         if (rc == 0)
-                rc = cas_elsewhere_put(p, rec, err);
+                rc = cas_elsewhere_put(p, rec, listing, err);
         if (rc == 0)
                 rc = cas_publish_commit(p, err);
         return rc;
@@ -241,6 +242,7 @@ static int bring_layer(struct lazy *l, const struct cas_descriptor *d,
                        const struct cas_digest *diff_id, struct cas_err *err)
 {
         struct reg_peer_layer facts;
+        cas_cleanup_listing struct cas_listing listing = {0};
         struct cas_err why = CAS_ERR_INIT;
         if (is_here(l, d))
                 return 0;
@@ -252,14 +254,14 @@ static int bring_layer(struct lazy *l, const struct cas_descriptor *d,
         if (rc == 0)
                 rc = facts_check(&facts, d, diff_id, &why);
         if (rc == 0)
-                rc = bring_listing(l, &facts, &why);
+                rc = bring_listing(l, &facts, &listing, &why);
         if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT || rc == -CAS_E_UNSUPPORTED)
                 return d->foreign ? 0 : bring_whole(l, d, err);
         if (rc < 0) {
                 *err = why;
                 return rc;
         }
-        return note_layer(l, &facts, err);
+        return note_layer(l, &facts, &listing, err);
 }
 
 static int bring_layers(struct lazy *l, struct cas_err *err)

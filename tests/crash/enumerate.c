@@ -478,12 +478,15 @@ static int far_finish(struct cas_remote *r CAS_UNUSED, struct cas_store *s,
                       const struct cas_progress *progress CAS_UNUSED, struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *p = NULL;
+        cas_cleanup_listing struct cas_listing listing = {0};
         cas_cleanup_free char *blob = cas_xasprintf("layer %u %u", FAR_SEED, FILES);
         int rc = cas_publish_begin(s, &p, err);
         if (rc == 0)
+                rc = cas_layer_listing(s, layer, &listing, err);
+        if (rc == 0)
                 rc = cas_publish_blob(p, blob, strlen(blob), &layer->blob, NULL, err);
         if (rc == 0)
-                rc = cas_publish_layer(p, layer, err);
+                rc = cas_publish_layer(p, layer, &listing, err);
         return rc < 0 ? rc : cas_publish_commit(p, err);
 }
 
@@ -525,20 +528,23 @@ static int run_elsewhere(struct cas_store *s, struct cas_err *err)
 {
         static const struct cas_remotes remotes = {.open = far_open};
         cas_cleanup_publish struct cas_publish *p = NULL;
-        cas_cleanup_buf struct cas_buf listing = CAS_BUF_INIT;
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        cas_cleanup_listing struct cas_listing listing = {0};
         cas_cleanup_free char *config = cas_xasprintf("{\"seed\":%u}", FAR_SEED);
         struct cas_elsewhere_layer rec = {.blob_bytes = strlen("layer 20 6"), .source = "far"};
         struct cas_hash id;
-        far_listing(&listing, &rec.layer);
+        far_listing(&bytes, &rec.layer);
         rec.manifest = rec.layer.blob;
         cas_store_set_remotes(s, &remotes);
         int rc = cas_publish_begin(s, &p, err);
         if (rc == 0)
-                rc = cas_publish_object(p, listing.data, listing.len_bytes, &id, err);
+                rc = cas_publish_object(p, bytes.data, bytes.len_bytes, &id, err);
+        if (rc == 0)
+                rc = cas_listing_decode(bytes.data, bytes.len_bytes, &listing, err);
         if (rc == 0)
                 rc = cas_publish_blob(p, config, strlen(config), NULL, NULL, err);
         if (rc == 0)
-                rc = cas_elsewhere_put(p, &rec, err);
+                rc = cas_elsewhere_put(p, &rec, &listing, err);
         if (rc == 0)
                 rc = cas_publish_commit(p, err);
         cas_publish_free(cas_steal(&p));

@@ -67,10 +67,12 @@ static int finish_layer(struct cas_remote *r, struct cas_store *s,
 {
         struct farstore *f = (struct farstore *)r;
         cas_cleanup_publish struct cas_publish *p = NULL;
+        cas_cleanup_listing struct cas_listing listing = {0};
         if (f->dead || f->no_finish)
                 return cas_fail(err, CAS_E_IO, "connection refused");
         if (cas_publish_begin(s, &p, err) < 0 || copy_blob(f, &layer->blob, p, err) < 0 ||
-            cas_publish_layer(p, layer, err) < 0 || cas_publish_commit(p, err) < 0)
+            cas_layer_listing(s, layer, &listing, err) < 0 ||
+            cas_publish_layer(p, layer, &listing, err) < 0 || cas_publish_commit(p, err) < 0)
                 return -(int)err->code;
         atomic_fetch_add(&f->finished, 1);
         return 0;
@@ -122,7 +124,8 @@ void farstore_close(struct farstore *f)
 static void note_layer(struct farstore *f, const struct testimage *image)
 {
         struct cas_err err = CAS_ERR_INIT;
-        cas_cleanup_buf struct cas_buf listing = CAS_BUF_INIT;
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        cas_cleanup_listing struct cas_listing listing = {0};
         cas_cleanup_publish struct cas_publish *p = NULL;
         cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
         struct cas_hash id;
@@ -130,11 +133,12 @@ static void note_layer(struct farstore *f, const struct testimage *image)
         rec->manifest = image->manifest;
         memcpy(rec->source, "far", 4);
         ok(cas_blob_stat(f->far, &image->layer.blob, &rec->blob_bytes, &err));
-        ok(cas_object_read(f->far, &image->layer.listing, 1 << 26, &listing, &err));
+        ok(cas_object_read(f->far, &image->layer.listing, 1 << 26, &bytes, &err));
+        ok(cas_listing_decode(bytes.data, bytes.len_bytes, &listing, &err));
         ok(cas_publish_begin(f->near->store, &p, &err));
-        ok(cas_publish_object(p, listing.data, listing.len_bytes, &id, &err));
+        ok(cas_publish_object(p, bytes.data, bytes.len_bytes, &id, &err));
         ok(copy_blob(f, &image->config, p, &err));
-        ok(cas_elsewhere_put(p, rec, &err));
+        ok(cas_elsewhere_put(p, rec, &listing, &err));
         ok(cas_publish_commit(p, &err));
         cas_elsewhere_changed(f->near->store);
 }

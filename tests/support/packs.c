@@ -69,7 +69,7 @@ void test_ingest_object(struct cas_ingest *in, const void *data, size_t len, str
 void test_packs_publish(struct test_packs *t, struct cas_ingest *in)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
-        test_ok(cas_ingest_flush(in, batch, err));
+        test_ok(cas_ingest_flush(in, batch, NULL, err));
         test_ok(cas_index_write(t->store.index, batch, err));
         cas_ingest_published(in);
 }

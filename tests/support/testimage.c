@@ -21,30 +21,30 @@ void test_file(unsigned seed, struct cas_buf *out)
 }
 
 static int put_files(struct cas_publish *p, unsigned seed, unsigned files,
-                     struct cas_layer_record *layer, struct cas_err *err)
+                     struct cas_layer_record *layer, struct cas_listing *listing,
+                     struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
         cas_cleanup_free struct cas_hash *ids = cas_xcalloc(files + 1, sizeof(ids[0]));
-        cas_cleanup_listing struct cas_listing listing = {0};
         int rc = 0;
-        listing.entries = cas_xcalloc(files + 1, sizeof(listing.entries[0]));
-        listing.count = files;
+        listing->entries = cas_xcalloc(files + 1, sizeof(listing->entries[0]));
+        listing->count = files;
         for (unsigned i = 0; i < files && rc == 0; i++) {
                 test_file(seed + i, &bytes);
-                listing.entries[i] = (struct cas_entry){.type = CAS_ENTRY_FILE,
-                                                        .path = cas_xasprintf("f%04u", i),
-                                                        .mode = 0644,
-                                                        .size_bytes = bytes.len_bytes};
+                listing->entries[i] = (struct cas_entry){.type = CAS_ENTRY_FILE,
+                                                         .path = cas_xasprintf("f%04u", i),
+                                                         .mode = 0644,
+                                                         .size_bytes = bytes.len_bytes};
                 layer->content_bytes += bytes.len_bytes;
                 rc = cas_publish_object(p, bytes.data, bytes.len_bytes, &ids[i], err);
         }
         if (rc == 0)
                 rc = cas_publish_drain(p, err);
         for (unsigned i = 0; i < files; i++)
-                listing.entries[i].object = ids[i];
+                listing->entries[i].object = ids[i];
         cas_buf_clear(&bytes);
         if (rc == 0)
-                rc = cas_listing_encode(&listing, &bytes, err);
+                rc = cas_listing_encode(listing, &bytes, err);
         if (rc == 0)
                 rc = cas_publish_object(p, bytes.data, bytes.len_bytes, &layer->listing, err);
         return rc < 0 ? rc : cas_publish_drain(p, err);
@@ -54,13 +54,14 @@ static int put_layer(struct cas_publish *p, unsigned seed, unsigned files,
                      struct cas_layer_record *layer, struct cas_err *err)
 {
         cas_cleanup_free char *blob = cas_xasprintf("layer %u %u", seed, files);
+        cas_cleanup_listing struct cas_listing listing = {0};
         *layer = (struct cas_layer_record){
                 .tar_bytes = 1024, .entry_count = files, .listing_version = CAS_LISTING_VERSION};
-        int rc = put_files(p, seed, files, layer, err);
+        int rc = put_files(p, seed, files, layer, &listing, err);
         if (rc == 0)
                 rc = cas_publish_blob(p, blob, strlen(blob), NULL, &layer->blob, err);
         layer->diff_id = layer->blob;
-        return rc < 0 ? rc : cas_publish_layer(p, layer, err);
+        return rc < 0 ? rc : cas_publish_layer(p, layer, &listing, err);
 }
 
 static void manifest_text(const struct testimage *image, size_t config_bytes, size_t layer_bytes,

@@ -555,7 +555,7 @@ static int try_put(struct test_packs *t, uint64_t seed, size_t len, struct cas_h
         if (rc == 0)
                 rc = cas_ingest_object_end(in, err);
         if (rc == 0)
-                rc = cas_ingest_flush(in, batch, err);
+                rc = cas_ingest_flush(in, batch, NULL, err);
         if (rc == 0)
                 rc = cas_index_write(t->store.index, batch, err);
         if (rc == 0)
@@ -648,9 +648,9 @@ static void those_who_count_on_a_failed_pack_fail(void **state)
         test_ok(cas_ingest_drain(b, err));
         disk.error = EIO;
         atomic_store(&disk.syncs_left, 0);
-        assert_int_equal(cas_ingest_flush(a, batch, &reason), -CAS_E_IO);
+        assert_int_equal(cas_ingest_flush(a, batch, NULL, &reason), -CAS_E_IO);
         atomic_store(&disk.syncs_left, -1);
-        assert_int_equal(cas_ingest_flush(b, batch, &reason), -CAS_E_IO);
+        assert_int_equal(cas_ingest_flush(b, batch, NULL, &reason), -CAS_E_IO);
         /* Another publication meanwhile stores it again. */
         test_ok(try_put(t, 1, sizeof(data[0]), &idb, err));
         cas_ingest_free(a);
@@ -676,8 +676,8 @@ static void a_late_batch_does_not_shrink_a_pack(void **state)
         test_ingest_object(a, data[1], sizeof(data[1]), &more); /* the first block is written */
         test_ok(cas_ingest_drain(a, err));
         test_ingest_object(b, data[0], sizeof(data[0]), &idb);
-        test_ok(cas_ingest_flush(b, late, err));
-        test_ok(cas_ingest_flush(a, early, err));
+        test_ok(cas_ingest_flush(b, late, NULL, err));
+        test_ok(cas_ingest_flush(a, early, NULL, err));
         test_ok(cas_index_write(t->store.index, early, err));
         struct only_pack p = packs_of(t);
         assert_int_equal(p.count, 1);

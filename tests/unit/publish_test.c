@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "cas/layer.h"
 #include "cas/object.h"
 #include "cas/store_int.h"
 #include "tests/support/teststore.h"
@@ -149,7 +150,7 @@ static void a_whole_publication_is_there(void **state)
         ok(cas_publish_object(p, "content", 7, &id, &err));
         ok(cas_publish_drain(p, &err));
         layer.listing = id;
-        ok(cas_publish_layer(p, &layer, &err));
+        ok(cas_publish_layer(p, &layer, &(struct cas_listing){0}, &err));
         ok(cas_publish_manifest_link(p, "r", &layer.blob, "t", 5, &err));
         ok(cas_publish_tag(p, "r", "v1", &layer.blob, &err));
         ok(cas_publish_commit(p, &err));

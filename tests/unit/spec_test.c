@@ -20,6 +20,7 @@
 #include "cas/fsck_messages.h"
 #include "cas/lease.h"
 #include "cas/packset_int.h"
+#include "cas/recipe_int.h"
 #include "cas/record_int.h"
 #include "tests/support/testimage.h"
 #include "tests/support/teststore.h"
@@ -354,6 +355,8 @@ static void put_recipes(struct teststore *t, const struct cas_digest *proved,
 {
         struct cas_err err = CAS_ERR_INIT;
         cas_cleanup_publish struct cas_publish *p = NULL;
+        cas_cleanup_recipe_writer struct cas_recipe_writer w;
+        cas_cleanup_recipe struct cas_recipe *opened = NULL;
         struct cas_recipe_record yes = {
                 .blob = *proved,
                 .is_proved = true,
@@ -366,11 +369,14 @@ static void put_recipes(struct teststore *t, const struct cas_digest *proved,
         const struct cas_recipe_record no = {
                 .blob = *refused, .analysis = 300, .blob_bytes = 3, .reason = "too small"};
         ok(cas_publish_begin(t->store, &p, &err));
-        ok(cas_publish_object(p, "a recipe", 8, &yes.recipe, &err));
+        cas_recipe_writer_init(&w, t->store);
+        ok(cas_recipe_writer_mark(&w, &(struct cas_recipe_mark){0}, &err));
+        ok(cas_recipe_writer_publish(&w, p, &yes.recipe, &err));
         ok(cas_publish_drain(p, &err));
+        ok(cas_recipe_open_writer(&w, &opened, &err));
         yes.recipe_bytes = 8;
-        ok(cas_publish_recipe(p, &no, &err));
-        ok(cas_publish_recipe(p, &yes, &err)); /* its blob has a copy from now on */
+        ok(cas_publish_recipe(p, &no, NULL, &err));
+        ok(cas_publish_recipe(p, &yes, opened, &err)); /* its blob has a copy from now on */
         ok(cas_publish_commit(p, &err));
 }
 
@@ -399,7 +405,7 @@ static void fill(struct teststore *t)
                                           .manifest = image.manifest,
                                           .source = "far:1/repo"};
         far.layer.blob = sha512;
-        ok(cas_elsewhere_put(p, &far, &err));
+        ok(cas_elsewhere_put(p, &far, &(struct cas_listing){0}, &err));
         ok(cas_publish_commit(p, &err));
         const struct cas_hash order[] = {image.layer.listing, empty};
         ok(cas_order_put(t->store, "some/repo", &image.manifest, order, 2, &err));

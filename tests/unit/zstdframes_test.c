@@ -282,7 +282,7 @@ static void frames_stay(void **state)
                                         .wrap = CAS_WRAP_ZSTD_FRAMES,
                                         .blob_bytes = a.blob.len_bytes};
         test_ok(cas_publish_begin(t->store, &p, err));
-        test_ok(cas_publish_recipe(p, &rec, err));
+        test_ok(cas_publish_recipe(p, &rec, NULL, err));
         test_ok(cas_publish_commit(p, err));
         cas_publish_free(cas_steal(&p));
         test_ok(cas_gc(t->store, &options, NULL, &gc, err));
