@@ -77,17 +77,43 @@ int cas_format_read(const struct cas_io *io, int dirfd, struct cas_format *out, 
         return 0;
 }
 
-int cas_format_write(const struct cas_io *io, int dirfd, const struct cas_format *format,
-                     struct cas_err *err)
+static void encode(const struct cas_format *format, struct cas_buf *out)
 {
-        cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
-        cas_buf_printf(&text,
+        cas_buf_printf(out,
                        FIRST_LINE "\nversion = %u\nid = %s\ncompat = 0x%llx\nro_compat = 0x%llx\n"
                                   "incompat = 0x%llx\n",
                        format->version, format->id, (unsigned long long)format->compat,
                        (unsigned long long)format->ro_compat, (unsigned long long)format->incompat);
+}
+
+int cas_format_write(const struct cas_io *io, int dirfd, const struct cas_format *format,
+                     struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
+        encode(format, &text);
         return cas_io_replace_file(io, dirfd, ".", CAS_FORMAT_PATH, text.data, text.len_bytes, 0600,
                                    err);
+}
+
+int cas_format_verify(const struct cas_io *io, int dirfd, const char *id, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT, expected = CAS_BUF_INIT;
+        struct cas_format format = {0};
+        int rc = cas_format_read(io, dirfd, &format, err);
+        if (rc == 0)
+                rc = cas_format_check(&format, err);
+        if (rc == 0)
+                rc = cas_io_read_file(io, dirfd, CAS_FORMAT_PATH, FORMAT_BYTES_MAX, &text, err);
+        if (rc < 0)
+                return rc;
+        memcpy(format.id, id, sizeof(format.id));
+        format.compat &= CAS_FORMAT_COMPAT_KNOWN;
+        encode(&format, &expected);
+        if (text.len_bytes < expected.len_bytes ||
+            memcmp(text.data, expected.data, expected.len_bytes) != 0)
+                return cas_fail(err, CAS_E_CORRUPT, "%s: other bytes than were written",
+                                CAS_FORMAT_PATH);
+        return 0;
 }
 
 int cas_format_check(const struct cas_format *format, struct cas_err *err)

@@ -6,11 +6,16 @@
 
 #define CAS_FSCK_TABLE(X)                                                                          \
         X(RECORD_MALFORMED, ERROR, "record-malformed", "an index record cannot be read")           \
+        X(INDEX_DAMAGED, ERROR, "index-damaged", "a part of the index cannot be read")             \
+        X(INDEX_TABLE, ERROR, "index-table", "a table file of the index is damaged")               \
+        X(INDEX_LOG, ERROR, "index-log", "a log file of the index is damaged")                     \
+        X(FORMAT_DAMAGED, ERROR, "format-damaged", "the file `format` is not what was written")    \
         X(PACK_MISSING, ERROR, "pack-missing", "a pack of the index has no file")                  \
         X(PACK_SHORT, ERROR, "pack-short", "a pack is shorter than the index says")                \
         X(PACK_DAMAGED, ERROR, "pack-damaged", "a record of a pack cannot be read")                \
         X(PACK_SHA256, ERROR, "pack-sha256", "a sealed pack has another digest")                   \
         X(PACK_GARBAGE, WARNING, "pack-garbage", "a pack holds what the index does not know")      \
+        X(PACK_UNKNOWN, WARNING, "pack-unknown", "a file among the packs that is none")            \
         X(PACK_TAIL, WARNING, "pack-tail",                                                         \
           "a pack has records behind damage; nobody writes to it")                                 \
         X(BLOCK_DAMAGED, ERROR, "block-damaged", "a block does not decode to what it should")      \
@@ -29,6 +34,7 @@
         X(BLOB_DIGEST, ERROR, "blob-digest", "the file of a blob has another digest")              \
         X(BLOB_UNKNOWN, WARNING, "blob-unknown", "a file of a blob that the index does not know")  \
         X(BLOB_STRAY, WARNING, "blob-stray", "a file among the blobs that is none")                \
+        X(LAYER_TAR, ERROR, "layer-tar", "a layer's blob is not what was decoded")                 \
         X(RECIPE_MISSING, ERROR, "recipe-missing", "a condensed blob has no proved recipe")        \
         X(RECIPE_OBJECT, ERROR, "recipe-object", "a recipe needs an object that is not there")     \
         X(RECIPE_DIGEST, ERROR, "recipe-digest", "what a recipe makes is not the blob")            \

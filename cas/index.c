@@ -43,6 +43,7 @@ struct cas_index {
         rocksdb_options_t *options[COLUMN_COUNT];
         rocksdb_column_family_handle_t *columns[COLUMN_COUNT];
         rocksdb_readoptions_t *point;   /* single keys */
+        rocksdb_readoptions_t *peek;    /* the same, past the cache */
         rocksdb_writeoptions_t *synced; /* every write */
         struct cas_mutex packs;         /* held while pack records are written */
 };
@@ -147,6 +148,7 @@ static void index_free(struct cas_index *ix)
                 rocksdb_options_destroy(ix->options[i]);
         rocksdb_cache_destroy(ix->cache);
         rocksdb_readoptions_destroy(ix->point);
+        rocksdb_readoptions_destroy(ix->peek);
         rocksdb_writeoptions_destroy(ix->synced);
         cas_mutex_release(&ix->packs);
         free(ix);
@@ -160,6 +162,8 @@ int cas_index_open(const char *path, bool create, struct cas_index **out, struct
         for (unsigned i = 0; i < COLUMN_COUNT; i++)
                 ix->options[i] = column_options(i, ix->cache, create);
         ix->point = rocksdb_readoptions_create();
+        ix->peek = rocksdb_readoptions_create();
+        rocksdb_readoptions_set_fill_cache(ix->peek, 0);
         ix->synced = rocksdb_writeoptions_create();
         rocksdb_writeoptions_set_sync(ix->synced, 1);
         char *message = NULL;
@@ -197,13 +201,26 @@ int cas_index_compact(struct cas_index *ix, struct cas_err *err)
         if (rc < 0)
                 return rc;
         rocksdb_compactoptions_t *all = rocksdb_compactoptions_create();
-        char *message = NULL;
         rocksdb_compactoptions_set_exclusive_manual_compaction(all, 0);
         rocksdb_compactoptions_set_bottommost_level_compaction(all, BOTTOMMOST_FORCE);
-        for (unsigned i = 0; i < COLUMN_COUNT && !message; i++)
+        for (unsigned i = 0; i < COLUMN_COUNT; i++)
                 rocksdb_compact_range_cf_opt(ix->db, ix->columns[i], all, NULL, 0, NULL, 0);
         rocksdb_compactoptions_destroy(all);
-        return message ? fail_rocks(err, message, "compact index") : 0;
+        return 0;
+}
+
+int cas_index_each_table(struct cas_index *ix,
+                         int (*fn)(void *arg, const char *name, struct cas_err *err), void *arg,
+                         struct cas_err *err)
+{
+        const rocksdb_livefiles_t *files = rocksdb_livefiles(ix->db);
+        int rc = 0, count = rocksdb_livefiles_count(files);
+        for (int i = 0; rc == 0 && i < count; i++) {
+                const char *name = rocksdb_livefiles_name(files, i);
+                rc = fn(arg, name + (name[0] == '/'), err);
+        }
+        rocksdb_livefiles_destroy(files);
+        return rc;
 }
 
 int cas_index_checkpoint(struct cas_index *ix, const char *path, struct cas_err *err)
@@ -245,24 +262,32 @@ static void full_key_set(struct full_key *full, enum cas_family family, const vo
 }
 
 /* NULL in *out when the key is absent. */
-static int get_pinned(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
-                      rocksdb_pinnableslice_t **out, struct cas_err *err)
+static int get_pinned_by(struct cas_index *ix, const rocksdb_readoptions_t *options,
+                         enum cas_family family, const void *key, size_t key_len,
+                         rocksdb_pinnableslice_t **out, struct cas_err *err)
 {
         struct full_key full;
         full_key_set(&full, family, key, key_len);
         char *message = NULL;
-        *out = rocksdb_get_pinned_cf(ix->db, ix->point, ix->columns[families[family].column],
+        *out = rocksdb_get_pinned_cf(ix->db, options, ix->columns[families[family].column],
                                      full.bytes, full.len, &message);
         if (message)
                 return fail_rocks(err, message, "read index");
         return 0;
 }
 
-int cas_index_get(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
-                  struct cas_buf *out, struct cas_err *err)
+static int get_pinned(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                      rocksdb_pinnableslice_t **out, struct cas_err *err)
+{
+        return get_pinned_by(ix, ix->point, family, key, key_len, out, err);
+}
+
+static int get_by(struct cas_index *ix, const rocksdb_readoptions_t *options,
+                  enum cas_family family, const void *key, size_t key_len, struct cas_buf *out,
+                  struct cas_err *err)
 {
         rocksdb_pinnableslice_t *slice;
-        int rc = get_pinned(ix, family, key, key_len, &slice, err);
+        int rc = get_pinned_by(ix, options, family, key, key_len, &slice, err);
         if (rc < 0)
                 return rc;
         if (!slice)
@@ -272,6 +297,18 @@ int cas_index_get(struct cas_index *ix, enum cas_family family, const void *key,
         cas_buf_append(out, value, len);
         rocksdb_pinnableslice_destroy(slice);
         return 0;
+}
+
+int cas_index_get(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                  struct cas_buf *out, struct cas_err *err)
+{
+        return get_by(ix, ix->point, family, key, key_len, out, err);
+}
+
+int cas_index_peek(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                   struct cas_buf *out, struct cas_err *err)
+{
+        return get_by(ix, ix->peek, family, key, key_len, out, err);
 }
 
 int cas_index_has(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,

@@ -105,6 +105,10 @@ int cas_index_flush(struct cas_index *ix, struct cas_err *err) CAS_MUST_CHECK;
  */
 int cas_index_checkpoint(struct cas_index *ix, const char *path,
                          struct cas_err *err) CAS_MUST_CHECK;
+/* Calls fn for each table file that is in use, by its name in the index's directory. */
+int cas_index_each_table(struct cas_index *ix,
+                         int (*fn)(void *arg, const char *name, struct cas_err *err), void *arg,
+                         struct cas_err *err) CAS_MUST_CHECK;
 /* Removes an index that is not open. Absent is success. */
 int cas_index_destroy(const char *path, struct cas_err *err) CAS_MUST_CHECK;
 
@@ -112,6 +116,9 @@ int cas_index_destroy(const char *path, struct cas_err *err) CAS_MUST_CHECK;
  */
 int cas_index_get(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
                   struct cas_buf *out, struct cas_err *err) CAS_MUST_CHECK;
+/* The same for whoever looks at everything: what others have read stays in the cache. */
+int cas_index_peek(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
+                   struct cas_buf *out, struct cas_err *err) CAS_MUST_CHECK;
 int cas_index_has(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
                   bool *out, struct cas_err *err) CAS_MUST_CHECK;
 /* Calls fn in byte order for the keys that start with `prefix` and are not below `from` (NULL:

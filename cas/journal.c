@@ -358,6 +358,38 @@ int cas_journal_replay(struct cas_journal *j,
         return rc;
 }
 
+/* A journal that is only read, up to what the index has seen. */
+static int verify_open(struct cas_journal *j, const char *store_id,
+                       const struct cas_journal_position *seen, struct cas_err *err)
+{
+        struct stat st;
+        int rc = cas_io_open(j->io, j->dirfd, JOURNAL_PATH, O_RDONLY, 0, &j->fd, err);
+        if (rc == 0)
+                rc = read_header(j, store_id, err);
+        if (rc < 0)
+                return rc;
+        if (fstat(j->fd, &st) != 0)
+                return cas_fail_sys(err, errno, "stat journal");
+        return start_after(j, seen, (uint64_t)st.st_size, err);
+}
+
+int cas_journal_verify(const struct cas_io *io, int dirfd, const char *store_id,
+                       const struct cas_journal_position *seen,
+                       int (*fn)(void *arg, const struct cas_name_record *rec, struct cas_err *err),
+                       void *arg, uint64_t *bytes, struct cas_err *err)
+{
+        struct cas_journal j = {.io = io, .dirfd = dirfd, .fd = -1};
+        *bytes = 0;
+        int rc = verify_open(&j, store_id, seen, err);
+        if (rc == 0) {
+                *bytes = j.end;
+                rc = cas_journal_replay(&j, fn, arg, NULL, err);
+        }
+        if (j.fd >= 0)
+                (void)io->ops->close(io->ctx, j.fd);
+        return rc;
+}
+
 /* ---- writing it anew ---- */
 
 bool cas_journal_wants_compaction(const struct cas_journal *j)

@@ -144,16 +144,22 @@ int cas_packset_take(struct cas_packset *ps, enum cas_pack_density density,
         }
 }
 
+int cas_packset_pack_path(struct cas_packset *ps, uint64_t pack_id, int *out_dirfd, char *name,
+                          struct cas_err *err)
+{
+        struct cas_pack_record rec;
+        (void)cas_pack_name(pack_id, name);
+        int rc = cas_index_get_pack(ps->index, pack_id, &rec, err);
+        return rc < 0 ? rc
+                      : ps->backend->ops->pack_dir(ps->backend, pack_id, rec.tier, out_dirfd, err);
+}
+
 int cas_packset_open_pack(struct cas_packset *ps, uint64_t pack_id, int *out_fd,
                           struct cas_err *err)
 {
         char name[CAS_PACK_NAME_BYTES];
-        struct cas_pack_record rec;
         int dirfd;
-        (void)cas_pack_name(pack_id, name);
-        int rc = cas_index_get_pack(ps->index, pack_id, &rec, err);
-        if (rc == 0)
-                rc = ps->backend->ops->pack_dir(ps->backend, pack_id, rec.tier, &dirfd, err);
+        int rc = cas_packset_pack_path(ps, pack_id, &dirfd, name, err);
         if (rc == 0)
                 rc = cas_io_open(ps->io, dirfd, name, O_RDONLY, 0, out_fd, err);
         return rc < 0 ? cas_err_wrap(err, "pack %s", name) : 0;

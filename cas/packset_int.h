@@ -65,6 +65,7 @@ struct cas_pack_item {
         enum cas_pack_record_kind kind;
         uint64_t record_offset, record_bytes;
         struct cas_extent block;             /* BLOCK: pack, offset, lengths, codec, checksum */
+        const uint8_t *frame;                /* BLOCK: as stored; borrowed during the call */
         const struct cas_pack_chunk *chunks; /* BLOCK */
         uint32_t chunk_count;
         struct cas_hash object; /* OBJECT */
@@ -84,6 +85,9 @@ int cas_pack_walk(const struct cas_io *io, int fd, uint64_t pack_id,
                   struct cas_err *err) CAS_MUST_CHECK;
 /* Opens a pack's file for reading (the caller closes it). */
 int cas_packset_open_pack(struct cas_packset *ps, uint64_t pack_id, int *out_fd,
+                          struct cas_err *err) CAS_MUST_CHECK;
+/* The directory (borrowed) and the name of a pack's file. Errors: NOTFOUND (no such pack). */
+int cas_packset_pack_path(struct cas_packset *ps, uint64_t pack_id, int *out_dirfd, char *name,
                           struct cas_err *err) CAS_MUST_CHECK;
 /* Seals every pack that is open for writing. No ingest may be under way. */
 int cas_packset_seal(struct cas_packset *ps, struct cas_err *err) CAS_MUST_CHECK;

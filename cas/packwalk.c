@@ -218,6 +218,7 @@ static int decode_block(struct walk *w, const struct head *h, const uint8_t *tab
                 .block_checksum = h->raw_checksum,
                 .codec = (uint8_t)h->codec,
         };
+        item->frame = frame;
         item->chunks = w->chunks;
         item->chunk_count = h->count;
         return 0;

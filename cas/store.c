@@ -22,6 +22,7 @@
 #include "cas/packset_int.h"
 #include "cas/pins_int.h"
 #include "cas/pool.h"
+#include "cas/scrubturn_int.h"
 #include "cas/store_int.h"
 #include "cas/tree_int.h"
 #include "cas/upload_int.h"
@@ -362,6 +363,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->learner = cas_learner_new();
         s->gate = cas_gate_new();
         s->leases = cas_leases_new();
+        s->scrub_turn = cas_scrub_turn_new();
         s->blobcache = cas_blobcache_new();
         s->blob_cache_bytes = config->blob_cache_bytes;
         cas_rwlock_init(&s->blob_files, "store.blob_files");
@@ -430,6 +432,7 @@ void cas_store_close(struct cas_store *s)
         cas_learner_free(s->learner);
         cas_leases_free(s->leases);
         cas_gate_free(s->gate);
+        cas_scrub_turn_free(s->scrub_turn);
         cas_blobcache_free(s->blobcache);
         cas_rwlock_release(&s->blob_files);
         (void)pthread_cond_destroy(&s->exclusive_change);

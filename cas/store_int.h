@@ -19,6 +19,7 @@ struct cas_leases;
 struct cas_map;
 struct cas_packset;
 struct cas_pool;
+struct cas_scrub_turn;
 struct cas_trees;
 
 /* A commit that waits for its turn (cas/commit.c). */
@@ -49,6 +50,7 @@ struct cas_store {
         struct cas_learner *learner;     /* has its own lock (cas/learner.c) */
         struct cas_gate *gate;           /* and the pins; has its own locks (cas/pins.c) */
         struct cas_leases *leases;       /* has its own lock (cas/lease.c) */
+        struct cas_scrub_turn *scrub_turn; /* has its own lock (cas/scrubturn.c) */
 
         /* Publications share the store, maintenance has it alone. A publication never waits for
          * one that waits, so that a thread may hold two. */
