@@ -27,8 +27,8 @@ int cas_format_read(const struct cas_io *io, int dirfd, struct cas_format *out,
 /* Durable on return. */
 int cas_format_write(const struct cas_io *io, int dirfd, const struct cas_format *format,
                      struct cas_err *err) CAS_MUST_CHECK;
-/* Whether the file is, byte for byte, what was written for a store of that id; lines may follow that
- * a later program added. Errors: NOTFOUND, CORRUPT. */
+/* Whether the file is, byte for byte, what was written for a store of that id; lines may follow
+ * that a later program added. Errors: NOTFOUND, CORRUPT. */
 int cas_format_verify(const struct cas_io *io, int dirfd, const char *id,
                       struct cas_err *err) CAS_MUST_CHECK;
 /* Whether this program may open the store. Errors: UNSUPPORTED, with what to do. */

@@ -363,7 +363,7 @@ static int verify_open(struct cas_journal *j, const char *store_id,
                        const struct cas_journal_position *seen, struct cas_err *err)
 {
         struct stat st;
-        int rc = cas_io_open(j->io, j->dirfd, JOURNAL_PATH, O_RDONLY, 0, &j->fd, err);
+        int rc = cas_io_open(j->io, j->dirfd, CAS_JOURNAL_PATH, O_RDONLY, 0, &j->fd, err);
         if (rc == 0)
                 rc = read_header(j, store_id, err);
         if (rc < 0)

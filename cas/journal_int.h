@@ -51,8 +51,8 @@ int cas_journal_replay(struct cas_journal *j,
                        void *arg, uint64_t *bad_offset, struct cas_err *err) CAS_MUST_CHECK;
 
 /* The same of the file as it is, up to what the index has seen, while others append and write it
- * anew: every group is whole and follows the one before. *bytes: so many were read. Errors: CORRUPT,
- * NOTFOUND, IO, what fn gives. */
+ * anew: every group is whole and follows the one before. *bytes: so many were read. Errors:
+ * CORRUPT, NOTFOUND, IO, what fn gives. */
 int cas_journal_verify(const struct cas_io *io, int dirfd, const char *store_id,
                        const struct cas_journal_position *seen,
                        int (*fn)(void *arg, const struct cas_name_record *rec, struct cas_err *err),

@@ -75,7 +75,8 @@ int cas_scrub_place_decode(const void *data, size_t len, struct cas_scrub_place 
         out->bytes = cas_cursor_varint(&c);
         cas_cursor_text(&c, out->step, sizeof(out->step));
         uint64_t key_len = cas_cursor_varint(&c);
-        const uint8_t *key = key_len <= sizeof(out->key.bytes) ? cas_cursor_take(&c, key_len) : NULL;
+        const uint8_t *key =
+                key_len <= sizeof(out->key.bytes) ? cas_cursor_take(&c, key_len) : NULL;
         if (!key)
                 c.failed = c.failed || key_len > 0;
         else
@@ -103,7 +104,8 @@ static int load_place(struct cas_store *s, struct cas_scrub_place *out, struct c
         return rc;
 }
 
-/* Not being able to is no failure of the check: an index that cannot be written is looked at, too. */
+/* Not being able to is no failure of the check: an index that cannot be written is looked at, too.
+ */
 void cas_scrub_save(struct cas_scrub_run *run)
 {
         cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;

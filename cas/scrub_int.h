@@ -193,8 +193,8 @@ struct cas_scrub_blocks *cas_scrub_blocks_new(struct cas_scrub_run *run);
 void cas_scrub_blocks_free(struct cas_scrub_blocks *b);
 CAS_DEFINE_CLEANUP(cas_cleanup_scrub_blocks_, struct cas_scrub_blocks *, cas_scrub_blocks_free);
 #define cas_cleanup_scrub_blocks __attribute__((cleanup(cas_cleanup_scrub_blocks_)))
-/* A chunk where the index has it, wherever it moves meanwhile; borrowed until the next call. Errors:
- * NOTFOUND (the index has no such chunk), CORRUPT (also: no pack), IO. */
+/* A chunk where the index has it, wherever it moves meanwhile; borrowed until the next call.
+ * Errors: NOTFOUND (the index has no such chunk), CORRUPT (also: no pack), IO. */
 int cas_scrub_chunk_bytes(struct cas_scrub_blocks *b, const struct cas_hash *chunk,
                           struct cas_chunk_record *rec, const uint8_t **out,
                           struct cas_err *err) CAS_MUST_CHECK;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Scrub of blobs: files by their digest; what is condensed is made from its recipe. */
+#include <fcntl.h>
+#include <stdio.h>
+
 #include "cas/blobcache_int.h"
 #include "cas/recipe_int.h"
 #include "cas/regen.h"

@@ -201,10 +201,10 @@ static int take_tree_file(void *arg, const char *path, const char *name,
                         cas_scrub_say(trees->run, CAS_FSCK_TREE_UNKNOWN, path, "%s", "");
                 return 0;
         }
-        if (!is_of_part(trees, hash.bytes) ||
-            cas_map_get(trees->known, hash.bytes, CAS_HASH_BYTES))
+        if (!is_of_part(trees, hash.bytes) || cas_map_get(trees->known, hash.bytes, CAS_HASH_BYTES))
                 return 0;
-        struct file_look f = {.run = trees->run, .path = path, .digest = {.alg = CAS_DIGEST_SHA256}};
+        struct file_look f = {
+                .run = trees->run, .path = path, .digest = {.alg = CAS_DIGEST_SHA256}};
         memcpy(f.digest.bytes, hash.bytes, CAS_HASH_BYTES);
         cas_scrub_look(trees->run, check_tree_file, &f);
         return 0;
@@ -257,7 +257,8 @@ void cas_scrub_directories(struct cas_scrub_run *run)
                 unsigned next = (unsigned)place->bytes[0] << 8 | place->bytes[1];
                 if (next >= CAS_BLOB_DIRECTORIES)
                         return;
-                if (cas_blob_directory_each(run->s, next, take_blob_file, take_stray, run, &err) < 0)
+                if (cas_blob_directory_each(run->s, next, take_blob_file, take_stray, run, &err) <
+                    0)
                         stop_here(run, &err);
                 place->bytes[0] = (uint8_t)((next + 1) >> 8);
                 place->bytes[1] = (uint8_t)(next + 1);

@@ -53,8 +53,8 @@ static void names_sort(struct names *names)
 
 static bool names_has(const struct names *names, const char *name)
 {
-        return names->count > 0 && bsearch(name, names->list, names->count, sizeof(names->list[0]),
-                                           by_name) != NULL;
+        return names->count > 0 &&
+               bsearch(name, names->list, names->count, sizeof(names->list[0]), by_name) != NULL;
 }
 
 static int take_table(void *arg, const char *name, struct cas_err *err CAS_UNUSED)
@@ -85,8 +85,8 @@ struct table_look {
 
 static void sum_key(const char *name, struct cas_record_key *out)
 {
-        out->len = (size_t)snprintf((char *)out->bytes, sizeof(out->bytes), "%s%s", sum_prefix,
-                                    name);
+        out->len =
+                (size_t)snprintf((char *)out->bytes, sizeof(out->bytes), "%s%s", sum_prefix, name);
 }
 
 /* Whether the table is in use still. */
@@ -120,8 +120,8 @@ static bool differs_from_note(const struct table_look *t)
         struct cas_record_key key;
         struct cas_err err = CAS_ERR_INIT;
         sum_key(t->name, &key);
-        return cas_index_peek(t->run->s->index, CAS_FAMILY_META, key.bytes, key.len, &value, &err) ==
-                       0 &&
+        return cas_index_peek(t->run->s->index, CAS_FAMILY_META, key.bytes, key.len, &value,
+                              &err) == 0 &&
                (value.len_bytes != CAS_TABLE_SUM_BYTES ||
                 memcmp(value.data, t->sum, CAS_TABLE_SUM_BYTES) != 0);
 }
@@ -281,9 +281,8 @@ static bool is_chain(const struct cas_scrub_item *item)
         struct cas_digest manifest;
         if (item->key_len != CHAIN_KEY_BYTES)
                 return false;
-        return key[0] == CHAIN_STANDS
-                       ? cas_chain_manifest(item->value, item->value_len, &manifest)
-                       : key[0] == CHAIN_UNFIT && item->value_len == 0;
+        return key[0] == CHAIN_STANDS ? cas_chain_manifest(item->value, item->value_len, &manifest)
+                                      : key[0] == CHAIN_UNFIT && item->value_len == 0;
 }
 
 static int decode_tag_times(const struct cas_scrub_item *item, struct cas_err *err)

@@ -177,9 +177,8 @@ static int take_again(void *arg, const struct cas_name_record *rec, struct cas_e
         full_key_set(family, key.bytes, key.len, &full);
         if (cas_map_get(again->before, full.bytes, full.len))
                 *cas_map_put(again->journal, full.bytes, full.len, NULL) =
-                        cas_name_record_value(rec, &value)
-                                ? value_hash(value.data, value.len_bytes)
-                                : 0;
+                        cas_name_record_value(rec, &value) ? value_hash(value.data, value.len_bytes)
+                                                           : 0;
         return 0;
 }
 

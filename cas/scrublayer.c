@@ -196,10 +196,10 @@ static void check_elsewhere(struct cas_look *look, const struct cas_scrub_item *
         cas_digest_text(&blob, text);
         if (cas_layer_listing(run->s, &rec.layer, &listing, &bad) < 0 ||
             count_files(run, &listing, &files, &here, &bad) < 0)
-                cas_look_found(look, CAS_FSCK_LAYER_LISTING,
-                               &(struct cas_damage){.kind = CAS_DAMAGE_OBJECT,
-                                                    .hash = rec.layer.listing},
-                               text, "%s", bad.msg);
+                cas_look_found(
+                        look, CAS_FSCK_LAYER_LISTING,
+                        &(struct cas_damage){.kind = CAS_DAMAGE_OBJECT, .hash = rec.layer.listing},
+                        text, "%s", bad.msg);
         else if (cas_look_is_first(look))
                 cas_scrub_say(run, CAS_FSCK_LAYER_ELSEWHERE, text,
                               "%llu of %llu files are here, the others at %s",

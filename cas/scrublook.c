@@ -10,6 +10,7 @@
 #define SECOND_LOOKS 2
 /* Findings of one look that are told; hostile packs could have millions. */
 #define FINDINGS_MAX 4096
+#define OUTCOME_BYTES (CAS_ERR_MSG_MAX + 32)
 
 static const struct {
         enum cas_fsck_severity severity;
@@ -110,7 +111,7 @@ void cas_look_found(struct cas_look *look, enum cas_fsck_message message,
 static void tell(struct cas_scrub_run *run, enum cas_fsck_message message, const char *subject,
                  const char *detail, const char *outcome)
 {
-        char text[2 * CAS_ERR_MSG_MAX];
+        char text[2 * OUTCOME_BYTES + 128];
         (void)snprintf(text, sizeof(text), "%s%s%s%s%s", messages[message].meaning,
                        detail[0] ? ": " : "", detail, outcome[0] ? "; " : "", outcome);
         cas_mutex_lock(&run->mutex);
@@ -193,7 +194,7 @@ static bool same_damage(const struct cas_damage *a, const struct cas_damage *b)
         return true;
 }
 
-/* What became of the damage; `out` has CAS_ERR_MSG_MAX. */
+/* What became of the damage; `out` has OUTCOME_BYTES. */
 static void put_right(struct cas_scrub_run *run, const struct cas_damage *damage, uint64_t findings,
                       char *out)
 {
@@ -203,12 +204,12 @@ static void put_right(struct cas_scrub_run *run, const struct cas_damage *damage
         if (!run->options->repair || damage->kind == CAS_DAMAGE_NONE)
                 return;
         if (repair_one(run, damage, &result, &why) < 0) {
-                (void)snprintf(out, CAS_ERR_MSG_MAX, "not repaired: %s", why.msg);
+                (void)snprintf(out, OUTCOME_BYTES, "not repaired: %s", why.msg);
         } else if (result == CAS_QUARANTINED) {
-                (void)snprintf(out, CAS_ERR_MSG_MAX, "put aside");
+                (void)snprintf(out, OUTCOME_BYTES, "put aside");
                 cas_scrub_count(run, &run->out->quarantined, findings);
         } else {
-                (void)snprintf(out, CAS_ERR_MSG_MAX,
+                (void)snprintf(out, OUTCOME_BYTES,
                                result == CAS_NOT_NEEDED ? "removed, nothing needs it" : "repaired");
                 cas_scrub_count(run, &run->out->repaired, findings);
         }
@@ -222,7 +223,7 @@ static bool is_error(const struct finding *f)
 /* Findings of one damage follow each other; it is put right once, and all are told with that. */
 static void settle(struct cas_look *look)
 {
-        char outcome[CAS_ERR_MSG_MAX];
+        char outcome[OUTCOME_BYTES];
         for (size_t i = 0, end; i < look->count; i = end) {
                 const struct cas_damage *damage = &look->found[i].damage;
                 uint64_t errors = 0;

@@ -77,10 +77,10 @@ static void check_manifest(struct name_look *n)
         if (cas_look_is_first(n->look))
                 cas_scrub_count(n->run, &n->run->out->manifests, 1);
         if (!has_blob(n, &n->rec.digest))
-                cas_look_found(n->look, CAS_FSCK_MANIFEST_BLOB,
-                               &(struct cas_damage){.kind = CAS_DAMAGE_BLOB,
-                                                    .digest = n->rec.digest},
-                               n->subject, "%s", "");
+                cas_look_found(
+                        n->look, CAS_FSCK_MANIFEST_BLOB,
+                        &(struct cas_damage){.kind = CAS_DAMAGE_BLOB, .digest = n->rec.digest},
+                        n->subject, "%s", "");
         else if (cas_media_type_is_manifest(n->rec.media_type))
                 check_manifest_bytes(n);
 }
@@ -123,8 +123,8 @@ static void check_name(struct cas_look *look, const struct cas_scrub_item *item)
         char text[CAS_DIGEST_TEXT_BYTES];
         if (cas_name_record_from_index(item->family, item->key, item->key_len, item->value,
                                        item->value_len, &n.rec, &malformed) < 0) {
-                cas_look_found(look, CAS_FSCK_RECORD_MALFORMED, NULL,
-                               cas_family_name(item->family), "%s", malformed.msg);
+                cas_look_found(look, CAS_FSCK_RECORD_MALFORMED, NULL, cas_family_name(item->family),
+                               "%s", malformed.msg);
                 return;
         }
         n.subject = cas_xasprintf(

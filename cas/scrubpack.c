@@ -109,8 +109,7 @@ static void check_block(void *arg)
         struct cas_err err = CAS_ERR_INIT;
         int rc = cas_codec_decode(task->block.codec, task->frame, task->block.block_stored_bytes,
                                   raw, task->block.block_raw_bytes, &err);
-        if (rc == 0 &&
-            XXH3_64bits(raw, task->block.block_raw_bytes) != task->block.block_checksum)
+        if (rc == 0 && XXH3_64bits(raw, task->block.block_raw_bytes) != task->block.block_checksum)
                 rc = cas_fail(&err, CAS_E_CORRUPT, "checksum of the decoded block differs");
         if (rc < 0)
                 cas_look_found(pack->look, CAS_FSCK_BLOCK_DAMAGED, &pack->damage, pack->subject,
@@ -127,8 +126,7 @@ static void check_block(void *arg)
 /* The index knows so much of the pack; what is behind is being written. */
 static bool is_known(const struct pack_look *pack, const struct cas_pack_item *item)
 {
-        return pack->rec.sealed ||
-               item->record_offset + item->record_bytes <= pack->rec.size_bytes;
+        return pack->rec.sealed || item->record_offset + item->record_bytes <= pack->rec.size_bytes;
 }
 
 static int take_item(void *arg, const struct cas_pack_item *item, struct cas_err *err)

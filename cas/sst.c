@@ -248,9 +248,10 @@ static int check_blocks(const struct table *t, XXH3_state_t *sum, struct cas_err
                 for (; i < end; i++) {
                         if (!has_checksum(run.data + (t->blocks[i].offset - start),
                                           t->blocks[i].bytes))
-                                return cas_fail(err, CAS_E_CORRUPT,
-                                                "%s: the checksum of the block at byte %llu differs",
-                                                t->what, (unsigned long long)t->blocks[i].offset);
+                                return cas_fail(
+                                        err, CAS_E_CORRUPT,
+                                        "%s: the checksum of the block at byte %llu differs",
+                                        t->what, (unsigned long long)t->blocks[i].offset);
                 }
                 (void)XXH3_128bits_update(sum, run.data, bytes);
         }
@@ -349,8 +350,9 @@ static int check_log_block(const uint8_t *block, size_t len, uint64_t at, const 
                 if (is_zero(block + pos, len - pos))
                         return 0; /* the end, or room that was asked for */
                 if (len - pos < LOG_HEAD_BYTES)
-                        return cas_fail(err, CAS_E_CORRUPT, "%s: ends within the record at byte %llu",
-                                        what, (unsigned long long)(at + pos));
+                        return cas_fail(err, CAS_E_CORRUPT,
+                                        "%s: ends within the record at byte %llu", what,
+                                        (unsigned long long)(at + pos));
                 uint8_t type = head[6];
                 bool recycled = type >= LOG_TYPE_RECYCLED_FIRST && type <= LOG_TYPE_RECYCLED_LAST;
                 size_t head_bytes = recycled ? LOG_RECYCLED_HEAD_BYTES : LOG_HEAD_BYTES;
@@ -359,8 +361,9 @@ static int check_log_block(const uint8_t *block, size_t len, uint64_t at, const 
                         return cas_fail(err, CAS_E_CORRUPT, "%s: no record at byte %llu", what,
                                         (unsigned long long)(at + pos));
                 if (end > len)
-                        return cas_fail(err, CAS_E_CORRUPT, "%s: ends within the record at byte %llu",
-                                        what, (unsigned long long)(at + pos));
+                        return cas_fail(err, CAS_E_CORRUPT,
+                                        "%s: ends within the record at byte %llu", what,
+                                        (unsigned long long)(at + pos));
                 if (crc32c(head + 6, end - pos - 6) != unmask(cas_get_le32(head)))
                         return cas_fail(err, CAS_E_CORRUPT,
                                         "%s: the checksum of the record at byte %llu differs", what,

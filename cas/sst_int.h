@@ -13,8 +13,8 @@
  * from the file's beginning to that end, and each has its checksum. Errors: CORRUPT, IO, LIMIT. */
 int cas_table_verify(const struct cas_io *io, int fd, uint64_t file_bytes, const char *what,
                      uint8_t sum[CAS_TABLE_SUM_BYTES], struct cas_err *err) CAS_MUST_CHECK;
-/* A log (WAL or MANIFEST): its records follow each other to its end, and each has its checksum. While
- * it grows, the last may seem to be cut off. Errors: CORRUPT, IO. */
+/* A log (WAL or MANIFEST): its records follow each other to its end, and each has its checksum.
+ * While it grows, the last may seem to be cut off. Errors: CORRUPT, IO. */
 int cas_log_verify(const struct cas_io *io, int fd, const char *what,
                    struct cas_err *err) CAS_MUST_CHECK;
 

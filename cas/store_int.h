@@ -46,10 +46,10 @@ struct cas_store {
         struct cas_trees *trees;     /* has its own lock (cas/tree.c) */
         struct cas_flights *flights; /* has its own locks (cas/blobstream.c) */
 
-        struct cas_elsewhere *elsewhere; /* has its own locks (cas/elsewherebring.c) */
-        struct cas_learner *learner;     /* has its own lock (cas/learner.c) */
-        struct cas_gate *gate;           /* and the pins; has its own locks (cas/pins.c) */
-        struct cas_leases *leases;       /* has its own lock (cas/lease.c) */
+        struct cas_elsewhere *elsewhere;   /* has its own locks (cas/elsewherebring.c) */
+        struct cas_learner *learner;       /* has its own lock (cas/learner.c) */
+        struct cas_gate *gate;             /* and the pins; has its own locks (cas/pins.c) */
+        struct cas_leases *leases;         /* has its own lock (cas/lease.c) */
         struct cas_scrub_turn *scrub_turn; /* has its own lock (cas/scrubturn.c) */
 
         /* Publications share the store, maintenance has it alone. A publication never waits for

@@ -339,7 +339,7 @@ static void fsck_compares_index_and_packs(void **state)
                       "\x05", 1);
         cas_batch_del(batch, CAS_FAMILY_OBJECTS, listing.entries[2].object.bytes, CAS_HASH_BYTES);
         ok(cas_index_write(t->store->index, batch, &err));
-        expect_fsck(t, "record-malformed chunk-unused object-missing object-missing ");
+        expect_fsck(t, "record-malformed object-missing object-missing ");
 }
 
 static void fsck_compares_names_and_journal(void **state)
@@ -361,7 +361,7 @@ static void fsck_compares_names_and_journal(void **state)
         cas_buf_append(&value, &other, 33);
         cas_batch_put(batch, CAS_FAMILY_TAGS, "r\0t", 3, value.data, value.len_bytes);
         ok(cas_index_write(t->store->index, batch, &err));
-        expect_fsck(t, "journal-differs tag-manifest journal-differs journal-differs ");
+        expect_fsck(t, "tag-manifest journal-differs journal-differs journal-differs ");
 }
 
 static void fsck_reads_manifests(void **state)
@@ -381,7 +381,7 @@ static void fsck_reads_manifests(void **state)
         cas_batch_del(batch, CAS_FAMILY_BLOBS, &image.config, 33);
         cas_batch_del(batch, CAS_FAMILY_LAYERS, &image.layer.blob, 33);
         ok(cas_index_write(t->store->index, batch, &err));
-        expect_fsck(t, "blob-unknown manifest-reference manifest-malformed blob-link ");
+        expect_fsck(t, "manifest-reference manifest-malformed blob-link blob-unknown ");
         /* And nothing is collected from a damaged store. */
         assert_int_equal(cas_gc(t->store, &all_of_it, NULL, &r, &err), -CAS_E_INVALID);
 }
@@ -470,7 +470,6 @@ static void rebuilding_gives_the_same_index(void **state)
                 ok(cas_index_scan(t->store->index, &(struct cas_scan){.family = f}, append_of(f),
                                   &before[f], &err));
         rebuild(t);
-        expect_fsck(t, "");
         for (enum cas_family f = 0; f < CAS_FAMILY_COUNT; f++) {
                 cas_cleanup_buf struct cas_buf after = CAS_BUF_INIT;
                 ok(cas_index_scan(t->store->index, &(struct cas_scan){.family = f}, append_of(f),
@@ -480,6 +479,7 @@ static void rebuilding_gives_the_same_index(void **state)
         }
         assert_true(testimage_is_whole(t->store, &image, 0, FILES));
         assert_true(testimage_is_whole(t->store, &other, 30, FILES));
+        expect_fsck(t, "");
         cas_cleanup_free char *old = cas_xasprintf("%s/index.old/CURRENT", t->path);
         assert_int_equal(access(old, F_OK), -1);
 }
