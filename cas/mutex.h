@@ -41,7 +41,6 @@
         X(900, "assemble.once")                                                                    \
         X(900, "condense.once")                                                                    \
         X(900, "elsewhere.once")                                                                   \
-        X(900, "fsck")                                                                             \
         X(900, "hashpipe")                                                                         \
         X(900, "index.packs")                                                                      \
         X(900, "ingest.queue")                                                                     \
@@ -49,6 +48,7 @@
         X(900, "layerwriter")                                                                      \
         X(900, "learner")                                                                          \
         X(900, "leases")                                                                           \
+        X(900, "pace")                                                                             \
         X(900, "packfds")                                                                          \
         X(900, "pool")                                                                             \
         X(900, "progress")                                                                         \
@@ -56,6 +56,10 @@
         X(900, "recode")                                                                           \
         X(900, "removals")                                                                         \
         X(900, "regen")                                                                            \
+        X(900, "scrub")                                                                            \
+        X(900, "scrub.look")                                                                       \
+        X(900, "scrub.pack")                                                                       \
+        X(900, "scrub.turn")                                                                       \
         X(900, "spool")                                                                            \
         X(900, "store.blob_dirs")                                                                  \
         X(900, "store.exclusive")                                                                  \
