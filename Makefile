@@ -159,6 +159,15 @@ test: check-layers check-headers ## Build, and run all tests that fit in 15 minu
 check-long: $(B)/lamina $(CRASH) ## Tests that take longer (LAMINA_CORPUS=LAYOUT: with real images)
 	@tests/run.sh long 3600 $(sort $(shell find tests/long -maxdepth 1 -type f -executable))
 
+# What makes threads, or is made for them; not what is scheduled by the test, one thread at a time.
+TSAN_SRC := $(filter-out $(SCHED:$(B)/%=%.c),$(shell grep -lE 'pthread_create|teststore|farstore|fusebox|httpclient|reg_http|cas_(pool|store_open|spool|hashpipe)' $(UNIT_SRC)))
+.PHONY: check-tsan
+check-tsan: ## Unit and property tests with threads, under ThreadSanitizer (half an hour)
+	@$(MAKE) --no-print-directory -j$(JOBS) CONFIG=tsan tsan-programs
+	@tests/run.sh tsan 900 $(TSAN_SRC:%.c=build/tsan/%)
+.PHONY: tsan-programs
+tsan-programs: $(TSAN_SRC:%.c=$(B)/%)
+
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZ_SECONDS, from its corpus
