@@ -26,7 +26,8 @@ void cas_assembly_needs_release(struct cas_assembly_needs *n)
 
 struct needs {
         struct cas_store *s;
-        struct cas_map *seen; /* owned */
+        struct cas_publish *keep; /* borrowed */
+        struct cas_map *seen;     /* owned */
         struct cas_assembly_needs out;
         size_t alloc;
 };
@@ -40,6 +41,7 @@ static int need(struct needs *n, const struct cas_hash *id, uint64_t size_bytes,
         (void)cas_map_put(n->seen, id->bytes, CAS_HASH_BYTES, &is_new);
         if (!is_new)
                 return 0;
+        cas_publish_keep_object(n->keep, id);
         n->out.content_bytes += size_bytes;
         int rc = cas_object_stat(n->s, id, &info, &miss);
         if (rc == 0)
@@ -121,12 +123,15 @@ static int check_wrap(struct cas_store *s, const struct cas_hash *recipe, struct
         return 0;
 }
 
-int cas_assembly_needs(struct cas_store *s, const struct cas_hash *listing,
+int cas_assembly_needs(struct cas_publish *keep, const struct cas_hash *listing,
                        const struct cas_hash *recipe, struct cas_assembly_needs *out,
                        struct cas_err *err)
 {
         cas_cleanup_map struct cas_map *seen = cas_map_new();
-        struct needs n = {.s = s, .seen = seen};
+        struct cas_store *s = cas_publish_store(keep);
+        struct needs n = {.s = s, .keep = keep, .seen = seen};
+        cas_publish_keep_object(keep, listing);
+        cas_publish_keep_object(keep, recipe);
         int rc = check_wrap(s, recipe, err);
         if (rc == 0)
                 rc = need_listed(&n, listing, err);

@@ -7,6 +7,7 @@
 #define CAS_ASSEMBLE_H
 
 #include "cas/condense.h"
+#include "cas/publish.h"
 
 /* What of a layer's parts is not in the store. */
 struct cas_assembly_needs {
@@ -19,17 +20,18 @@ struct cas_assembly_needs {
 };
 void cas_assembly_needs_release(struct cas_assembly_needs *n);
 #define cas_cleanup_assembly_needs __attribute__((cleanup(cas_assembly_needs_release)))
-/* listing and recipe are objects of the store, from anybody. Errors: NOTFOUND, CORRUPT, UNSUPPORTED
- * (a version, or a recipe that is made of more than file objects), LIMIT. */
-int cas_assembly_needs(struct cas_store *s, const struct cas_hash *listing,
+/* listing and recipe are objects, from anybody. All parts, these two and those that are missing
+ * included, are kept by `keep` (cas_publish_keep_object): what is here stays. Errors: NOTFOUND,
+ * CORRUPT, UNSUPPORTED (a version, or a recipe that is made of more than file objects), LIMIT. */
+int cas_assembly_needs(struct cas_publish *keep, const struct cas_hash *listing,
                        const struct cas_hash *recipe, struct cas_assembly_needs *out,
                        struct cas_err *err) CAS_MUST_CHECK;
 
 /* Makes the blob from the recipe, whose objects are all here, and publishes layer, recipe and blob
  * in one publication: the blob is condensed from then on, without ever having had a copy. Done at
- * once when the store has the layer and the blob; concurrent calls for one blob do it once. An open
- * publication of the caller's keeps collection away from the parts until this returns. Blocks for a
- * regeneration. Errors: CORRUPT, INVALID or LIMIT (it does not make that blob of blob_bytes, or the
+ * once when the store has the layer and the blob; concurrent calls for one blob do it once. The
+ * caller keeps the parts until this returns, as cas_assembly_needs does. Blocks for a regeneration.
+ * Errors: CORRUPT, INVALID or LIMIT (it does not make that blob of blob_bytes, or the
  * blob is no layer: the store is as it was), NOTFOUND (parts), NOSPACE, IO. */
 int cas_layer_assemble(struct cas_store *s, const struct cas_digest *blob, uint64_t blob_bytes,
                        const struct cas_hash *recipe, const struct cas_progress *progress,

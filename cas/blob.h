@@ -49,6 +49,17 @@ int cas_blob_cache_drop(struct cas_store *s, const struct cas_digest *digest,
 /* Whether the repository may serve it (linked there by upload, mount or import). */
 int cas_blob_linked(struct cas_store *s, const char *repo, const struct cas_digest *digest,
                     bool *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Whether a blob that the repository links waits for a manifest that names it, or for collection to
+ * see that one does: then the link goes when its grace is over, and until then nothing else. Asked
+ * before cas_blob_linked, so that a link that is found then lasts for the grace at least. Costs one
+ * look in the index. */
+int cas_blob_waits(struct cas_store *s, const char *repo, const struct cas_digest *digest,
+                   bool *out, struct cas_err *err) CAS_MUST_CHECK;
+/* The grace of such a link begins anew, durably: before a client is told that the repository has
+ * the blob, so that a push which relies on it has the time to finish. No link is success. Blocks
+ * for a sync. */
+int cas_blob_renew(struct cas_store *s, const char *repo, const struct cas_digest *digest,
+                   struct cas_err *err) CAS_MUST_CHECK;
 
 /* Upload sessions: bytes that arrive in pieces, kept in STORE/uploads under a
  * random id, surviving a restart (what was received and synced; the length tells); a power cut

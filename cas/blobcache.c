@@ -11,6 +11,7 @@
 
 #include "cas/map.h"
 #include "cas/mutex.h"
+#include "cas/pins_int.h"
 #include "cas/store_int.h"
 
 /* Copies dropped under one lock and one sync of the index. */
@@ -242,17 +243,20 @@ static int remove_file(struct cas_store *s, const struct cas_digest *digest, str
         return cas_io_sync_dir(s->io, s->dirfd, path, err);
 }
 
-/* Drops copies that may go, all or what can be; the others are forgotten: they are none. */
+/* Drops copies that may go, all or what can be; the others are forgotten: they are none. Records
+ * are changed of blobs that are pinned, so that none is written again that was collected. */
 static int drop_copies(struct cas_store *s, const struct cas_digest *digests, size_t count,
                        uint64_t *freed_bytes, struct cas_err *err)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
         bool drops[DROPS_AT_ONCE];
         uint64_t bytes = 0;
         int rc = 0;
         cas_assert(count <= DROPS_AT_ONCE);
         for (size_t i = 0; rc == 0 && i < count; i++) {
                 struct cas_blob_record rec;
+                cas_pin_blob(pins, &digests[i]);
                 rc = may_drop(s, &digests[i], &rec, &drops[i], err);
                 if (rc < 0 || !drops[i])
                         continue;
@@ -362,6 +366,7 @@ static int is_wanted(struct cas_store *s, const struct cas_digest *digest, uint6
 static int take_copy(struct cas_store *s, const char *from, const struct cas_digest *digest,
                      bool *kept, struct cas_err *err)
 {
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
         struct cas_blob_record rec;
         uint64_t bytes;
         cas_cleanup_fd int fd = -1;
@@ -373,7 +378,7 @@ static int take_copy(struct cas_store *s, const char *from, const struct cas_dig
                 rc = cas_io_fsync(s->io, fd, from, err);
         if (rc < 0)
                 return rc;
-        /* A collection may have taken the blob; while this is open none comes. */
+        cas_pin_blob(pins, digest); /* a collection may have taken it */
         cas_store_shared_begin(s);
         cas_blob_files_lock(s, true);
         rc = is_wanted(s, digest, bytes, &rec, kept, err);

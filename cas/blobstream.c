@@ -16,6 +16,7 @@
 #include "cas/flights_int.h"
 #include "cas/limits.h"
 #include "cas/log.h"
+#include "cas/pins_int.h"
 #include "cas/pool.h"
 #include "cas/regen.h"
 #include "cas/spool.h"
@@ -43,7 +44,7 @@ struct flight {
         uint64_t blob_bytes;
         uint64_t start, end; /* of the blob's bytes */
         unsigned threads;
-        uint64_t collections; /* of the store, when it began */
+        struct cas_pins *pins; /* the blob and its recipe, while it runs */
         struct cas_spool *spool;
         /* guarded by flights.mutex; the flight is freed when it neither runs nor is read */
         unsigned readers;
@@ -81,7 +82,7 @@ struct cas_blob_stream {
 
 /* What somebody wants to read. */
 struct wanted {
-        uint64_t collections; /* of the store, before the recipe was looked up */
+        struct cas_pins *pins; /* the blob and its recipe; a flight that is begun takes them */
         struct cas_recipe_record rec;
         uint64_t start, end; /* of the blob's bytes */
 };
@@ -200,15 +201,12 @@ static void keep_copy(struct flight *f, uint8_t *piece)
                 cas_log(CAS_LOG_WARN, "blob-cache", "error=\"%s\"", err.msg);
 }
 
-/* A recipe that makes something else is not relied on any more. A collection meanwhile may have
- * taken what it needs, and the blob may have been brought and condensed again since: then the next
- * regeneration tells. */
+/* A recipe that makes something else, of what was pinned while it did, is not relied on any more.
+ */
 static void doubt_recipe(struct flight *f)
 {
         struct cas_store *s = f->flights->store;
         struct cas_err err = CAS_ERR_INIT;
-        if (atomic_load(&s->collections) != f->collections)
-                return;
         if (cas_recipe_doubt(s, &f->digest, &err) < 0)
                 cas_log(CAS_LOG_WARN, "recipe", "error=\"%s\"", err.msg);
 }
@@ -228,6 +226,7 @@ static void *flight_run(void *arg)
                         doubt_recipe(f);
         }
         flight_progress(f, 0, true, rc < 0 ? &err : NULL);
+        cas_pins_free(cas_steal(&f->pins));
         if (rc == 0)
                 keep_copy(f, piece);
         free(piece);
@@ -284,7 +283,7 @@ static unsigned thread_count_locked(const struct cas_flights *fs)
 }
 
 /* Begins a flight; its one reader is the caller. */
-static int flight_start_locked(struct cas_flights *fs, const struct wanted *w, struct flight **out,
+static int flight_start_locked(struct cas_flights *fs, struct wanted *w, struct flight **out,
                                struct cas_err *err)
 {
         cas_assert_held(&fs->mutex);
@@ -294,7 +293,7 @@ static int flight_start_locked(struct cas_flights *fs, const struct wanted *w, s
         f->recipe = w->rec.recipe;
         f->blob_bytes = w->rec.blob_bytes;
         f->threads = thread_count_locked(fs);
-        f->collections = w->collections;
+        f->pins = cas_steal(&w->pins);
         f->start = f->made = w->start;
         f->end = w->end;
         f->spool = cas_spool_new(fs->store);
@@ -305,6 +304,7 @@ static int flight_start_locked(struct cas_flights *fs, const struct wanted *w, s
         pthread_t thread;
         int errnum = pthread_create(&thread, NULL, flight_run, f);
         if (errnum != 0) {
+                w->pins = cas_steal(&f->pins); /* they are not freed under the lock */
                 flight_free(f);
                 return cas_fail_sys(err, errnum, "a thread for regeneration");
         }
@@ -327,8 +327,8 @@ static struct flight *flight_find_locked(struct cas_flights *fs, const struct wa
         return f;
 }
 
-static int flight_join(struct cas_flights *fs, const struct wanted *w, bool wait,
-                       struct flight **out, struct cas_err *err)
+static int flight_join(struct cas_flights *fs, struct wanted *w, bool wait, struct flight **out,
+                       struct cas_err *err)
 {
         int rc = 0;
         cas_mutex_lock(&fs->mutex);
@@ -405,22 +405,48 @@ static int check_offset(uint64_t offset, uint64_t blob_bytes, struct cas_err *er
                         offset, blob_bytes);
 }
 
+/* The recipe that the blob has, and that is pinned with what it is made of: another may take its
+ * place before it is. */
+static int pin_recipe(struct cas_store *s, const struct cas_digest *digest, struct cas_pins *pins,
+                      struct cas_recipe_record *out, struct cas_err *err)
+{
+        struct cas_recipe_record now;
+        cas_pin_blob(pins, digest);
+        int rc = cas_recipe_stat(s, digest, out, err);
+        for (bool same = false; rc == 0 && !same;) {
+                cas_pin_object(pins, &out->recipe);
+                rc = cas_recipe_stat(s, digest, &now, err);
+                same = rc == 0 && cas_hash_equal(&now.recipe, &out->recipe);
+                if (rc == 0)
+                        *out = now;
+        }
+        return rc;
+}
+
+static int join_flight(struct cas_blob_stream *st, const struct cas_digest *digest, uint64_t bytes,
+                       bool wait, struct wanted *w, struct cas_err *err)
+{
+        char text[CAS_DIGEST_TEXT_BYTES];
+        if (pin_recipe(st->store, digest, w->pins, &w->rec, err) < 0 ||
+            check_offset(st->offset, w->rec.blob_bytes, err) < 0)
+                return -(int)err->code;
+        if (!w->rec.is_proved) /* not any more */
+                return cas_fail(err, CAS_E_NOTFOUND, "blob %s: its recipe is not proved",
+                                cas_digest_text(digest, text));
+        w->start = st->offset;
+        w->end = st->end = st->offset + cas_min_u64(bytes, w->rec.blob_bytes - st->offset);
+        if (w->end == w->start)
+                return 0;
+        return flight_join(st->store->flights, w, wait, &st->flight, err);
+}
+
 static int open_flight(struct cas_blob_stream *st, const struct cas_digest *digest, uint64_t bytes,
                        bool wait, struct cas_err *err)
 {
-        struct wanted w = {.collections = atomic_load(&st->store->collections)};
-        char text[CAS_DIGEST_TEXT_BYTES];
-        if (cas_recipe_stat(st->store, digest, &w.rec, err) < 0 ||
-            check_offset(st->offset, w.rec.blob_bytes, err) < 0)
-                return -(int)err->code;
-        if (!w.rec.is_proved) /* not any more */
-                return cas_fail(err, CAS_E_NOTFOUND, "blob %s: its recipe is not proved",
-                                cas_digest_text(digest, text));
-        w.start = st->offset;
-        w.end = st->end = st->offset + cas_min_u64(bytes, w.rec.blob_bytes - st->offset);
-        if (w.end == w.start)
-                return 0;
-        return flight_join(st->store->flights, &w, wait, &st->flight, err);
+        struct wanted w = {.pins = cas_pins_new(st->store)};
+        int rc = join_flight(st, digest, bytes, wait, &w, err);
+        cas_pins_free(w.pins);
+        return rc;
 }
 
 int cas_blob_stream_open(struct cas_store *s, const struct cas_digest *digest, uint64_t offset,

@@ -56,10 +56,10 @@ static uint64_t *touch_of(struct change *ch, enum cas_family family,
                     : cas_map_get(ch->touched, full, 1 + key->len);
 }
 
-static bool same_value(const struct cas_name_record *rec, const struct cas_buf *now,
-                       const struct cas_buf *wanted)
+static bool same_value(const struct change *ch, const struct cas_name_record *rec,
+                       const struct cas_buf *now, const struct cas_buf *wanted)
 {
-        if (rec->kind == CAS_NAME_BLOB_LINK) {
+        if (rec->kind == CAS_NAME_BLOB_LINK && !ch->wanted->renews) {
                 uint64_t since = 0;
                 struct cas_err ignored = CAS_ERR_INIT;
                 return cas_time_value_decode(now->data, now->len_bytes, &since, &ignored) == 0 &&
@@ -126,7 +126,7 @@ static int is_noop(struct change *ch, const struct cas_name_record *rec, enum ca
                 *err = miss;
                 return rc;
         }
-        *out = adds ? rc == 0 && same_value(rec, &now, &wanted) : rc != 0;
+        *out = adds ? rc == 0 && same_value(ch, rec, &now, &wanted) : rc != 0;
         return 0;
 }
 

@@ -14,6 +14,7 @@ struct cas_name_changes {
         const struct cas_buf *records; /* borrowed: `count` encoded name records */
         uint32_t count;
         bool removes; /* they unlink a manifest or a blob */
+        bool renews;  /* a blob's link begins anew, however young it is */
         /* repo NUL digest: blobs that manifests of this commit name in their repository; NULL: none
          */
         const struct cas_map *named;
@@ -24,6 +25,10 @@ struct cas_name_changes {
  * what I/O gives. */
 int cas_commit_names(struct cas_store *s, struct cas_batch *batch,
                      const struct cas_name_changes *changes, struct cas_err *err) CAS_MUST_CHECK;
+
+struct cas_pins;
+/* What the publication pins; borrowed until it is freed. */
+struct cas_pins *cas_publish_pins(struct cas_publish *p);
 
 /* Records that follow from what is published and are written with it; borrowed until commit. */
 struct cas_batch *cas_publish_batch(struct cas_publish *p);

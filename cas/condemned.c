@@ -142,31 +142,28 @@ void cas_batch_uncondemn(struct cas_batch *b, enum cas_condemned_kind kind,
 
 /* ---- asking ---- */
 
-int cas_condemned_blob_since(struct cas_index *ix, const struct cas_digest *blob,
-                             uint64_t *out_unix_s, struct cas_err *err)
+static int since(struct cas_index *ix, const struct cas_condemned *c, uint64_t *out_unix_s,
+                 struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
         struct cas_record_key key;
-        cas_condemned_key(&(struct cas_condemned){.kind = CAS_CONDEMNED_BLOB, .blob = *blob}, &key);
+        cas_condemned_key(c, &key);
         int rc = cas_index_get(ix, CAS_FAMILY_CONDEMNED, key.bytes, key.len, &value, err);
         return rc < 0 ? rc : cas_time_value_decode(value.data, value.len_bytes, out_unix_s, err);
 }
 
-int cas_condemned_renew(struct cas_store *s, const struct cas_digest *blob, struct cas_err *err)
+int cas_condemned_blob_since(struct cas_index *ix, const struct cas_digest *blob,
+                             uint64_t *out_unix_s, struct cas_err *err)
 {
-        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
-        struct cas_err miss = CAS_ERR_INIT;
-        const uint64_t now = (uint64_t)time(NULL);
-        uint64_t since;
-        int rc = cas_condemned_blob_since(s->index, blob, &since, &miss);
-        if (rc == -CAS_E_NOTFOUND || (rc == 0 && since >= now))
-                return 0;
-        if (rc < 0) {
-                *err = miss;
-                return rc;
-        }
-        cas_batch_condemn_blob(batch, blob, now);
-        return cas_index_write(s->index, batch, err);
+        return since(ix, &(struct cas_condemned){.kind = CAS_CONDEMNED_BLOB, .blob = *blob},
+                     out_unix_s, err);
+}
+
+int cas_condemned_link_since(struct cas_index *ix, const char *repo, const struct cas_digest *blob,
+                             uint64_t *out_unix_s, struct cas_err *err)
+{
+        const struct cas_condemned c = link_of(repo, blob);
+        return since(ix, &c, out_unix_s, err);
 }
 
 /* ---- dead bytes of packs ---- */

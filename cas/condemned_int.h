@@ -44,10 +44,8 @@ void cas_condemned_key(const struct cas_condemned *c, struct cas_record_key *out
 /* When a blob was condemned last. Errors: NOTFOUND (it is not). */
 int cas_condemned_blob_since(struct cas_index *ix, const struct cas_digest *blob,
                              uint64_t *out_unix_s, struct cas_err *err) CAS_MUST_CHECK;
-/* Before a client is told that a blob is here (HEAD, mount), with the blob pinned: when it is
- * condemned, its grace begins anew, durably. Costs one look in the index otherwise. */
-int cas_condemned_renew(struct cas_store *s, const struct cas_digest *blob,
-                        struct cas_err *err) CAS_MUST_CHECK;
+int cas_condemned_link_since(struct cas_index *ix, const char *repo, const struct cas_digest *blob,
+                             uint64_t *out_unix_s, struct cas_err *err) CAS_MUST_CHECK;
 
 /* ---- dead bytes of packs ---- */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Condensing one blob (spec/condense.md has the order). Analysis and proof happen in one
- * publication, which keeps collection away from what they read; it publishes the recipe when that
- * was proved, and a reason when there is none. */
+/* Condensing one blob (spec/condense.md has the order). The blob is pinned from before the first
+ * look at it until the end, and with it the layer that is read; a recipe is published when it was
+ * proved, and a reason when there is none. */
 #include "cas/condense.h"
 
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include "cas/layer.h"
 #include "cas/log.h"
 #include "cas/once.h"
+#include "cas/pins_int.h"
 #include "cas/regen_int.h"
 #include "cas/store_int.h"
 
@@ -25,6 +26,7 @@
 
 struct condensing {
         struct cas_store *s;
+        struct cas_pins *pins;
         const struct cas_condense_options *options;
         const struct cas_progress *progress;
         struct cas_recipe_record rec;
@@ -210,10 +212,13 @@ static int publish_recipe(struct condensing *c, struct cas_err *err)
 }
 
 /* From now on the copy may go. */
-static int publish_proof(struct condensing *c, struct cas_publish *p, struct cas_err *err)
+static int publish_proof(struct condensing *c, struct cas_err *err)
 {
+        cas_cleanup_publish struct cas_publish *p = NULL;
         c->rec.is_proved = true;
-        int rc = cas_publish_recipe(p, &c->rec, NULL, err);
+        int rc = cas_publish_begin(c->s, &p, err);
+        if (rc == 0)
+                rc = cas_publish_recipe(p, &c->rec, NULL, err);
         return rc < 0 ? rc : cas_publish_commit(p, err);
 }
 
@@ -229,11 +234,11 @@ static int read_back(struct condensing *c, struct cas_err *err)
         return cas_object_each(c->s, &c->rec.recipe, skip_bytes, NULL, err);
 }
 
-/* Two publications: what the first stores is read back before the second says that it is proved,
- * and collection waits for both. */
+/* Two publications: what the first stores is read back before the second says that it is proved.
+ * The first pins it until then. */
 static int condense_file(struct condensing *c, struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *p = NULL, *proof = NULL;
+        cas_cleanup_publish struct cas_publish *p = NULL;
         cas_cleanup_fd int fd = -1;
         cas_store_yield(c->s);
         int rc = cas_publish_begin(c->s, &p, err);
@@ -246,13 +251,11 @@ static int condense_file(struct condensing *c, struct cas_err *err)
         }
         c->p = p;
         if (rc == 0)
-                rc = cas_publish_begin(c->s, &proof, err);
-        if (rc == 0)
                 rc = publish_recipe(c, err);
         if (rc < 0 || c->rec.reason[0])
                 return rc;
         rc = read_back(c, err);
-        return rc < 0 ? rc : publish_proof(c, proof, err);
+        return rc < 0 ? rc : publish_proof(c, err);
 }
 
 /* ---- what is there already ---- */
@@ -262,18 +265,16 @@ static int condense_file(struct condensing *c, struct cas_err *err)
 static int prove_again(struct condensing *c, struct cas_err *err)
 {
         cas_cleanup_regen struct cas_regen *g = NULL;
-        cas_cleanup_publish struct cas_publish *p = NULL;
         cas_cleanup_free uint8_t *piece = cas_xmalloc(CAS_MIB);
         size_t n = 1;
-        int rc = cas_publish_begin(c->s, &p, err);
-        if (rc == 0)
-                rc = cas_regen_open(c->s, &c->rec.blob, &c->rec.recipe, 0, c->options->threads, &g,
-                                    err);
+        cas_pin_object(c->pins, &c->rec.recipe);
+        int rc =
+                cas_regen_open(c->s, &c->rec.blob, &c->rec.recipe, 0, c->options->threads, &g, err);
         while (rc == 0 && n > 0)
                 rc = cas_regen_read(g, piece, CAS_MIB, &n, err);
         if (rc < 0)
                 return rc;
-        return publish_proof(c, p, err);
+        return publish_proof(c, err);
 }
 
 /* Decodes the layer; what is none stays verbatim. */
@@ -305,9 +306,12 @@ static int start_anew(struct condensing *c, uint64_t blob_bytes, struct cas_err 
 static int condense(void *arg, void *result, struct cas_err *err)
 {
         struct condensing *c = arg;
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(c->s);
         struct cas_blob_record blob;
         struct cas_err miss = CAS_ERR_INIT;
         const struct cas_digest digest = c->rec.blob;
+        c->pins = pins;
+        cas_pin_blob(pins, &digest);
         int rc = cas_blob_record_get(c->s, &digest, &blob, err);
         if (rc < 0)
                 return rc;

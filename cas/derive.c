@@ -285,14 +285,16 @@ static int make_manifest(struct cas_store *s, const struct cas_derive_options *o
         return 0;
 }
 
+/* The publication, which is the caller's, keeps it. */
 static int publish_config(struct cas_store *s, const struct cas_buf *config,
-                          struct cas_digest *digest, struct cas_err *err)
+                          struct cas_publish **out, struct cas_digest *digest, struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *p = NULL;
         if (cas_publish_begin(s, &p, err) < 0 ||
             cas_publish_blob(p, config->data, config->len_bytes, NULL, digest, err) < 0 ||
             cas_publish_commit(p, err) < 0)
                 return -(int)err->code;
+        *out = cas_steal(&p);
         return 0;
 }
 
@@ -302,6 +304,7 @@ int cas_image_derive(struct cas_store *s, const struct cas_ref *ref,
 {
         cas_assert(options->base || options->layer);
         cas_cleanup_buf struct cas_buf config = CAS_BUF_INIT, manifest = CAS_BUF_INIT;
+        cas_cleanup_publish struct cas_publish *keep = NULL;
         struct cas_digest digest;
         const char *type = NULL;
         if (ref->digest.alg != CAS_DIGEST_NONE)
@@ -309,7 +312,7 @@ int cas_image_derive(struct cas_store *s, const struct cas_ref *ref,
                                 "an image is made under NAME[:TAG], without a "
                                 "digest");
         if (make_config(s, options, &config, err) < 0 ||
-            publish_config(s, &config, &digest, err) < 0 ||
+            publish_config(s, &config, &keep, &digest, err) < 0 ||
             make_manifest(s, options, &digest, config.len_bytes, &type, &manifest, err) < 0)
                 return -(int)err->code;
         struct cas_manifest_put_options put = {

@@ -42,6 +42,8 @@ static int put_record(struct cas_publish *p, const struct cas_elsewhere_layer *l
         struct cas_elsewhere_layer rec = *layer;
         if (strnlen(rec.source, sizeof(rec.source)) == sizeof(rec.source) || !rec.source[0])
                 return cas_fail(err, CAS_E_INVALID, "elsewhere: no source, or too long a text");
+        cas_publish_keep_blob(p, &rec.layer.blob);
+        cas_publish_keep_object(p, &rec.layer.listing);
         rec.added_unix_s = (uint64_t)time(NULL);
         cas_key_digest(&rec.layer.blob, &key);
         cas_elsewhere_encode(&rec, &value);
@@ -95,9 +97,11 @@ int cas_elsewhere_fill(struct cas_store *s, const struct cas_digest *blob, struc
         cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
         cas_cleanup_publish struct cas_publish *p = NULL;
         struct cas_err miss = CAS_ERR_INIT;
-        int rc = cas_publish_begin(s, &p, err); /* nobody takes the record away meanwhile */
-        if (rc == 0)
-                rc = cas_elsewhere_stat(s, blob, rec, &miss);
+        int rc = cas_publish_begin(s, &p, err);
+        if (rc < 0)
+                return rc;
+        cas_publish_keep_blob(p, blob); /* nobody takes the record away meanwhile */
+        rc = cas_elsewhere_stat(s, blob, rec, &miss);
         if (rc == -CAS_E_NOTFOUND || (rc == 0 && !rec->on_demand_only))
                 return 0;
         if (rc < 0) {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Export: what an image leads to is collected, then handed to a target. A
- * publication without content is open all the while, so that collection leaves
- * the blobs alone. */
+ * publication without content keeps the image all the while. */
 #include "cas/export_int.h"
 
 #include "cas/blob.h"
@@ -210,6 +209,22 @@ static int export_choose(struct cas_export *ex, const struct cas_platform *platf
         return r;
 }
 
+/* Chosen again once it is kept: a tag may have been moved, and what it named collected. */
+static int export_keep(struct cas_export *ex, struct cas_publish *keep,
+                       const struct cas_platform *platform, bool one, struct cas_image *image,
+                       struct cas_err *err)
+{
+        struct cas_digest kept = {0};
+        for (;;) {
+                cas_image_release(image);
+                int r = export_choose(ex, platform, one, image, err);
+                if (r < 0 || cas_digest_equal(&ex->top.digest, &kept))
+                        return r;
+                kept = ex->top.digest;
+                cas_publish_keep_blob(keep, &kept);
+        }
+}
+
 int cas_export(struct cas_store *s, const struct cas_ref *ref, const struct cas_platform *platform,
                const struct cas_transfer_address *to, const struct cas_progress *progress,
                struct cas_err *err)
@@ -220,8 +235,8 @@ int cas_export(struct cas_store *s, const struct cas_ref *ref, const struct cas_
         cas_progress_sum_init(&ex.progress, progress, "export", 0);
         int r = cas_publish_begin(s, &fence, err);
         if (r == 0)
-                r = export_choose(&ex, platform, to->kind == CAS_TRANSFER_DOCKER_ARCHIVE, &image,
-                                  err);
+                r = export_keep(&ex, fence, platform, to->kind == CAS_TRANSFER_DOCKER_ARCHIVE,
+                                &image, err);
         if (r == 0)
                 r = export_doc(&ex, &ex.top, 0, err);
         if (r == 0) {

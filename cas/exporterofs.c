@@ -283,11 +283,13 @@ static int disk_write(struct disk *d, const char *path, struct cas_err *err)
 int cas_export_erofs(struct cas_store *s, const struct cas_image *image, const char *path,
                      const struct cas_progress *progress, struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *fence = NULL; /* collection waits for it */
+        cas_cleanup_publish struct cas_publish *keep = NULL;
         cas_cleanup_merge struct cas_merge *m = cas_merge_new();
         __attribute__((cleanup(disk_release))) struct disk d = {
                 .s = s, .merge = m, .progress = progress};
-        int r = cas_publish_begin(s, &fence, err);
+        int r = cas_publish_begin(s, &keep, err);
+        if (r == 0)
+                r = cas_image_keep(keep, image, err);
         if (r == 0)
                 r = merge_layers(s, image, m, err);
         if (r == 0)

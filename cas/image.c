@@ -400,6 +400,12 @@ void cas_image_release(struct cas_image *i)
         *i = (struct cas_image){0};
 }
 
+int cas_image_keep(struct cas_publish *p, const struct cas_image *image, struct cas_err *err)
+{
+        cas_publish_keep_blob(p, &image->manifest_digest);
+        return cas_blob_stat(cas_publish_store(p), &image->manifest_digest, NULL, err);
+}
+
 int cas_image_trees(struct cas_store *s, const struct cas_image *image,
                     struct cas_tree_ref out[CAS_IMAGE_TREES_MAX], size_t *out_count,
                     struct cas_err *err)

@@ -127,6 +127,10 @@ struct cas_image {
         struct cas_layer_record *layers; /* owned; manifest.child_count of them, lowest first */
 };
 void cas_image_release(struct cas_image *i);
+/* Keeps what was opened until the publication is freed, with all that it is made of. Errors:
+ * NOTFOUND (it was removed since it was opened). */
+int cas_image_keep(struct cas_publish *p, const struct cas_image *image,
+                   struct cas_err *err) CAS_MUST_CHECK;
 #define cas_cleanup_image __attribute__((cleanup(cas_image_release)))
 /* Chooses and reads manifest and config; layers stay NULL. platform NULL: the host's.
  * Errors: NOTFOUND (the message lists the platforms there are), INVALID (an artifact, bad

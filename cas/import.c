@@ -47,6 +47,7 @@ struct import_image {
 
 struct import {
         struct cas_store *s;
+        struct cas_publish *keep; /* borrowed: keeps the blobs, for manifests to name */
         struct cas_source *src;
         struct import_image *images; /* owned */
         size_t image_count;
@@ -326,6 +327,7 @@ static int blob_is_here(struct import_blob *b, bool *here, struct cas_err *err)
         struct cas_store *s = b->import->s;
         struct cas_layer_record record;
         struct cas_err miss = CAS_ERR_INIT;
+        cas_publish_keep_blob(b->import->keep, &b->digest); /* until a manifest names it */
         int r = cas_blob_stat(s, &b->digest, NULL, &miss);
         if (r == 0 && b->layer)
                 r = cas_layer_ensure(s, &b->digest, NULL, &record, &miss);
@@ -468,10 +470,11 @@ static int import_run(struct import *in, const struct cas_progress *progress,
                                  const struct cas_manifest_info *m),
                       void *arg, struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *fence = NULL;
-        int r = cas_publish_begin(in->s, &fence, err);
+        cas_cleanup_publish struct cas_publish *keep = NULL;
+        int r = cas_publish_begin(in->s, &keep, err);
         if (r < 0)
                 return r;
+        in->keep = keep;
         uint64_t total_bytes = 0;
         for (size_t i = 0; i < in->blob_count; i++)
                 total_bytes += in->blobs[i].size_bytes;

@@ -20,6 +20,7 @@
 #include "cas/condemned_int.h"
 #include "cas/kept_int.h"
 #include "cas/packwriter_int.h"
+#include "cas/pins_int.h"
 #include "cas/prefixset.h"
 #include "cas/refs_int.h"
 #include "cas/verity.h"
@@ -64,6 +65,7 @@ struct new_object {
 
 struct cas_ingest {
         struct cas_packset *ps;
+        struct cas_pins *pins; /* borrowed; NULL: nobody collects */
 
         /* caller's thread */
         struct batch *filling;
@@ -126,14 +128,28 @@ static void note_seen(struct cas_ingest *in, const struct cas_hash *name)
         (void)cas_map_put(in->seen, name->bytes, CAS_HASH_BYTES, NULL);
 }
 
-/* Makes sure that the chunk is, or will be, in a pack and in the index. Pending ones are looked
- * up first: what leaves that map is in the index by then. */
+static void pin_chunk(struct cas_ingest *in, const struct cas_hash *name)
+{
+        if (in->pins)
+                cas_pin_chunk(in->pins, name);
+}
+
+static void pin_object(struct cas_ingest *in, const struct cas_hash *id)
+{
+        if (in->pins)
+                cas_pin_object(in->pins, id);
+}
+
+/* Makes sure that the chunk is, or will be, in a pack and in the index. It is pinned first, so that
+ * what is found stays. Pending ones are looked up before the others: what leaves that map is in the
+ * index by then, or was given up. */
 static int store_chunk(struct cas_ingest *in, const struct cas_packwriter_chunk *chunk,
                        struct cas_err *err)
 {
         if (seen_before(in, &chunk->name))
                 return 0;
         note_seen(in, &chunk->name);
+        pin_chunk(in, &chunk->name);
         if (cas_packwriter_claim(&in->writer, &chunk->name)) {
                 in->cut_is_new = true;
                 return 0;
@@ -150,11 +166,13 @@ static int store_chunk(struct cas_ingest *in, const struct cas_packwriter_chunk 
         return rc;
 }
 
+/* Pins it as well: what is there stays. */
 static int object_is_indexed(struct cas_ingest *in, const struct cas_hash *id, bool *out,
                              struct cas_err *err)
 {
         struct cas_object_record rec;
         struct cas_err reason = CAS_ERR_INIT;
+        pin_object(in, id);
         int rc = cas_index_get_object(in->ps->index, id, &rec, &reason);
         *out = rc == 0;
         if (rc < 0 && rc != -CAS_E_NOTFOUND) {
@@ -486,10 +504,11 @@ static void *worker(void *arg)
 
 /* ---- caller's side ---- */
 
-struct cas_ingest *cas_ingest_new(struct cas_packset *ps)
+struct cas_ingest *cas_ingest_new(struct cas_packset *ps, struct cas_pins *pins)
 {
         struct cas_ingest *in = cas_xcalloc(1, sizeof(*in));
         in->ps = ps;
+        in->pins = pins;
         cas_mutex_init(&in->queue, "ingest.queue");
         cas_cond_init(&in->work);
         cas_cond_init(&in->change);
@@ -752,6 +771,7 @@ int cas_ingest_kept_begin(struct cas_ingest *in, const struct cas_hash *id, uint
         if (cas_ingest_drain(in, err) < 0 || ingest_start(in, err) < 0)
                 return -(int)err->code;
         in->object_open = true;
+        pin_object(in, id);
         in->kept.id = *id;
         in->kept.frame_count = frame_count;
         in->kept.size_bytes = 0;
@@ -768,6 +788,7 @@ static int store_kept(struct cas_ingest *in, const struct cas_packwriter_chunk *
         if (seen_before(in, &chunk->name))
                 return 0;
         note_seen(in, &chunk->name);
+        pin_chunk(in, &chunk->name);
         int rc = cas_index_get_chunk(in->ps->index, &chunk->name, &rec, &miss);
         if (rc == 0 && rec.codec == CAS_CODEC_ZSTD_KEPT)
                 return 0;

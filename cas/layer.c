@@ -19,6 +19,7 @@
 #include "cas/layer_int.h"
 #include "cas/object.h"
 #include "cas/once.h"
+#include "cas/pins_int.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
 #include "cas/tar.h"
@@ -222,6 +223,14 @@ int cas_layer_import(struct cas_store *s, cas_source_fn source, void *arg,
                      const struct cas_digest *expected, const struct cas_progress *progress,
                      struct cas_layer_record *out, struct cas_err *err)
 {
+        return cas_layer_import_pinned(s, source, arg, expected, NULL, progress, out, err);
+}
+
+int cas_layer_import_pinned(struct cas_store *s, cas_source_fn source, void *arg,
+                            const struct cas_digest *expected, struct cas_pins *pins,
+                            const struct cas_progress *progress, struct cas_layer_record *out,
+                            struct cas_err *err)
+{
         struct cas_layer_record rec = {0};
         struct tee tee = {.source = source, .arg = arg};
         enum cas_digest_alg alg = expected ? (enum cas_digest_alg)expected->alg : CAS_DIGEST_SHA256;
@@ -232,8 +241,11 @@ int cas_layer_import(struct cas_store *s, cas_source_fn source, void *arg,
                 return -(int)err->code;
         d.publish = tee.publish = p;
         if (decode_stream(&d, err) < 0 ||
-            cas_publish_blob_end(p, expected, &rec.blob, NULL, err) < 0 ||
-            publish_layer(&d, &rec, err) < 0)
+            cas_publish_blob_end(p, expected, &rec.blob, NULL, err) < 0)
+                return -(int)err->code;
+        if (pins)
+                cas_pin_blob(pins, &rec.blob);
+        if (publish_layer(&d, &rec, err) < 0)
                 return -(int)err->code;
         *out = rec;
         return 0;
@@ -302,9 +314,10 @@ static int decode_blob(struct cas_store *s, const struct cas_digest *blob,
         cleanup_decode struct decode d = {
                 .source = blob_read, .source_arg = &source, .progress = progress};
         cas_cleanup_publish struct cas_publish *p = NULL;
-        /* The blob is looked for once no collection can take it away any more. */
-        if (cas_publish_begin(s, &p, err) < 0 ||
-            cas_blob_stream_open(s, blob, 0, UINT64_MAX, true, &stream, err) < 0)
+        if (cas_publish_begin(s, &p, err) < 0)
+                return -(int)err->code;
+        cas_publish_keep_blob(p, blob);
+        if (cas_blob_stream_open(s, blob, 0, UINT64_MAX, true, &stream, err) < 0)
                 return -(int)err->code;
         source.stream = stream;
         d.stored_bytes_total = cas_blob_stream_left(stream);

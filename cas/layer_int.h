@@ -6,6 +6,13 @@
 #include "cas/decompress.h"
 #include "cas/layer.h"
 
+struct cas_pins;
+/* cas_layer_import; pins (NULL: none) get the blob before it is committed. */
+int cas_layer_import_pinned(struct cas_store *s, cas_source_fn source, void *arg,
+                            const struct cas_digest *expected, struct cas_pins *pins,
+                            const struct cas_progress *progress, struct cas_layer_record *out,
+                            struct cas_err *err) CAS_MUST_CHECK;
+
 struct cas_layer_source {
         cas_source_fn read; /* the blob; it compares the digest before it ends */
         /* Adds to the publication that has the layer, and may refuse it; the commit follows. */

@@ -3,7 +3,9 @@
 
 #include <zlib.h>
 
+#include "cas/layer_int.h"
 #include "cas/mutex.h"
+#include "cas/pins_int.h"
 #include "cas/tarwrite.h"
 
 #define GZIP_LEVEL 6
@@ -12,6 +14,7 @@
 
 struct cas_layer_writer {
         struct cas_store *store;
+        struct cas_pins *pins; /* the layer that was made */
         struct cas_buf plain;  /* tar bytes that are not compressed yet */
         uint64_t content_left; /* of the entry that was begun last */
         uint64_t content_bytes;
@@ -66,7 +69,8 @@ static void *import_thread(void *arg)
         struct cas_layer_writer *w = arg;
         struct cas_err err = CAS_ERR_INIT;
         struct cas_layer_record record;
-        int rc = cas_layer_import(w->store, next_bytes, w, NULL, NULL, &record, &err);
+        int rc = cas_layer_import_pinned(w->store, next_bytes, w, NULL, w->pins, NULL, &record,
+                                         &err);
         cas_mutex_lock(&w->mutex);
         w->rc = rc;
         if (rc < 0)
@@ -85,6 +89,7 @@ static void release(struct cas_layer_writer *w)
 {
         for (size_t i = 0; i < PIECE_COUNT; i++)
                 free(w->pieces[i]);
+        cas_pins_free(w->pins);
         cas_buf_release(&w->plain);
         (void)deflateEnd(&w->z);
         (void)pthread_cond_destroy(&w->change);
@@ -96,6 +101,7 @@ int cas_layer_writer_open(struct cas_store *s, struct cas_layer_writer **out, st
 {
         struct cas_layer_writer *w = cas_xcalloc(1, sizeof(*w));
         w->store = s;
+        w->pins = cas_pins_new(s);
         cas_mutex_init(&w->mutex, "layerwriter");
         (void)pthread_cond_init(&w->change, NULL);
         int r = deflateInit2(&w->z, GZIP_LEVEL, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);

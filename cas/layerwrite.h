@@ -5,8 +5,8 @@
  *
  * The layer is decoded and published by a thread of the writer while it is
  * written; memory is bounded. One thread at a time uses a writer. Collection may
- * take the layer again as soon as it is published: hold a publication open from
- * before the first entry until something names it. */
+ * take the layer again as soon as the writer is freed: free it once something
+ * names the layer. */
 #ifndef CAS_LAYERWRITE_H
 #define CAS_LAYERWRITE_H
 

@@ -9,6 +9,7 @@
 #include "cas/elsewhere_int.h"
 #include "cas/log.h"
 #include "cas/map.h"
+#include "cas/pins_int.h"
 #include "cas/store_int.h"
 
 #define WATCH_MS 30000
@@ -122,7 +123,9 @@ static int learn(struct cas_store *s, const struct watch *w, const struct cas_ha
         cas_cleanup_map struct cas_map *files = cas_map_new();
         cas_cleanup_free struct cas_hash *before = NULL;
         cas_cleanup_free struct cas_hash *ids = cas_xcalloc(CAS_ORDER_OBJECTS_MAX, sizeof(*ids));
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
         size_t before_count;
+        cas_pin_blob(pins, &w->manifest);
         if (cas_order_get(s, &w->manifest, &before, &before_count, CAS_ORDER_OBJECTS_MAX, err) <
                     0 ||
             cas_order_each_file(s, &w->manifest, note_file, files, err) < 0)

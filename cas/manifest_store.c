@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Manifests into and out of repositories. Each call is one publication, open
- * from before the first check: collection waits for it, so what a check has
- * seen is still there at the commit. */
+/* Manifests into and out of repositories. Each call is one publication, which
+ * keeps what it checks before it does: what a check has seen is still there at
+ * the commit. */
 #include "cas/blob.h"
 #include "cas/chain_int.h"
 #include "cas/commit_int.h"
@@ -29,6 +29,7 @@ static int put_blob(struct manifest_put *put, const struct cas_descriptor *d, st
 {
         char text[CAS_DIGEST_TEXT_BYTES];
         cas_digest_text(&d->digest, text);
+        cas_publish_keep_blob(put->p, &d->digest);
         bool here = true;
         int r = 0;
         if (put->options->linked_only)
@@ -71,6 +72,7 @@ static int put_child(struct manifest_put *put, const struct cas_descriptor *d, s
         struct cas_manifest_info info;
         char text[CAS_DIGEST_TEXT_BYTES];
         cas_digest_text(&d->digest, text);
+        cas_publish_keep_blob(put->p, &d->digest);
         int r = cas_manifest_stat(put->s, put->options->repo, &d->digest, &info, &miss);
         if (r == -CAS_E_NOTFOUND && put->options->allow_sparse)
                 return 0;

@@ -4,6 +4,8 @@
 #include <xxhash.h>
 
 #include "cas/blob.h"
+#include "cas/condemned_int.h"
+#include "cas/publish.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
 
@@ -126,6 +128,39 @@ int cas_blob_linked(struct cas_store *s, const char *repo, const struct cas_dige
                 return 0;
         cas_key_repo_digest(repo, digest, &key);
         return cas_index_has(s->index, CAS_FAMILY_BLOB_LINKS, key.bytes, key.len, out, err);
+}
+
+int cas_blob_waits(struct cas_store *s, const char *repo, const struct cas_digest *digest,
+                   bool *out, struct cas_err *err)
+{
+        struct cas_err miss = CAS_ERR_INIT;
+        uint64_t since;
+        *out = false;
+        if (!cas_repo_name_valid(repo))
+                return 0;
+        int rc = cas_condemned_link_since(s->index, repo, digest, &since, &miss);
+        *out = rc == 0;
+        if (rc == 0 || rc == -CAS_E_NOTFOUND)
+                return 0;
+        *err = miss;
+        return rc;
+}
+
+int cas_blob_renew(struct cas_store *s, const char *repo, const struct cas_digest *digest,
+                   struct cas_err *err)
+{
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        bool linked = false;
+        int rc = cas_publish_begin(s, &p, err);
+        if (rc < 0)
+                return rc;
+        cas_publish_renew_links(p);
+        cas_publish_keep_blob(p, digest); /* while it is linked it is here */
+        rc = cas_blob_linked(s, repo, digest, &linked, err);
+        if (rc < 0 || !linked)
+                return rc;
+        rc = cas_publish_blob_link(p, repo, digest, err);
+        return rc < 0 ? rc : cas_publish_commit(p, err);
 }
 
 static _Atomic uint64_t *generation_of(struct cas_store *s, const char *repo)

@@ -7,6 +7,7 @@
 #include "cas/elsewhere_int.h"
 #include "cas/learner_int.h"
 #include "cas/map.h"
+#include "cas/pins_int.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
 
@@ -45,7 +46,9 @@ int cas_order_put(struct cas_store *s, const char *repo, const struct cas_digest
                 cas_batch_put(batch, CAS_FAMILY_ORDERS, key.data, key.len_bytes, value.data,
                               value.len_bytes);
         }
-        cas_store_shared_begin(s); /* a collection may be looking at what it is for */
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
+        cas_pin_blob(pins, manifest); /* it goes with that */
+        cas_store_shared_begin(s);
         int rc = cas_index_write(s->index, batch, err);
         cas_store_shared_end(s);
         return rc;

@@ -348,14 +348,11 @@ int cas_pack_dir(struct cas_store *s, const char *dir, const struct cas_ref *ref
                  const struct cas_pack_options *options, const struct cas_progress *progress,
                  struct cas_manifest_info *out, struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *fence = NULL; /* collection waits for it */
         struct packdir p = {.progress = progress};
         struct cas_layer_record layer;
         if (ref->digest.alg != CAS_DIGEST_NONE)
                 return cas_fail(err, CAS_E_INVALID, "pack under NAME[:TAG], without a digest");
-        int r = cas_publish_begin(s, &fence, err);
-        if (r == 0)
-                r = pack_layer(&p, s, dir, &layer, err);
+        int r = pack_layer(&p, s, dir, &layer, err);
         if (r == 0) {
                 struct cas_derive_options derive = {.layer = &layer,
                                                     .newest_s = p.newest_s,

@@ -9,6 +9,7 @@
 #include "cas/object.h"
 
 struct cas_packset;
+struct cas_pins;
 struct cas_removals;
 /* All borrowed until close. Cuts unfinished tails of unsealed packs (bytes after the last whole,
  * checksummed record) and tells the index of packs that it does not know; new packs get ids above
@@ -25,7 +26,8 @@ struct cas_backend *cas_backend_local_new(int packs_dirfd);
 /* ---- one publication's objects (see cas/publish.h for the meaning) ---- */
 struct cas_ingest;
 struct cas_prefixset;
-struct cas_ingest *cas_ingest_new(struct cas_packset *ps);
+/* pins (borrowed; NULL: nobody collects): gets what is added, and what is found. */
+struct cas_ingest *cas_ingest_new(struct cas_packset *ps, struct cas_pins *pins);
 int cas_ingest_object_begin(struct cas_ingest *in, struct cas_hash *id_slot,
                             struct cas_err *err) CAS_MUST_CHECK;
 int cas_ingest_named_begin(struct cas_ingest *in, const struct cas_hash *id,

@@ -12,6 +12,7 @@
 #include "cas/condemned_int.h"
 #include "cas/kept_int.h"
 #include "cas/packfile_int.h"
+#include "cas/pins_int.h"
 #include "cas/publishrefs_int.h"
 #include "cas/store_int.h"
 
@@ -23,6 +24,7 @@
 
 struct cas_publish {
         struct cas_store *store;
+        struct cas_pins *pins; /* what it counts on, or adds */
         struct cas_batch *batch;
         struct cas_publish_refs refs;
         struct cas_ingest *ingest; /* made with the first object */
@@ -46,6 +48,7 @@ struct cas_publish {
         struct cas_buf names;
         uint32_t name_count;
         bool removes;           /* manifests or blobs from repositories */
+        bool renews;            /* links of blobs, however young */
         cas_tag_guard_fn guard; /* NULL: none */
         void *guard_arg;
         bool ended; /* committed, or a commit was tried */
@@ -56,6 +59,7 @@ int cas_publish_begin(struct cas_store *s, struct cas_publish **out, struct cas_
         cas_store_shared_begin(s);
         struct cas_publish *p = cas_xcalloc(1, sizeof(*p));
         p->store = s;
+        p->pins = cas_pins_new(s);
         p->batch = cas_batch_new();
         cas_publish_refs_init(&p->refs, s);
         p->open.fd = -1;
@@ -66,6 +70,21 @@ int cas_publish_begin(struct cas_store *s, struct cas_publish **out, struct cas_
 struct cas_store *cas_publish_store(const struct cas_publish *p)
 {
         return p->store;
+}
+
+struct cas_pins *cas_publish_pins(struct cas_publish *p)
+{
+        return p->pins;
+}
+
+void cas_publish_keep_blob(struct cas_publish *p, const struct cas_digest *blob)
+{
+        cas_pin_blob(p->pins, blob);
+}
+
+void cas_publish_keep_object(struct cas_publish *p, const struct cas_hash *object)
+{
+        cas_pin_object(p->pins, object);
 }
 
 static void drop_open_blob(struct cas_publish *p)
@@ -94,6 +113,7 @@ void cas_publish_free(struct cas_publish *p)
         cas_publish_refs_release(&p->refs);
         cas_buf_release(&p->names);
         free(p->blobs);
+        cas_pins_free(p->pins); /* after all that was committed can be seen */
         cas_store_shared_end(p->store);
         free(p);
 }
@@ -103,7 +123,7 @@ void cas_publish_free(struct cas_publish *p)
 static struct cas_ingest *ingest_of(struct cas_publish *p)
 {
         if (!p->ingest)
-                p->ingest = cas_ingest_new(p->store->packset);
+                p->ingest = cas_ingest_new(p->store->packset, p->pins);
         return p->ingest;
 }
 
@@ -164,6 +184,7 @@ int cas_publish_drain(struct cas_publish *p, struct cas_err *err)
 int cas_publish_layer(struct cas_publish *p, const struct cas_layer_record *layer,
                       const struct cas_listing *listing, struct cas_err *err)
 {
+        cas_pin_blob(p->pins, &layer->blob);
         int rc = cas_publish_refs_layer(&p->refs, CAS_FAMILY_LAYERS, layer, listing, err);
         if (rc == 0)
                 rc = cas_ingest_layer(ingest_of(p), layer, err);
@@ -182,6 +203,8 @@ int cas_publish_elsewhere(struct cas_publish *p, const struct cas_layer_record *
 int cas_publish_recipe(struct cas_publish *p, const struct cas_recipe_record *recipe,
                        struct cas_recipe *opened, struct cas_err *err)
 {
+        cas_pin_blob(p->pins, &recipe->blob);
+        cas_pin_object(p->pins, &recipe->recipe);
         int rc = cas_publish_refs_recipe(&p->refs, recipe, opened, err);
         if (rc == 0 && recipe->is_proved)
                 rc = cas_ingest_recipe(ingest_of(p), recipe, err);
@@ -235,6 +258,7 @@ static void stage_blob(struct cas_publish *p, const struct cas_digest *digest, u
 static int blob_is_here(struct cas_publish *p, const struct cas_digest *digest, bool *out,
                         struct cas_err *err)
 {
+        cas_pin_blob(p->pins, digest);
         for (size_t i = 0; i < p->blob_count; i++) {
                 *out = cas_digest_equal(&p->blobs[i].digest, digest);
                 if (*out)
@@ -451,8 +475,10 @@ static int add_digest_name(struct cas_publish *p, enum cas_name_kind kind, const
         if (rc < 0)
                 return rc;
         rec->digest = *digest;
-        if (kind == CAS_NAME_BLOB_LINK)
+        if (kind == CAS_NAME_BLOB_LINK) {
+                cas_pin_blob(p->pins, digest);
                 rec->number = (uint64_t)time(NULL);
+        }
         return add_name(p, rec, err);
 }
 
@@ -482,6 +508,7 @@ int cas_publish_manifest_link(struct cas_publish *p, const char *repo,
         if (strlen(media_type) >= sizeof(rec->media_type))
                 return cas_fail(err, CAS_E_INVALID, "media type of more than %zu bytes",
                                 sizeof(rec->media_type) - 1);
+        cas_pin_blob(p->pins, manifest);
         rec->digest = *manifest;
         rec->number = size_bytes;
         memcpy(rec->media_type, media_type, strlen(media_type) + 1);
@@ -499,6 +526,11 @@ int cas_publish_blob_link(struct cas_publish *p, const char *repo, const struct 
                           struct cas_err *err)
 {
         return add_digest_name(p, CAS_NAME_BLOB_LINK, repo, blob, err);
+}
+
+void cas_publish_renew_links(struct cas_publish *p)
+{
+        p->renews = true;
 }
 
 int cas_publish_blob_unlink(struct cas_publish *p, const char *repo, const struct cas_digest *blob,
@@ -584,6 +616,7 @@ static int write_batch(struct cas_publish *p, struct cas_err *err)
                         .count = p->name_count,
                         .removes = p->removes,
                         .named = p->refs.named,
+                        .renews = p->renews,
                         .guard = p->guard,
                         .guard_arg = p->guard_arg,
                 };

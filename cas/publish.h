@@ -27,6 +27,14 @@ CAS_DEFINE_CLEANUP(cas_cleanup_publish_, struct cas_publish *, cas_publish_free)
 
 struct cas_store *cas_publish_store(const struct cas_publish *p); /* borrowed */
 
+/* What an operation counts on, it keeps first and looks for afterwards: what it finds then stays
+ * until the publication is freed, whatever collection does (spec/gc.md). A blob stays with all that
+ * hangs on it: a manifest that is in a repository with what it names, a layer with its files. What
+ * is given to the publication is kept by it; publications that add nothing may keep things, too.
+ * By any thread. Waits for a batch of collection at most. */
+void cas_publish_keep_blob(struct cas_publish *p, const struct cas_digest *blob);
+void cas_publish_keep_object(struct cas_publish *p, const struct cas_hash *object);
+
 /* Adds one file object, given in order between begin and end. One object is
  * open at a time. *id_slot (borrowed until drain, commit or free) gets its
  * fs-verity digest. An object that is in the store already costs no space.
@@ -98,6 +106,9 @@ int cas_publish_manifest_unlink(struct cas_publish *p, const char *repo,
                                 struct cas_err *err) CAS_MUST_CHECK;
 int cas_publish_blob_link(struct cas_publish *p, const char *repo, const struct cas_digest *blob,
                           struct cas_err *err) CAS_MUST_CHECK;
+/* Links of blobs that are given, before and after, begin anew however young they are: for answers
+ * that tell a client that a blob is in the repository. */
+void cas_publish_renew_links(struct cas_publish *p);
 int cas_publish_blob_unlink(struct cas_publish *p, const char *repo, const struct cas_digest *blob,
                             struct cas_err *err) CAS_MUST_CHECK;
 int cas_publish_tag(struct cas_publish *p, const char *repo, const char *tag,

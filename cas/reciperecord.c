@@ -4,6 +4,7 @@
 #include <fcntl.h>
 
 #include "cas/blobcache_int.h"
+#include "cas/pins_int.h"
 #include "cas/store_int.h"
 
 int cas_recipe_stat(struct cas_store *s, const struct cas_digest *blob,
@@ -56,6 +57,8 @@ static int doubt(struct cas_store *s, const struct cas_digest *blob, struct cas_
 
 int cas_recipe_doubt(struct cas_store *s, const struct cas_digest *blob, struct cas_err *err)
 {
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
+        cas_pin_blob(pins, blob);
         cas_store_shared_begin(s);
         cas_blob_files_lock(s, true);
         int rc = doubt(s, blob, err);

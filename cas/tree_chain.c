@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Trees of chains of layers that the store has decoded. */
+#include "cas/elsewhere.h"
+#include "cas/pins_int.h"
 #include "cas/store_int.h"
 #include "cas/tree_int.h"
 
@@ -14,14 +16,32 @@ static int layer_listing(void *arg, size_t index, struct cas_listing *out, struc
         return cas_layer_listing(source->s, &source->layers[index], out, err);
 }
 
+/* The caller looked the layers up before anything kept them. A tree of one that was collected since
+ * would be nobody's. */
+static int pin_layers(struct cas_store *s, const struct cas_tree_chain *chain,
+                      struct cas_pins *pins, struct cas_err *err)
+{
+        for (size_t i = 0; i < chain->count; i++) {
+                struct cas_layer_record now;
+                cas_pin_blob(pins, &chain->layers[i].blob);
+                cas_pin_object(pins, &chain->layers[i].listing);
+                int rc = cas_elsewhere_layer(s, &chain->layers[i].blob, &now, err);
+                if (rc < 0)
+                        return cas_err_wrap(err, "layer %zu", i);
+        }
+        return 0;
+}
+
 /* chain: without its listings. */
 static int ensure_chain(struct cas_store *s, struct cas_tree_chain chain, struct cas_tree_ref *out,
                         struct cas_err *err)
 {
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
         struct layer_source source = {s, chain.layers};
+        int rc = pin_layers(s, &chain, pins, err);
         chain.listing = layer_listing;
         chain.listing_arg = &source;
-        return cas_tree_ensure_chain(s, &chain, out, err);
+        return rc < 0 ? rc : cas_tree_ensure_chain(s, &chain, out, err);
 }
 
 static int ensure_layers(struct cas_store *s, const struct cas_layer_record *layers, size_t count,

@@ -564,11 +564,13 @@ int cas_unpack(struct cas_store *s, const struct cas_image *image, const char *d
                const struct cas_progress *progress, struct cas_unpack_counts *counts,
                struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *fence = NULL; /* collection waits for it */
+        cas_cleanup_publish struct cas_publish *keep = NULL;
         struct unpack u = {.s = s, .rootfd = -1, .inodes = cas_map_new()};
         cas_mutex_init(&u.mutex, "unpack");
         cas_progress_sum_init(&u.progress, progress, "unpack", 0);
-        int r = cas_publish_begin(s, &fence, err);
+        int r = cas_publish_begin(s, &keep, err);
+        if (r == 0)
+                r = cas_image_keep(keep, image, err);
         if (r == 0)
                 r = target_open(dir, &u.rootfd, err);
         if (r == 0)

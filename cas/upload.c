@@ -515,6 +515,8 @@ static int publish(struct cas_upload *u, const struct cas_digest *digest, struct
         cas_cleanup_publish struct cas_publish *p = NULL;
         int rc = cas_publish_begin(u->store, &p, err);
         if (rc == 0)
+                cas_publish_renew_links(p);
+        if (rc == 0)
                 rc = cas_publish_blob_adopt(p, name, digest, u->size_bytes, err);
         if (rc == 0)
                 rc = cas_publish_blob_link(p, u->repo, digest, err);

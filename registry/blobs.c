@@ -18,7 +18,7 @@ static bool find_linked(struct reg_call *call, struct cas_digest *out)
         return linked;
 }
 
-void reg_blob_get(struct reg_call *call)
+static void serve_blob(struct reg_call *call)
 {
         struct cas_digest digest;
         struct reg_content content = {
@@ -36,6 +36,36 @@ void reg_blob_get(struct reg_call *call)
                                                        .digest = digest,
                                                        .media_type = content.media_type,
                                                        .bytes = content.size_bytes});
+}
+
+/* Who is told that a blob is here does not push it: it stays for long enough to be named. */
+static void renew_work(struct reg_call *call)
+{
+        struct cas_digest digest;
+        struct cas_err err = CAS_ERR_INIT;
+        if (cas_digest_parse(call->route.last, &digest, &err) < 0 ||
+            cas_blob_renew(call->store, call->route.repo, &digest, &err) < 0)
+                reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
+        else
+                serve_blob(call);
+}
+
+void reg_blob_get(struct reg_call *call)
+{
+        struct cas_digest digest;
+        struct cas_err err = CAS_ERR_INIT;
+        bool waits = false;
+        if (cas_digest_parse(call->route.last, &digest, &err) < 0 ||
+            cas_blob_waits(call->store, call->route.repo, &digest, &waits, &err) < 0) {
+                reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
+                return;
+        }
+        if (waits)
+                call->keep = false; /* each who asks begins its grace anew */
+        if (waits && reg_http_method(call->req) == REG_HTTP_HEAD)
+                reg_call_work(call, renew_work);
+        else
+                serve_blob(call);
 }
 
 static int unlink_blob(struct reg_call *call, const struct cas_digest *digest, struct cas_err *err)

@@ -34,14 +34,12 @@ static int arrival_read(void *arg, void *buf, size_t len, size_t *out_len, struc
         return 0;
 }
 
-static int link_blob(const struct reg_fetch *f, const struct cas_digest *digest,
-                     struct cas_err *err)
+/* A link to be committed once the blob has come: it keeps it from before. */
+static int link_begin(const struct reg_fetch *f, const struct cas_digest *digest,
+                      struct cas_publish **out, struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *p = NULL;
-        if (cas_publish_begin(f->store, &p, err) < 0 ||
-            cas_publish_blob_link(p, f->to_repo, digest, err) < 0)
-                return -(int)err->code;
-        return cas_publish_commit(p, err);
+        int rc = cas_publish_begin(f->store, out, err);
+        return rc < 0 ? rc : cas_publish_blob_link(*out, f->to_repo, digest, err);
 }
 
 static int decode(const struct reg_fetch *f, const struct reg_plan_blob *b, struct cas_err *err)
@@ -60,8 +58,9 @@ static int link_here(const struct reg_fetch *f, const struct reg_plan_blob *b, b
         uint64_t bytes;
         bool may = true;
         *here = false;
-        /* open from before the look, so that collection waits */
         int rc = cas_publish_begin(f->store, &p, err);
+        if (rc == 0)
+                cas_publish_keep_blob(p, &b->digest); /* before the look */
         if (rc == 0 && f->proved)
                 rc = cas_blob_linked(f->store, f->to_repo, &b->digest, &may, err);
         if (rc < 0 || !may)
@@ -114,11 +113,13 @@ static int take_whole(const struct reg_fetch *f, const struct reg_plan_blob *b, 
                       struct cas_err *err)
 {
         struct cas_layer_record rec;
+        cas_cleanup_publish struct cas_publish *p = NULL;
         if (!b->layer)
                 return publish_whole(f, b, a, err);
-        if (cas_layer_import(f->store, arrival_read, a, &b->digest, NULL, &rec, err) < 0)
+        if (link_begin(f, &b->digest, &p, err) < 0 ||
+            cas_layer_import(f->store, arrival_read, a, &b->digest, NULL, &rec, err) < 0)
                 return -(int)err->code;
-        return link_blob(f, &b->digest, err);
+        return cas_publish_commit(p, err);
 }
 
 static int fetch_small(const struct reg_fetch *f, const struct reg_plan_blob *b,
@@ -249,10 +250,13 @@ static int fetch_there(const struct reg_fetch *f, const struct reg_plan_blob *b,
 {
         bool brought = false;
         struct cas_err why = CAS_ERR_INIT;
-        if (f->other && b->layer && f->other(f->other_arg, f, b, part, &brought, err) < 0)
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        if (f->other && b->layer &&
+            (link_begin(f, &b->digest, &p, err) < 0 ||
+             f->other(f->other_arg, f, b, part, &brought, err) < 0))
                 return -(int)err->code;
         if (brought)
-                return link_blob(f, &b->digest, err);
+                return cas_publish_commit(p, err);
         int rc = b->size_bytes <= REG_FETCH_SMALL_BYTES ? fetch_small(f, b, part, &why)
                                                         : fetch_large(f, b, part, &why);
         if (rc == -CAS_E_NOTFOUND && b->foreign) {

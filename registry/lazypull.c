@@ -18,6 +18,7 @@ struct document {
 
 struct lazy {
         struct cas_store *s;
+        struct cas_publish *keep; /* borrowed: keeps what is here, or comes, for the manifest */
         struct reg_remote *from;
         const char *repo; /* there */
         const struct cas_ref *to;
@@ -134,6 +135,7 @@ static int bring_config(struct lazy *l, struct cas_err *err)
         reg_cleanup_remote_blob struct reg_remote_blob *blob = NULL;
         uint64_t size_bytes;
         size_t n = 1;
+        cas_publish_keep_blob(l->keep, &d->digest);
         if (cas_blob_read(l->s, &d->digest, CAS_CONFIG_BYTES_MAX, &bytes, err) == 0)
                 return cas_image_config_parse(bytes.data, bytes.len_bytes, &l->config, err);
         *err = (struct cas_err)CAS_ERR_INIT;
@@ -179,6 +181,7 @@ static int bring_listing(struct lazy *l, const struct reg_peer_layer *facts,
         cas_cleanup_publish struct cas_publish *p = NULL;
         struct cas_object_info info;
         struct cas_err miss = CAS_ERR_INIT;
+        cas_publish_keep_object(l->keep, &facts->record.listing);
         int rc = cas_object_stat(l->s, &facts->record.listing, &info, &miss);
         if (rc == -CAS_E_NOTFOUND) {
                 rc = cas_publish_begin(l->s, &p, err);
@@ -244,6 +247,7 @@ static int bring_layer(struct lazy *l, const struct cas_descriptor *d,
         struct reg_peer_layer facts;
         cas_cleanup_listing struct cas_listing listing = {0};
         struct cas_err why = CAS_ERR_INIT;
+        cas_publish_keep_blob(l->keep, &d->digest);
         if (is_here(l, d))
                 return 0;
         int rc = reg_peer_layer(l->from, l->repo, &d->digest, &facts, &why);
@@ -300,12 +304,13 @@ static void bring_order(struct lazy *l)
 static int pull(struct lazy *l, const char *reference, struct cas_manifest_info *out,
                 struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *guard = NULL; /* collection waits for it */
+        cas_cleanup_publish struct cas_publish *keep = NULL; /* until a manifest names them */
         int rc = read_documents(l, reference, err);
         if (rc == 0 && reg_remote_kind(l->from) != REG_REMOTE_LAMINA)
                 rc = cas_fail(err, CAS_E_UNSUPPORTED, "%s is no lamina", reg_remote_host(l->from));
         if (rc == 0)
-                rc = cas_publish_begin(l->s, &guard, err);
+                rc = cas_publish_begin(l->s, &keep, err);
+        l->keep = keep;
         if (rc == 0)
                 rc = bring_config(l, err);
         if (rc == 0)

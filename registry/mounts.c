@@ -82,10 +82,12 @@ void reg_blob_mount(struct reg_call *call)
         if (!reg_query_digest(call, "mount", &digest))
                 return;
         struct source source = {.call = call, .digest = &digest, .err = &err};
-        /* open from before the first look, so that collection waits */
         int rc = cas_publish_begin(call->store, &p, &err);
-        if (rc == 0)
+        if (rc == 0) {
+                cas_publish_renew_links(p);
+                cas_publish_keep_blob(p, &digest); /* before the first look */
                 rc = link_blob(&source, p, &bytes, &mounted);
+        }
         if (rc < 0) {
                 reg_reply_err(call->req, REG_ABOUT_BLOB, &err);
         } else if (mounted) {

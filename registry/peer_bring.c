@@ -138,11 +138,10 @@ static int bring_objects(const struct bringing *b, const struct cas_layer_record
 }
 
 /* What is missing, once listing and recipe are here. */
-static int bring_missing(const struct bringing *b, struct cas_err *err)
+static int bring_missing(const struct bringing *b, struct cas_publish *keep, struct cas_err *err)
 {
         cas_cleanup_assembly_needs struct cas_assembly_needs needs = {0};
-        int rc = cas_assembly_needs(b->store, &b->facts.record.listing, &b->facts.recipe, &needs,
-                                    err);
+        int rc = cas_assembly_needs(keep, &b->facts.record.listing, &b->facts.recipe, &needs, err);
         if (rc < 0 || needs.missing_count == 0)
                 return rc;
         if (needs.missing_bytes > needs.content_bytes / 8 * MISSING_EIGHTHS_MAX)
@@ -174,13 +173,16 @@ static int check_facts(const struct reg_peer_layer *facts, uint64_t layer_bytes,
 static int bring(struct bringing *b, const struct cas_digest *layer, uint64_t layer_bytes,
                  struct cas_layer_record *out, struct cas_err *err)
 {
-        cas_cleanup_publish struct cas_publish *guard = NULL; /* collection waits for it */
+        cas_cleanup_publish struct cas_publish *keep = NULL; /* the parts, until a layer has them */
         const struct cas_hash first[] = {b->facts.record.listing, b->facts.recipe};
-        int rc = cas_publish_begin(b->store, &guard, err);
+        int rc = cas_publish_begin(b->store, &keep, err);
+        if (rc < 0)
+                return rc;
+        for (size_t i = 0; i < CAS_COUNT(first); i++)
+                cas_publish_keep_object(keep, &first[i]);
+        rc = bring_objects(b, NULL, first, CAS_COUNT(first), err);
         if (rc == 0)
-                rc = bring_objects(b, NULL, first, CAS_COUNT(first), err);
-        if (rc == 0)
-                rc = bring_missing(b, err);
+                rc = bring_missing(b, keep, err);
         if (rc == 0)
                 rc = cas_layer_assemble(b->store, layer, layer_bytes, &b->facts.recipe, b->progress,
                                         out, err);

@@ -12,6 +12,7 @@
 #include "registry/pull.h"
 
 struct push {
+        struct cas_publish *keep; /* what is pushed, of a store of ours; NULL: none */
         struct reg_deliver deliver;
         struct reg_plan plan;
         struct reg_board board;
@@ -154,6 +155,7 @@ static struct push *push_new(struct reg_remote *to, const char *repo,
 
 static void push_free(struct push *p)
 {
+        cas_publish_free(p->keep);
         reg_board_release(&p->board);
         reg_plan_release(&p->plan);
         free(p);
@@ -190,6 +192,7 @@ static int plan_referrers(struct push *p, struct cas_store *s, const char *repo,
         for (size_t i = 0; rc == 0 && i < list.count; i++) {
                 cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
                 struct cas_manifest_info info;
+                cas_publish_keep_blob(p->keep, &list.digests[i]);
                 rc = cas_manifest_stat(s, repo, &list.digests[i], &info, err);
                 if (rc == 0)
                         rc = store_doc_read(s, &info.digest, &bytes, err);
@@ -200,6 +203,22 @@ static int plan_referrers(struct push *p, struct cas_store *s, const char *repo,
         return rc;
 }
 
+/* What the reference names, once that is kept: a tag may have been moved before. */
+static int keep_image(struct push *p, struct cas_store *s, const struct cas_ref *ref,
+                      struct cas_err *err)
+{
+        struct cas_digest kept = {0};
+        int rc = cas_publish_begin(s, &p->keep, err);
+        while (rc == 0) {
+                rc = cas_ref_resolve(s, ref, &p->result.info, err);
+                if (rc < 0 || cas_digest_equal(&p->result.info.digest, &kept))
+                        break;
+                kept = p->result.info.digest;
+                cas_publish_keep_blob(p->keep, &kept);
+        }
+        return rc;
+}
+
 static int plan_of_store(struct push *p, struct cas_store *s, const struct cas_ref *ref,
                          const struct reg_transfer_options *options, struct cas_err *err)
 {
@@ -207,8 +226,7 @@ static int plan_of_store(struct push *p, struct cas_store *s, const struct cas_r
         struct reg_plan_source source = {
                 .read = store_doc_read, .arg = s, .platform = options->platform};
         struct cas_manifest_info *info = &p->result.info;
-        if (cas_ref_resolve(s, ref, info, err) < 0 ||
-            store_doc_read(s, &info->digest, &bytes, err) < 0 ||
+        if (keep_image(p, s, ref, err) < 0 || store_doc_read(s, &info->digest, &bytes, err) < 0 ||
             reg_plan_add(&p->plan, &source, info, &bytes, err) < 0)
                 return -(int)err->code;
         source.platform = NULL;

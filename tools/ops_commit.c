@@ -197,12 +197,16 @@ static int commit_run(struct commit *c, const json_t *args, const char *upper,
         cas_cleanup_image struct cas_image base = {0};
         cas_cleanup_free struct ffs_upper_info *info = cas_xcalloc(1, sizeof(*info));
         cas_cleanup_free struct ffs_image *trees = cas_xcalloc(1, sizeof(*trees));
-        if (op_arg_string_opt(args, "config", &derive.config_json, err) < 0 ||
+        cas_cleanup_publish struct cas_publish *keep = NULL; /* what it is made of */
+        if (cas_publish_begin(c->s, &keep, err) < 0 ||
+            op_arg_string_opt(args, "config", &derive.config_json, err) < 0 ||
             op_arg_string_opt(args, "comment", &derive.comment, err) < 0 ||
             op_arg_string_opt(args, "author", &derive.author, err) < 0 ||
             ffs_upper_describe(upper, info, err) < 0 ||
-            choose_manifest(args, info, &manifest, err) < 0 ||
-            base_open(c->s, &manifest, info->trees, info->tree_count, c->progress, &base, trees,
+            choose_manifest(args, info, &manifest, err) < 0)
+                return -(int)err->code;
+        cas_publish_keep_blob(keep, &manifest);
+        if (base_open(c->s, &manifest, info->trees, info->tree_count, c->progress, &base, trees,
                       err) < 0 ||
             make_layer(c, upper, trees, &layer, &has_layer, err) < 0)
                 return -(int)err->code;
@@ -218,13 +222,10 @@ int op_commit(struct cas_store *s, const json_t *args, const struct op_context *
         struct cas_ref ref;
         struct cas_manifest_info made;
         cas_cleanup_free char *upper = NULL;
-        cas_cleanup_publish struct cas_publish *fence = NULL; /* collection waits for it */
         if (op_arg_path(args, "upper", &upper, err) < 0 || op_arg_ref(args, "name", &ref, err) < 0)
                 return -(int)err->code;
         if (ref.digest.alg != CAS_DIGEST_NONE)
                 return cas_fail(err, CAS_E_INVALID, "commit under NAME[:TAG], without a digest");
-        if (cas_publish_begin(s, &fence, err) < 0)
-                return -(int)err->code;
         struct commit c = {.s = s, .progress = ctx->progress};
         int rc = commit_run(&c, args, upper, &ref, &made, err);
         if (rc == 0) {

@@ -131,6 +131,7 @@ static int link_child(struct linking *l, enum cas_manifest_kind kind,
 {
         uint64_t size;
         struct cas_err absent = CAS_ERR_INIT;
+        cas_publish_keep_blob(l->p, &child->digest);
         int rc = cas_blob_stat(l->s, &child->digest, &size, &absent);
         if (rc == -CAS_E_NOTFOUND && (kind == CAS_MANIFEST_INDEX || child->foreign))
                 return 0;
@@ -156,6 +157,7 @@ static int link_all(struct linking *l, const struct cas_digest *digest, const ch
                                 CAS_INDEX_DEPTH_MAX);
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
         cas_cleanup_manifest struct cas_manifest m = {0};
+        cas_publish_keep_blob(l->p, digest);
         if (cas_blob_read(l->s, digest, CAS_MANIFEST_BYTES_MAX, &bytes, err) < 0 ||
             cas_manifest_parse(bytes.data, bytes.len_bytes, media_type, &m, err) < 0)
                 return -(int)err->code;

@@ -103,7 +103,7 @@ static void add_file(struct world *w)
         cas_cleanup_free uint8_t *data = make_content(&recipe);
         count_chunks(w, data, recipe.len);
         if (!w->ingests[which])
-                w->ingests[which] = cas_ingest_new(w->t.store.packset);
+                w->ingests[which] = cas_ingest_new(w->t.store.packset, NULL);
         test_ok(cas_ingest_object_begin(w->ingests[which], &f->id, err));
         for (size_t at = 0; at < recipe.len;) {
                 size_t n = cas_min_u64(1 + below(w, 200000), recipe.len - at);

@@ -76,7 +76,7 @@ void test_packs_publish(struct test_packs *t, struct cas_ingest *in)
 
 void test_packs_put(struct test_packs *t, const void *data, size_t len, struct cas_hash *id)
 {
-        struct cas_ingest *in = cas_ingest_new(t->store.packset);
+        struct cas_ingest *in = cas_ingest_new(t->store.packset, NULL);
         test_ingest_object(in, data, len, id);
         test_packs_publish(t, in);
         cas_ingest_free(in);

@@ -83,7 +83,9 @@ static struct cas_recipe_record copy_parts(struct cas_store *from, const struct 
         assert_true(recipe.is_proved && cas_recipe_travels(&recipe));
         copy_object(from, &rec->listing, to);
         copy_object(from, &recipe.recipe, to);
-        ok(cas_assembly_needs(to, &rec->listing, &recipe.recipe, &needs, &err));
+        cas_cleanup_publish struct cas_publish *keep = NULL;
+        ok(cas_publish_begin(to, &keep, &err));
+        ok(cas_assembly_needs(keep, &rec->listing, &recipe.recipe, &needs, &err));
         assert_true(needs.missing_bytes <= needs.content_bytes);
         assert_true(needs.missing_count > leave_out);
         for (size_t i = leave_out; i < needs.missing_count; i++)
@@ -198,17 +200,18 @@ static void needs_are_told_of_what_anybody_sent(void **state)
         struct cas_layer_record rec;
         make_tar(1, &blob);
         struct cas_recipe_record recipe = copy_parts(t[0]->store, &blob, t[1]->store, 0, &rec);
-        struct cas_store *s = t[1]->store;
-        ok(cas_assembly_needs(s, &rec.listing, &recipe.recipe, &needs, &err));
+        cas_cleanup_publish struct cas_publish *keep = NULL;
+        ok(cas_publish_begin(t[1]->store, &keep, &err));
+        ok(cas_assembly_needs(keep, &rec.listing, &recipe.recipe, &needs, &err));
         assert_int_equal(needs.missing_count, 0);
         assert_true(needs.content_bytes > 0);
         cas_assembly_needs_release(&needs);
-        assert_int_equal(cas_assembly_needs(s, &recipe.recipe, &recipe.recipe, &needs, &err),
+        assert_int_equal(cas_assembly_needs(keep, &recipe.recipe, &recipe.recipe, &needs, &err),
                          -CAS_E_CORRUPT);
-        assert_int_equal(cas_assembly_needs(s, &rec.listing, &rec.listing, &needs, &err),
+        assert_int_equal(cas_assembly_needs(keep, &rec.listing, &rec.listing, &needs, &err),
                          -CAS_E_CORRUPT);
         struct cas_hash none = {{7}};
-        assert_int_equal(cas_assembly_needs(s, &none, &recipe.recipe, &needs, &err),
+        assert_int_equal(cas_assembly_needs(keep, &none, &recipe.recipe, &needs, &err),
                          -CAS_E_NOTFOUND);
 }
 

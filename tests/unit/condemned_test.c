@@ -7,8 +7,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <time.h>
-
 #include "cas/condemned_int.h"
 #include "cas/refs_int.h"
 #include "cas/store_int.h"
@@ -216,23 +214,24 @@ static void malformed_condemned_records_are_told(void **state CAS_UNUSED)
         }
 }
 
-static void asking_renews_the_grace(void **state)
+static void since_is_told_of_blobs_and_links(void **state)
 {
         struct teststore *t = *state;
         struct cas_err err = CAS_ERR_INIT;
         cas_cleanup_batch struct cas_batch *b = cas_batch_new();
         const struct cas_digest blob = test_digest("blob"), other = test_digest("other");
-        const uint64_t now = (uint64_t)time(NULL);
+        struct cas_index *ix = t->store->index;
         uint64_t since;
         cas_batch_condemn_blob(b, &blob, 1000);
+        cas_batch_condemn_link(b, "r", &blob, 2000);
         write_batch(t, b);
-        ok(cas_condemned_renew(t->store, &blob, &err));
-        ok(cas_condemned_renew(t->store, &other, &err));
-        teststore_reopen(t);
-        ok(cas_condemned_blob_since(t->store->index, &blob, &since, &err));
-        assert_in_range(since, now, now + 60);
-        assert_int_equal(cas_condemned_blob_since(t->store->index, &other, &since, &err),
-                         -CAS_E_NOTFOUND);
+        ok(cas_condemned_blob_since(ix, &blob, &since, &err));
+        assert_int_equal(since, 1000);
+        ok(cas_condemned_link_since(ix, "r", &blob, &since, &err));
+        assert_int_equal(since, 2000);
+        assert_int_equal(cas_condemned_blob_since(ix, &other, &since, &err), -CAS_E_NOTFOUND);
+        assert_int_equal(cas_condemned_link_since(ix, "r2", &blob, &since, &err), -CAS_E_NOTFOUND);
+        assert_int_equal(cas_condemned_link_since(ix, "r", &other, &since, &err), -CAS_E_NOTFOUND);
 }
 
 static void packs_remember_what_is_dead(void **state)
@@ -262,7 +261,7 @@ int main(void)
                 in_store(manifests_become_nodes),
                 in_store(condemned_things_come_in_order),
                 cmocka_unit_test(malformed_condemned_records_are_told),
-                in_store(asking_renews_the_grace),
+                in_store(since_is_told_of_blobs_and_links),
                 in_store(packs_remember_what_is_dead),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,7 +62,7 @@ static void gives_back_what_went_in(void **state)
                                        5 * CAS_MIB + 12345};
         struct cas_hash ids[CAS_COUNT(sizes)];
         uint8_t *data[CAS_COUNT(sizes)];
-        struct cas_ingest *in = cas_ingest_new(t->store.packset);
+        struct cas_ingest *in = cas_ingest_new(t->store.packset, NULL);
         for (size_t i = 0; i < CAS_COUNT(sizes); i++) {
                 data[i] = some_bytes(i, sizes[i]);
                 test_ingest_object(in, data[i], sizes[i], &ids[i]);
@@ -117,7 +117,7 @@ static void what_is_dropped_is_not_found(void **state)
         struct cas_hash id;
         struct cas_object_info info;
         struct cas_err reason = CAS_ERR_INIT;
-        struct cas_ingest *in = cas_ingest_new(t->store.packset);
+        struct cas_ingest *in = cas_ingest_new(t->store.packset, NULL);
         test_ingest_object(in, data, 2 * CAS_MIB, &id);
         test_ok(cas_ingest_drain(in, err));
         cas_ingest_free(in);
@@ -134,8 +134,8 @@ static void publications_share_open_blocks(void **state)
         for (unsigned drop = 0; drop < 2; drop++) {
                 cas_cleanup_free uint8_t *data = some_bytes(100 + drop, 5000);
                 struct cas_hash ida, idb;
-                struct cas_ingest *a = cas_ingest_new(t->store.packset);
-                struct cas_ingest *b = cas_ingest_new(t->store.packset);
+                struct cas_ingest *a = cas_ingest_new(t->store.packset, NULL);
+                struct cas_ingest *b = cas_ingest_new(t->store.packset, NULL);
                 test_ingest_object(a, data, 5000, &ida);
                 test_ok(cas_ingest_drain(a, err));
                 test_ingest_object(b, data, 5000, &idb);
@@ -167,7 +167,7 @@ struct import {
 static void *run_import(void *arg)
 {
         struct import *im = arg;
-        struct cas_ingest *in = cas_ingest_new(im->t->store.packset);
+        struct cas_ingest *in = cas_ingest_new(im->t->store.packset, NULL);
         cas_cleanup_free uint8_t *own = some_bytes(im->seed, 600000);
         for (size_t i = 0; i < CAS_COUNT(im->ids); i++)
                 test_ingest_object(in, im->common + i * 20000, 20000, &im->ids[i]);
@@ -207,7 +207,7 @@ static void many_small_objects_go_to_the_index_on_the_way(void **state)
 {
         struct test_packs *t = *state;
         enum { COUNT = 40000 };
-        struct cas_ingest *in = cas_ingest_new(t->store.packset);
+        struct cas_ingest *in = cas_ingest_new(t->store.packset, NULL);
         cas_cleanup_free struct cas_hash *ids = cas_xcalloc(COUNT, sizeof(*ids));
         for (unsigned i = 0; i < COUNT; i++)
                 test_ingest_object(in, &i, sizeof(i), &ids[i]);

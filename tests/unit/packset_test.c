@@ -427,7 +427,7 @@ static void rewriting_keeps_what_is_live(void **state)
         struct test_packs *t = *state;
         enum { COUNT = 20 };
         struct cas_hash ids[COUNT], live[2 + 16];
-        struct cas_ingest *in = cas_ingest_new(t->store.packset);
+        struct cas_ingest *in = cas_ingest_new(t->store.packset, NULL);
         struct cas_layer_record layer = {.tar_bytes = 4711};
         static uint8_t data[600000];
         for (unsigned i = 0; i < COUNT; i++) {
@@ -547,7 +547,7 @@ static int try_put(struct test_packs *t, uint64_t seed, size_t len, struct cas_h
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         cas_cleanup_free uint8_t *data = cas_xmalloc(len);
-        struct cas_ingest *in = cas_ingest_new(t->store.packset);
+        struct cas_ingest *in = cas_ingest_new(t->store.packset, NULL);
         fill(data, len, seed);
         int rc = cas_ingest_object_begin(in, id, err);
         if (rc == 0)
@@ -636,8 +636,8 @@ static void those_who_count_on_a_failed_pack_fail(void **state)
         struct cas_hash ida, idb;
         struct cas_err reason = CAS_ERR_INIT;
         static uint8_t data[2][256 * 1024];
-        struct cas_ingest *a = cas_ingest_new(t->store.packset);
-        struct cas_ingest *b = cas_ingest_new(t->store.packset);
+        struct cas_ingest *a = cas_ingest_new(t->store.packset, NULL);
+        struct cas_ingest *b = cas_ingest_new(t->store.packset, NULL);
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         fill(data[0], sizeof(data[0]), 1);
         fill(data[1], sizeof(data[1]), 2);
@@ -666,8 +666,8 @@ static void a_late_batch_does_not_shrink_a_pack(void **state)
         struct test_packs *t = *state;
         struct cas_hash ida, idb, more;
         static uint8_t data[2][256 * 1024];
-        struct cas_ingest *a = cas_ingest_new(t->store.packset);
-        struct cas_ingest *b = cas_ingest_new(t->store.packset);
+        struct cas_ingest *a = cas_ingest_new(t->store.packset, NULL);
+        struct cas_ingest *b = cas_ingest_new(t->store.packset, NULL);
         cas_cleanup_batch struct cas_batch *early = cas_batch_new();
         cas_cleanup_batch struct cas_batch *late = cas_batch_new();
         fill(data[0], sizeof(data[0]), 1);
