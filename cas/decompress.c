@@ -299,13 +299,13 @@ static int read_zstd(struct cas_decompress *d, uint8_t *buf, size_t len, size_t 
         return 0;
 }
 
-static int check_bomb(const struct cas_decompress *d, struct cas_err *err)
+int cas_decompress_check(uint64_t decoded_bytes, uint64_t stored_bytes, struct cas_err *err)
 {
-        if (d->produced_bytes > CAS_TAR_BYTES_MAX)
+        if (decoded_bytes > CAS_TAR_BYTES_MAX)
                 return cas_fail(err, CAS_E_LIMIT, "a layer of more than %" PRIu64 " GiB",
                                 CAS_TAR_BYTES_MAX / CAS_GIB);
-        if (d->produced_bytes > CAS_TAR_RATIO_FREE_BYTES &&
-            (d->produced_bytes - CAS_TAR_RATIO_FREE_BYTES) / CAS_TAR_RATIO_MAX > d->fetched_bytes)
+        if (decoded_bytes > CAS_TAR_RATIO_FREE_BYTES &&
+            (decoded_bytes - CAS_TAR_RATIO_FREE_BYTES) / CAS_TAR_RATIO_MAX > stored_bytes)
                 return cas_fail(err, CAS_E_LIMIT, "a layer that expands more than %d times",
                                 CAS_TAR_RATIO_MAX);
         return 0;
@@ -330,7 +330,7 @@ int cas_decompress_read(struct cas_decompress *d, void *buf, size_t len, size_t 
         if (ret < 0)
                 return ret;
         d->produced_bytes += got;
-        if (check_bomb(d, err) < 0)
+        if (cas_decompress_check(d->produced_bytes, d->fetched_bytes, err) < 0)
                 return -(int)err->code;
         *out_len = got;
         return 0;

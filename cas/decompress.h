@@ -29,6 +29,10 @@ int cas_decompress_read(struct cas_decompress *d, void *buf, size_t len, size_t 
                         struct cas_err *err) CAS_MUST_CHECK;
 /* Stored bytes consumed so far. */
 uint64_t cas_decompress_stored_bytes(const struct cas_decompress *d);
+/* Whether that many decoded bytes may come of so many stored ones (CAS_TAR_BYTES_MAX,
+ * CAS_TAR_RATIO_MAX). Errors: LIMIT. */
+int cas_decompress_check(uint64_t decoded_bytes, uint64_t stored_bytes,
+                         struct cas_err *err) CAS_MUST_CHECK;
 void cas_decompress_close(struct cas_decompress *d);
 CAS_DEFINE_CLEANUP(cas_cleanup_decompress_, struct cas_decompress *, cas_decompress_close);
 #define cas_cleanup_decompress __attribute__((cleanup(cas_cleanup_decompress_)))

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Decoding of layers, in one pass over the stored bytes:
  *
- *   source -> (blob of the publication) -> decompress -> tar -> objects of the publication
- *                                                    \-> SHA-256 of the tar, on its own thread
+ *   source -> (blob of the publication) -> decoder -> tar and content of files
+ *     content -> objects of the publication
+ *     tar -> SHA-256, on its own thread
  *
- * The caller's thread drives all but the hashing of the tar and what the
- * publication does on its worker. Memory is bounded but for the names and
- * attributes of the layer (CAS_LISTING_BYTES_MAX). */
+ * The decoder (cas/decode.h) is in this thread or, where the store has one, in a process of its
+ * own that is not believed: digests are made here, of the bytes that came, and the listing is
+ * checked as one that a stranger wrote. Memory is bounded but for the names and attributes of the
+ * layer (CAS_LISTING_BYTES_MAX) and the digests of its files. */
 #include "cas/layer.h"
 
-#include <inttypes.h>
-
 #include "cas/blobstream.h"
-#include "cas/decompress.h"
+#include "cas/decode.h"
 #include "cas/elsewhere_int.h"
-#include "cas/extract.h"
 #include "cas/hashpipe.h"
 #include "cas/layer_int.h"
 #include "cas/object.h"
@@ -22,9 +21,16 @@
 #include "cas/pins_int.h"
 #include "cas/record_int.h"
 #include "cas/store_int.h"
-#include "cas/tar.h"
 
 /* ---- decoding ---- */
+
+#define SLOTS_BLOCK 1024
+
+/* A file object on its way: borrowed by the publication until that has named it. */
+struct slot {
+        struct cas_hash id;
+        uint64_t size_bytes;
+};
 
 struct decode {
         cas_source_fn source; /* stored bytes */
@@ -32,123 +38,151 @@ struct decode {
         struct cas_publish *publish;         /* borrowed */
         const struct cas_progress *progress; /* borrowed; may be NULL */
         uint64_t stored_bytes_total;         /* 0: unknown */
-        uint64_t tar_bytes;
-        /* Ends after the publication does: that one fills digests into its entries. */
-        struct cas_extract *extract;
-        struct cas_decompress *decompress;
+        uint64_t stored_bytes, tar_bytes, hole_bytes;
+        /* Numbered from 1, in blocks that stay where they are. They go after the publication. */
+        struct slot **blocks;
+        uint64_t slot_count;
+        uint64_t file_left; /* of the open file; 0: none is open */
         struct cas_hashpipe *hashpipe;
-        struct cas_tar *tar;
+        struct cas_decode_result result;
 };
 
 static void decode_release(struct decode *d)
 {
-        cas_tar_close(d->tar);
         cas_hashpipe_free(d->hashpipe);
-        cas_decompress_close(d->decompress);
-        cas_extract_free(d->extract);
+        cas_decode_result_release(&d->result);
+        for (uint64_t i = 0; i < d->slot_count; i += SLOTS_BLOCK)
+                free(d->blocks[i / SLOTS_BLOCK]);
+        free(d->blocks);
 }
 #define cleanup_decode __attribute__((cleanup(decode_release)))
 
-/* A cas_tar_source_fn: the next piece of the tar, which goes to be hashed as well. */
-static int next_piece(void *arg, const uint8_t **data, size_t *len, struct cas_err *err)
+/* ---- what the decoder gives: a struct cas_decode_sink ---- */
+
+_Static_assert(CAS_HASHPIPE_BUFFER_BYTES >= CAS_DECODE_PIECE_BYTES, "pieces go to be hashed");
+
+static uint8_t *sink_buffer(void *arg)
+{
+        const struct decode *d = arg;
+        return cas_hashpipe_buffer(d->hashpipe);
+}
+
+static int sink_tar(void *arg, size_t len, struct cas_err *err)
 {
         struct decode *d = arg;
-        uint8_t *buffer = cas_hashpipe_buffer(d->hashpipe);
-        if (cas_decompress_read(d->decompress, buffer, CAS_HASHPIPE_BUFFER_BYTES, len, err) < 0)
+        cas_hashpipe_put(d->hashpipe, len);
+        d->tar_bytes += len;
+        return cas_decompress_check(d->tar_bytes, d->stored_bytes, err);
+}
+
+static struct slot *slot_at(const struct decode *d, uint64_t number)
+{
+        return &d->blocks[(number - 1) / SLOTS_BLOCK][(number - 1) % SLOTS_BLOCK];
+}
+
+static struct slot *slot_new(struct decode *d)
+{
+        uint64_t block = d->slot_count / SLOTS_BLOCK;
+        if (d->slot_count % SLOTS_BLOCK == 0) {
+                d->blocks = cas_xrealloc(d->blocks, (block + 1) * sizeof(d->blocks[0]));
+                d->blocks[block] = cas_xcalloc(SLOTS_BLOCK, sizeof(struct slot));
+        }
+        return slot_at(d, ++d->slot_count);
+}
+
+static int sink_file(void *arg, uint64_t size_bytes, struct cas_err *err)
+{
+        struct decode *d = arg;
+        cas_assert(d->file_left == 0);
+        if (d->slot_count == CAS_TAR_ENTRIES_MAX)
+                return cas_fail(err, CAS_E_LIMIT, "a layer of more than %d entries",
+                                CAS_TAR_ENTRIES_MAX);
+        struct slot *slot = slot_new(d);
+        slot->size_bytes = d->file_left = size_bytes;
+        return cas_publish_object_begin(d->publish, &slot->id, err);
+}
+
+static int sink_content(void *arg, const uint8_t *data, size_t len, struct cas_err *err)
+{
+        struct decode *d = arg;
+        cas_assert(len <= d->file_left);
+        d->file_left -= len;
+        if (cas_publish_object_write(d->publish, data, len, err) < 0)
                 return -(int)err->code;
-        cas_hashpipe_put(d->hashpipe, *len);
-        d->tar_bytes += *len;
-        *data = buffer;
-        cas_progress_update(d->progress, "layer", cas_decompress_stored_bytes(d->decompress),
-                            d->stored_bytes_total);
-        return 0;
+        return d->file_left == 0 ? cas_publish_object_end(d->publish, err) : 0;
 }
 
-/* Holes expand as compression does, and are bounded in the same way. */
-static int check_holes(const struct decode *d, struct cas_err *err)
+static int sink_zeros(void *arg, uint64_t len, struct cas_err *err)
 {
-        uint64_t holes = cas_tar_hole_bytes(d->tar);
-        uint64_t stored = cas_decompress_stored_bytes(d->decompress);
-        if (holes > CAS_TAR_BYTES_MAX - cas_min_u64(d->tar_bytes, CAS_TAR_BYTES_MAX))
-                return cas_fail(err, CAS_E_LIMIT, "sparse files of more than %" PRIu64 " GiB",
-                                CAS_TAR_BYTES_MAX / CAS_GIB);
-        if (holes > CAS_TAR_HOLES_FREE_BYTES &&
-            (holes - CAS_TAR_HOLES_FREE_BYTES) / CAS_TAR_RATIO_MAX > stored)
-                return cas_fail(err, CAS_E_LIMIT, "sparse files that expand more than %d times",
-                                CAS_TAR_RATIO_MAX);
-        return 0;
-}
-
-static int take_small(struct decode *d, struct cas_entry *file, struct cas_err *err)
-{
-        size_t have = 0;
-        while (have < file->size_bytes) {
-                const uint8_t *data;
-                size_t len;
-                if (cas_tar_data(d->tar, &data, &len, err) < 0)
-                        return -(int)err->code;
-                cas_assert(len > 0 && len <= file->size_bytes - have);
-                memcpy(file->inline_data + have, data, len);
-                have += len;
+        static const uint8_t zeros[64 * 1024];
+        struct decode *d = arg;
+        d->hole_bytes += len;
+        int rc = cas_decode_check_holes(d->hole_bytes, d->tar_bytes, d->stored_bytes, err);
+        while (rc == 0 && len > 0) {
+                size_t n = (size_t)cas_min_u64(len, sizeof(zeros));
+                rc = sink_content(d, zeros, n, err);
+                len -= n;
         }
-        return 0;
+        return rc;
 }
 
-static int take_object(struct decode *d, struct cas_entry *file, struct cas_err *err)
+/* A cas_source_fn: the stored bytes, counted. */
+static int counted_read(void *arg, void *buf, size_t len, size_t *out_len, struct cas_err *err)
 {
-        if (check_holes(d, err) < 0 || cas_publish_object_begin(d->publish, &file->object, err) < 0)
+        struct decode *d = arg;
+        if (d->source(d->source_arg, buf, len, out_len, err) < 0)
                 return -(int)err->code;
-        for (;;) {
-                const uint8_t *data;
-                size_t len;
-                if (cas_tar_data(d->tar, &data, &len, err) < 0)
-                        return -(int)err->code;
-                if (len == 0)
-                        break;
-                if (cas_publish_object_write(d->publish, data, len, err) < 0)
-                        return -(int)err->code;
-        }
-        return cas_publish_object_end(d->publish, err);
-}
-
-static int take_entries(struct decode *d, struct cas_err *err)
-{
-        for (;;) {
-                struct cas_entry *e, *file;
-                if (cas_tar_next(d->tar, &e, err) < 0)
-                        return -(int)err->code;
-                if (!e)
-                        return 0;
-                if (cas_extract_add(d->extract, e, &file, err) < 0)
-                        return -(int)err->code;
-                if (!file)
-                        continue;
-                int ret = file->size_bytes <= CAS_INLINE_BYTES_MAX ? take_small(d, file, err)
-                                                                   : take_object(d, file, err);
-                if (ret < 0)
-                        return ret;
-        }
-}
-
-/* What follows the archive counts for the digests only. */
-static int drain(struct decode *d, struct cas_err *err)
-{
-        const uint8_t *data;
-        size_t len = 1;
-        while (len > 0)
-                if (next_piece(d, &data, &len, err) < 0)
-                        return -(int)err->code;
+        d->stored_bytes += *out_len;
+        cas_progress_update(d->progress, "layer", d->stored_bytes, d->stored_bytes_total);
         return 0;
 }
 
 static int decode_stream(struct decode *d, struct cas_err *err)
 {
-        d->extract = cas_extract_new();
-        if (cas_decompress_open(d->source, d->source_arg, &d->decompress, err) < 0 ||
-            cas_hashpipe_new(&d->hashpipe, err) < 0 ||
-            cas_tar_open(next_piece, d, &d->tar, err) < 0 || take_entries(d, err) < 0 ||
-            drain(d, err) < 0)
+        const struct cas_decode_sink sink = {.arg = d,
+                                             .buffer = sink_buffer,
+                                             .tar = sink_tar,
+                                             .file = sink_file,
+                                             .content = sink_content,
+                                             .zeros = sink_zeros};
+        const struct cas_decoder *other = cas_publish_store(d->publish)->decoder;
+        int rc = cas_hashpipe_new(&d->hashpipe, err);
+        if (rc == 0 && other)
+                rc = other->run(other->ctx, counted_read, d, d->stored_bytes_total, &sink,
+                                &d->result, err);
+        else if (rc == 0)
+                rc = cas_decode_run(counted_read, d, &sink, &d->result, err);
+        return rc < 0 ? cas_err_wrap(err, "layer") : 0;
+}
+
+/* ---- the listing ---- */
+
+/* Numbers of file objects become their digests. */
+static int name_objects(const struct decode *d, struct cas_listing *listing, struct cas_err *err)
+{
+        for (size_t i = 0; i < listing->count; i++) {
+                struct cas_entry *e = &listing->entries[i];
+                if (e->type != CAS_ENTRY_FILE || e->size_bytes <= CAS_INLINE_BYTES_MAX)
+                        continue;
+                uint64_t number = cas_decode_number(&e->object);
+                if (number == 0 || number > d->slot_count ||
+                    slot_at(d, number)->size_bytes != e->size_bytes)
+                        return cas_fail(err, CAS_E_CORRUPT,
+                                        "the decoder lists a file that it did not give");
+                e->object = slot_at(d, number)->id;
+        }
+        return 0;
+}
+
+/* What the decoder gave as a listing, checked. */
+static int take_listing(struct decode *d, struct cas_listing *out, struct cas_err *err)
+{
+        const struct cas_buf *bytes = &d->result.listing;
+        if (cas_listing_decode(bytes->data, bytes->len_bytes, out, err) < 0 ||
+            name_objects(d, out, err) < 0)
                 return cas_err_wrap(err, "layer");
+        cas_buf_release(&d->result.listing); /* may be large, as is what follows */
+        cas_buf_init(&d->result.listing);
         return 0;
 }
 
@@ -174,11 +208,10 @@ static int add_layer(struct decode *d, struct cas_layer_record *out, struct cas_
 {
         cas_cleanup_listing struct cas_listing listing = {0};
         out->tar_bytes = d->tar_bytes;
-        out->compression = (uint8_t)cas_decompress_kind(d->decompress);
+        out->compression = (uint8_t)d->result.compression;
         cas_hashpipe_final(d->hashpipe, &out->diff_id);
-        if (cas_publish_drain(d->publish, err) < 0)
+        if (cas_publish_drain(d->publish, err) < 0 || take_listing(d, &listing, err) < 0)
                 return -(int)err->code;
-        cas_extract_listing(d->extract, &listing);
         if (publish_listing(d, &listing, out, err) < 0)
                 return -(int)err->code;
         return cas_publish_layer(d->publish, out, &listing, err);

@@ -333,6 +333,7 @@ static int open_packs(struct cas_store *s, const struct cas_store_config *config
                 return rc;
         s->own_backend = config->backend == NULL;
         s->flat_trees = config->flat_trees;
+        s->decoder = config->decoder;
         s->backend = s->own_backend ? cas_backend_local_new(s->packs_fd) : config->backend;
         s->pool = cas_pool_new(config->threads, POOL_QUEUE_MAX);
         s->blocks = cas_blockcache_new(BLOCK_CACHE_BYTES);

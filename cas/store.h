@@ -11,6 +11,7 @@
 
 struct cas_store;
 struct cas_backend;
+struct cas_decoder;
 
 struct cas_store_config {
         const char *path;            /* directory; borrowed during open */
@@ -22,6 +23,8 @@ struct cas_store_config {
         unsigned regenerations;      /* of condensed blobs for readers, at a time; 0: two per CPU */
         bool flat_trees; /* never cut chains of layers: one tree an image (spec/tree.md) */
         uint64_t blob_cache_bytes; /* of verbatim copies of condensed blobs; 0: none are kept */
+        const struct cas_decoder *decoder; /* of layers (cas/decode.h); outlives the store; NULL:
+                                            * they are decoded in this process */
 };
 
 /* Opens the store, making it when it is not there, takes its lock and recovers

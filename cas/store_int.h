@@ -40,6 +40,7 @@ struct cas_store {
         struct cas_backend *backend;
         bool own_backend;
         bool flat_trees;
+        const struct cas_decoder *decoder; /* borrowed; may be NULL */
         struct cas_packset *packset;
         struct cas_blockcache *blocks;
         struct cas_pool *pool;
