@@ -15,7 +15,10 @@ CC_fuzz := clang
 ifeq ($(origin CC),default)
 CC := $(CC_$(CONFIG))
 endif
-CFLAGS_release := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+# What makes a fault harder to use; tests/sys/hardening.py looks whether it is in the programs.
+HARDEN := -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection -fcf-protection
+HARDEN_LD := -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
+CFLAGS_release := -O2 -g $(HARDEN)
 CFLAGS_debug := -O0 -g3 -DCAS_LOCK_ORDER
 CFLAGS_asan := -O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined -DCAS_LOCK_ORDER
 CFLAGS_tsan := -O1 -g1 -fsanitize=thread -fno-omit-frame-pointer -DCAS_LOCK_ORDER
@@ -48,9 +51,10 @@ PKG_CFLAGS := $(shell $(PKG) --cflags $(PKGS_BASE) fuse3 2>/dev/null)
 PKG_LIBS := $(ZSTD_STATIC) $(filter-out $(if $(ZSTD_STATIC),-lzstd),$(shell $(PKG) --libs $(PKGS_BASE) 2>/dev/null)) \
             $(if $(FUSE_PC),$(DEPS)/lib/libfuse3.a -luring -lnuma -ldl,$(shell $(PKG) --libs fuse3 2>/dev/null)) \
             -lrocksdb -lcrypt -lpthread
+DECODER_LIBS := $(or $(ZSTD_STATIC),-lzstd) -l:libxxhash.a -lisal
 CPPFLAGS += -D_GNU_SOURCE -I. -include cas/banned.h -DFUSE_USE_VERSION=318
 ALL_CFLAGS = -std=gnu17 $(CFLAGS_$(CONFIG)) $(WARN) $(WERROR) -fvisibility=hidden -fPIE $(PKG_CFLAGS) $(CFLAGS)
-ALL_LDFLAGS = -pie $(filter -fsanitize=%,$(CFLAGS_$(CONFIG))) -Wl,-z,relro,-z,now $(LDFLAGS)
+ALL_LDFLAGS = -pie $(filter -fsanitize=%,$(CFLAGS_$(CONFIG))) $(HARDEN_LD) $(LDFLAGS)
 
 # Hundreds of test programs: linked by the faster linker, where it is.
 TEST_LD := $(if $(shell command -v ld.lld),-fuse-ld=lld)
@@ -60,7 +64,11 @@ LIB_FOLDERS := cas cas/deflate tiering fusefs registry
 LIB_SRC := $(sort $(foreach d,$(LIB_FOLDERS),$(wildcard $(d)/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
-TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o) $(B)/tools/enter_blob.o
+TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o) $(B)/tools/enter_blob.o $(B)/tools/decoder_blob.o
+# The program that decodes a layer, confined: no more of cas than it needs.
+DECODER_SRC := $(sort $(wildcard tools/decoder/*.c)) $(patsubst %,cas/%.c,base buf decode decodeframe decompress \
+               entry err extract gzipheader listing map path tar tarblock tarpax xattr)
+DECODER_OBJ := $(DECODER_SRC:%.c=$(B)/decoder_obj/%.o)
 TEST_SUPPORT_SRC := $(sort $(filter-out %/replay.c %/sched.c,$(wildcard tests/support/*.c)))
 TEST_SUPPORT_OBJ := $(TEST_SUPPORT_SRC:%.c=$(B)/%.o)
 UNIT_SRC := $(sort $(wildcard tests/unit/*_test.c tests/prop/*_test.c))
@@ -109,6 +117,20 @@ $(B)/enter: tools/enter/enter.c
 $(B)/tools/enter_blob.o: tools/enter_blob.S $(B)/enter
 	@mkdir -p $(@D)
 	$(Q)gcc -c -DENTER_PROGRAM='"$(B)/enter"' -o $@ $<
+
+# Carried in the program as well. Its flags are those of a release whatever CONFIG says: sanitizers
+# need what it may not do.
+$(B)/decoder.d/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(Q)gcc $(CPPFLAGS) -std=gnu17 $(CFLAGS_release) $(WARN) $(WERROR) -fvisibility=hidden -fPIE -MMD -MP -c $< -o $@
+
+$(B)/decoder: $(DECODER_OBJ)
+	@$(if $(filter 1,$(V)),,echo "LD $@")
+	$(Q)gcc -pie -s -Wl,--as-needed $(HARDEN_LD) -o $@ $(DECODER_OBJ) $(DECODER_LIBS) -lseccomp
+
+$(B)/tools/decoder_blob.o: tools/decoder_blob.S $(B)/decoder
+	@mkdir -p $(@D)
+	$(Q)gcc -c -DDECODER_PROGRAM='"$(B)/decoder"' -o $@ $<
 
 $(B)/lamina: $(TOOL_OBJ) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
@@ -190,7 +212,7 @@ run: $(B)/lamina ## A store in ./demo: registry, image, mount and sandbox, until
 
 .PHONY: check-headers
 check-headers: ## Every header compiles alone
-	@for h in $(wildcard $(addsuffix /*.h,$(FOLDERS))); do \
+	@for h in $(wildcard $(addsuffix /*.h,$(FOLDERS) tools/decoder)); do \
 	  echo "#include \"$$h\"" | $(CC) $(CPPFLAGS) $(ALL_CFLAGS) -x c -fsyntax-only - || { echo "header: $$h"; exit 1; }; done
 
 .PHONY: check-layers
@@ -198,7 +220,7 @@ check-layers: ## Nobody includes what is above or beside it (spec/README.md)
 	@tests/check-layers.sh
 	@tests/check-locks.sh
 
-C_FILES := $(sort $(foreach d,$(FOLDERS) tools/enter tests/unit tests/prop tests/crash tests/fuzz tests/support bench,\
+C_FILES := $(sort $(foreach d,$(FOLDERS) tools/decoder tools/enter tests/unit tests/prop tests/crash tests/fuzz tests/support bench,\
              $(wildcard $(d)/*.c $(d)/*.h)))
 .PHONY: tidy
 tidy: ## Formatting and static analysis (.clang-format, .clang-tidy)

@@ -48,7 +48,7 @@ int cas_decode_run(cas_source_fn source, void *source_arg, const struct cas_deco
  * Besides the errors above: DENIED (there is no such place, and none else is wanted), IO (it broke:
  * the message says how). */
 struct cas_decoder {
-        int (*run)(void *ctx, cas_source_fn source, void *source_arg, uint64_t stored_bytes,
+        int (*run)(void *ctx, cas_source_fn source, void *source_arg,
                    const struct cas_decode_sink *sink, struct cas_decode_result *out,
                    struct cas_err *err);
         void *ctx;

@@ -148,8 +148,7 @@ static int decode_stream(struct decode *d, struct cas_err *err)
         const struct cas_decoder *other = cas_publish_store(d->publish)->decoder;
         int rc = cas_hashpipe_new(&d->hashpipe, err);
         if (rc == 0 && other)
-                rc = other->run(other->ctx, counted_read, d, d->stored_bytes_total, &sink,
-                                &d->result, err);
+                rc = other->run(other->ctx, counted_read, d, &sink, &d->result, err);
         else if (rc == 0)
                 rc = cas_decode_run(counted_read, d, &sink, &d->result, err);
         return rc < 0 ? cas_err_wrap(err, "layer") : 0;

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "tools/control.h"
+#include "tools/decoder.h"
 #include "tools/ops.h"
 #include "tools/ops_json.h"
 #include "tools/paths.h"
@@ -37,7 +38,9 @@ static int call_here(const char *store_path, const struct op *op, const json_t *
                      const struct cas_progress *progress, json_t **result, bool *busy,
                      struct cas_err *err)
 {
-        struct cas_store_config config = {.path = store_path, .lock_wait_ms = LOCK_SLICE_MS};
+        struct cas_store_config config = {.path = store_path,
+                                          .lock_wait_ms = LOCK_SLICE_MS,
+                                          .decoder = decoder_of(DECODER_AUTO)};
         cas_cleanup_store struct cas_store *s = NULL;
         int rc = cas_store_open(&config, &s, err);
         *busy = rc == -CAS_E_BUSY;

@@ -76,6 +76,7 @@ static int run(const struct cli *cli, void *args)
                         .store_path = store,
                         .store_threads = config.store_threads,
                         .flat_trees = config.flat_trees,
+                        .confine = config.confine,
                         .regenerations = config.regenerations,
                         .blob_cache_bytes = config.blob_cache_bytes,
                         .condense_share_percent =
@@ -117,6 +118,9 @@ const struct cli_command cmd_serve = {
                 "at a time, 0: two per CPU; beyond it clients are told to come again)\n\n"
                 "[mount] source_wait_s (how long readers of a lazy mount wait for a lamina that is "
                 "away, 20), learn_s (for how long after a mount it is noted what is read, 30)\n\n"
+                "[decode] confine (auto, require or off: layers are decoded by processes of their "
+                "own that can do nothing else, see spec/security.md; with require nothing is "
+                "decoded where that cannot be, with auto it is decoded in this process then)\n\n"
                 "[condense] background (yes or no: keep recipes in place of blobs, see "
                 "lamina-condense(1)), share (percent of one CPU that it may take, 50), codec "
                 "(default or cold)\n\n"

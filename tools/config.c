@@ -75,6 +75,19 @@ static bool trees_set(const char *text, bool *out_flat)
         return *out_flat || strcmp(text, "shared") == 0;
 }
 
+static bool confine_set(const char *text, enum decoder_confine *out)
+{
+        static const char *const words[] = {
+                [DECODER_AUTO] = "auto", [DECODER_REQUIRE] = "require", [DECODER_OFF] = "off"};
+        for (size_t i = 0; i < CAS_COUNT(words); i++) {
+                if (strcmp(text, words[i]) != 0)
+                        continue;
+                *out = (enum decoder_confine)i;
+                return true;
+        }
+        return false;
+}
+
 /* A line of the registry's sections. */
 static bool registry_line(struct parse *p, const char *section, const char *key, const char *value,
                           bool *known)
@@ -111,6 +124,8 @@ static int line_seen(void *user, const char *section, const char *key, const cha
                 good = cli_bytes_parse(value, &c->blob_cache_bytes);
         else if (strcmp(name, "store.regenerations") == 0)
                 good = number_set(value, REGENERATIONS_MAX, &c->regenerations);
+        else if (strcmp(name, "decode.confine") == 0)
+                good = confine_set(value, &c->confine);
         else if (strcmp(name, "mount.source_wait_s") == 0)
                 good = number_set(value, SOURCE_WAIT_S_MAX, &c->source_wait_s) &&
                        c->source_wait_s > 0;

@@ -5,11 +5,13 @@
 
 #include "cas/err.h"
 #include "registry/reg_config.h"
+#include "tools/decoder.h"
 
 struct config {
         char *store_path; /* owned; NULL when it is not set, as the others */
         unsigned store_threads;
         bool flat_trees;
+        enum decoder_confine confine;
         unsigned lock_wait_s;
         struct reg_config registry;
         bool condense; /* in the background */

@@ -1,37 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/enter_program.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <sys/mman.h>
-
 #include "cas/buf.h"
-
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x0010U
-#endif
+#include "tools/carried.h"
 
 extern const char enter_blob_start[], enter_blob_end[]; /* enter_blob.S */
 
 int enter_program_open(int *out_fd, struct cas_err *err)
 {
-        cas_cleanup_fd int fd = memfd_create("lamina-enter", MFD_CLOEXEC | MFD_EXEC);
-        if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
-                fd = memfd_create("lamina-enter", MFD_CLOEXEC);
-        if (fd < 0)
-                return cas_fail_sys(err, errno, "memfd_create");
-        size_t size = (size_t)(enter_blob_end - enter_blob_start);
-        for (size_t at = 0; at < size;) {
-                ssize_t n = write(fd, enter_blob_start + at, size - at);
-                if (n < 0)
-                        return cas_fail_sys(err, errno, "write the sandbox's first process");
-                at += (size_t)n;
-        }
-        /* A file that is open for writing cannot be run. */
-        cas_cleanup_free char *link = cas_xasprintf("/proc/self/fd/%d", fd);
-        *out_fd = open(link, O_RDONLY | O_CLOEXEC);
-        return *out_fd < 0 ? cas_fail_sys(err, errno, "the sandbox's first process") : 0;
+        return carried_open("lamina-enter", enter_blob_start, enter_blob_end, out_fd, err);
 }
 
 char **enter_program_argv(const struct run_spec *spec)

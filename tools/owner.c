@@ -156,6 +156,7 @@ static int owner_start(struct owner *o, struct cas_err *err)
         struct cas_store_config store = {.path = c->store_path,
                                          .threads = c->store_threads,
                                          .flat_trees = c->flat_trees,
+                                         .decoder = decoder_of(c->confine),
                                          .regenerations = c->regenerations,
                                          .blob_cache_bytes = c->blob_cache_bytes};
         if (store_open(o, &store, err) < 0 ||

@@ -6,11 +6,13 @@
 
 #include "cas/store.h"
 #include "registry/reg_config.h"
+#include "tools/decoder.h"
 
 struct owner_config {
         const char *store_path; /* absolute */
         unsigned store_threads; /* 0: one per CPU */
         bool flat_trees;
+        enum decoder_confine confine;
         unsigned regenerations;          /* 0: two per CPU */
         uint64_t blob_cache_bytes;       /* of verbatim copies of condensed blobs */
         unsigned condense_share_percent; /* 0: not in the background */
