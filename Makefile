@@ -120,13 +120,19 @@ $(B)/tools/enter_blob.o: tools/enter_blob.S $(B)/enter
 
 # Carried in the program as well. Its flags are those of a release whatever CONFIG says: sanitizers
 # need what it may not do.
-$(B)/decoder.d/%.o: %.c $(B)/flags
+$(B)/decoder_obj/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	$(Q)gcc $(CPPFLAGS) -std=gnu17 $(CFLAGS_release) $(WARN) $(WERROR) -fvisibility=hidden -fPIE -MMD -MP -c $< -o $@
 
 $(B)/decoder: $(DECODER_OBJ)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
 	$(Q)gcc -pie -s -Wl,--as-needed $(HARDEN_LD) -o $@ $(DECODER_OBJ) $(DECODER_LIBS) -lseccomp
+
+# Confined in the same way, and up to no good: for tests/unit/decoder_test.c.
+EVIL_OBJ := $(B)/decoder_obj/tests/evil/evil_decoder.o
+$(B)/evil_decoder: $(EVIL_OBJ) $(DECODER_OBJ)
+	$(Q)gcc -pie -s -Wl,--as-needed $(HARDEN_LD) -o $@ $(EVIL_OBJ) $(filter-out %/decoder_main.o,$(DECODER_OBJ)) $(DECODER_LIBS) -lseccomp
+$(B)/tests/unit/decoder_test: | $(B)/evil_decoder
 
 $(B)/tools/decoder_blob.o: tools/decoder_blob.S $(B)/decoder
 	@mkdir -p $(@D)
@@ -220,7 +226,7 @@ check-layers: ## Nobody includes what is above or beside it (spec/README.md)
 	@tests/check-layers.sh
 	@tests/check-locks.sh
 
-C_FILES := $(sort $(foreach d,$(FOLDERS) tools/decoder tools/enter tests/unit tests/prop tests/crash tests/fuzz tests/support bench,\
+C_FILES := $(sort $(foreach d,$(FOLDERS) tools/decoder tools/enter tests/unit tests/prop tests/crash tests/evil tests/fuzz tests/support bench,\
              $(wildcard $(d)/*.c $(d)/*.h)))
 .PHONY: tidy
 tidy: ## Formatting and static analysis (.clang-format, .clang-tidy)

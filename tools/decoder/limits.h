@@ -10,7 +10,7 @@
 #define DECODER_MEMORY_BYTES (4 * CAS_GIB)
 /* CPU time: so much, and a second more for so many bytes that went in or came out. Who started it
  * looks to that; the kernel ends it at the third. */
-#define DECODER_CPU_S_FREE 20
+#define DECODER_CPU_S_FREE 10
 #define DECODER_CPU_BYTES_PER_S (4 * CAS_MIB)
 #define DECODER_CPU_S_MAX (24 * 3600)
 
