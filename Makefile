@@ -66,7 +66,7 @@ TOOL_SRC := $(sort $(wildcard tools/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
 TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o) $(B)/tools/enter_blob.o $(B)/tools/decoder_blob.o
 # The program that decodes a layer, confined: no more of cas than it needs.
-DECODER_SRC := $(sort $(wildcard tools/decoder/*.c)) $(patsubst %,cas/%.c,base buf decode decodeframe decompress \
+DECODER_SRC := $(sort $(wildcard tools/decoder/*.c)) $(patsubst %,cas/%.c,base buf decodeframe decoding decompress \
                entry err extract gzipheader listing map path tar tarblock tarpax xattr)
 DECODER_OBJ := $(DECODER_SRC:%.c=$(B)/decoder_obj/%.o)
 TEST_SUPPORT_SRC := $(sort $(filter-out %/replay.c %/sched.c,$(wildcard tests/support/*.c)))

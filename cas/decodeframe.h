@@ -6,7 +6,7 @@
 #ifndef CAS_DECODEFRAME_H
 #define CAS_DECODEFRAME_H
 
-#include "cas/decode.h"
+#include "cas/decoding.h"
 
 #define CAS_DECODEFRAME_HEAD_BYTES 8
 #define CAS_DECODEFRAME_BYTES_MAX (64 * 1024) /* but TAR, which has a piece */

@@ -5,14 +5,14 @@
  *     content -> objects of the publication
  *     tar -> SHA-256, on its own thread
  *
- * The decoder (cas/decode.h) is in this thread or, where the store has one, in a process of its
+ * The decoder (cas/decoding.h) is in this thread or, where the store has one, in a process of its
  * own that is not believed: digests are made here, of the bytes that came, and the listing is
  * checked as one that a stranger wrote. Memory is bounded but for the names and attributes of the
  * layer (CAS_LISTING_BYTES_MAX) and the digests of its files. */
 #include "cas/layer.h"
 
 #include "cas/blobstream.h"
-#include "cas/decode.h"
+#include "cas/decoding.h"
 #include "cas/elsewhere_int.h"
 #include "cas/hashpipe.h"
 #include "cas/layer_int.h"

@@ -23,7 +23,7 @@ struct cas_store_config {
         unsigned regenerations;      /* of condensed blobs for readers, at a time; 0: two per CPU */
         bool flat_trees; /* never cut chains of layers: one tree an image (spec/tree.md) */
         uint64_t blob_cache_bytes; /* of verbatim copies of condensed blobs; 0: none are kept */
-        const struct cas_decoder *decoder; /* of layers (cas/decode.h); outlives the store; NULL:
+        const struct cas_decoder *decoder; /* of layers (cas/decoding.h); outlives the store; NULL:
                                             * they are decoded in this process */
 };
 

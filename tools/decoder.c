@@ -17,7 +17,7 @@
 #include "cas/log.h"
 #include "cas/mutex.h"
 #include "tools/carried.h"
-#include "tools/decoder/limits.h"
+#include "tools/decoder/decoder_limits.h"
 
 #define PIPE_BYTES (1024 * 1024)
 #define INPUT_BYTES (256 * 1024)

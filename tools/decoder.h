@@ -4,7 +4,7 @@
 #ifndef TOOLS_DECODER_H
 #define TOOLS_DECODER_H
 
-#include "cas/decode.h"
+#include "cas/decoding.h"
 
 enum decoder_confine {
         DECODER_AUTO,    /* where it cannot be, layers are decoded here, and a line is logged */
@@ -17,7 +17,7 @@ enum decoder_confine {
 const struct cas_decoder *decoder_of(enum decoder_confine confine);
 
 /* Runs `program` once, which says READY first. *out_confined is set when it did; without
- * CAS_CONFINED_SECCOMP nothing was read from the source. For tests; else as cas/decode.h says. */
+ * CAS_CONFINED_SECCOMP nothing was read from the source. For tests; else as cas/decoding.h says. */
 int decoder_run(int program_fd, cas_source_fn source, void *source_arg,
                 const struct cas_decode_sink *sink, struct cas_decode_result *out,
                 uint32_t *out_confined, struct cas_err *err) CAS_MUST_CHECK;

@@ -14,7 +14,7 @@
 
 #include "cas/decodeframe.h"
 #include "tools/decoder/confine.h"
-#include "tools/decoder/limits.h"
+#include "tools/decoder/decoder_limits.h"
 
 static void say(uint32_t kind, const void *data, uint32_t len)
 {

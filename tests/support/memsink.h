@@ -3,7 +3,7 @@
 #ifndef TESTS_SUPPORT_MEMSINK_H
 #define TESTS_SUPPORT_MEMSINK_H
 
-#include "cas/decode.h"
+#include "cas/decoding.h"
 #include "cas/digest.h"
 
 struct memsink {

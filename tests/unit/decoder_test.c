@@ -18,7 +18,7 @@
 #include "tests/support/tarmake.h"
 
 #include "tools/decoder.h"
-#include "tools/decoder/limits.h"
+#include "tools/decoder/decoder_limits.h"
 
 /* build/CONFIG/evil_decoder, beside build/CONFIG/tests/unit/this. */
 static int evil_open(void)

@@ -4,7 +4,7 @@
  * descriptor 0, frames go out at 1 (spec/decoder.md). */
 #include "cas/decodeframe.h"
 #include "tools/decoder/confine.h"
-#include "tools/decoder/limits.h"
+#include "tools/decoder/decoder_limits.h"
 
 int main(void)
 {

@@ -4,8 +4,8 @@
  * the end the listing, in which a file object is known by its number alone. So it can run in a
  * process that may do nothing else (cas/decodeframe.h is how the two talk; spec/security.md says
  * what is believed), and here where there is none. */
-#ifndef CAS_DECODE_H
-#define CAS_DECODE_H
+#ifndef CAS_DECODING_H
+#define CAS_DECODING_H
 
 #include "cas/buf.h"
 #include "cas/decompress.h"

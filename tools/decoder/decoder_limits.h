@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What one decoding process may use. */
-#ifndef TOOLS_DECODER_LIMITS_H
-#define TOOLS_DECODER_LIMITS_H
+#ifndef TOOLS_DECODER_DECODER_LIMITS_H
+#define TOOLS_DECODER_DECODER_LIMITS_H
 
 #include "cas/limits.h"
 

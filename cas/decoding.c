@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cas/decode.h"
+#include "cas/decoding.h"
 
 #include <inttypes.h>
 
