@@ -6,7 +6,7 @@
 
 #include "cas/io.h"
 
-#define CAS_FORMAT_VERSION 2
+#define CAS_FORMAT_VERSION 3
 #define CAS_FORMAT_PATH "format"
 /* Bits that this program knows. */
 #define CAS_FORMAT_COMPAT_KNOWN 0

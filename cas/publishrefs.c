@@ -9,17 +9,12 @@
 
 #include <time.h>
 
-#include "cas/blob.h"
 #include "cas/blobcache_int.h"
 #include "cas/condemned_int.h"
 #include "cas/elsewhere.h"
 #include "cas/layer.h"
 #include "cas/map.h"
 #include "cas/recipe_int.h"
-
-/* Manifests that one commit reads to make them nodes, beside those that it links. */
-#define NODES_MAX CAS_INDEX_CHILDREN_MAX
-#define NODES_BYTES_MAX (64 * CAS_MIB)
 
 void cas_publish_refs_init(struct cas_publish_refs *r, struct cas_store *s)
 {
@@ -193,118 +188,13 @@ struct settling {
         struct cas_publish_refs *r;
         const struct cas_publish_plan *plan;
         uint64_t now;
-        struct cas_map *seen;     /* owned: digests of manifests that were looked at */
-        struct cas_digest *queue; /* owned: what may have to become a node */
-        size_t count, max;
-        size_t made;    /* nodes, of the queue */
-        uint64_t bytes; /* read for them */
+        struct cas_nodes nodes;
         bool again;
 };
-
-static const struct cas_staged_blob *find_staged(const struct settling *st,
-                                                 const struct cas_digest *digest)
-{
-        for (size_t i = 0; i < st->plan->staged_count; i++) {
-                if (cas_digest_equal(&st->plan->staged[i].digest, digest))
-                        return &st->plan->staged[i];
-        }
-        return NULL;
-}
-
-/* A manifest that is here or comes with this commit. What is no manifest, or cannot be read, is
- * none (found false). *here: there is such a blob. */
-static int load_manifest(struct settling *st, const struct cas_digest *digest,
-                         struct cas_manifest *out, bool *found, bool *here, struct cas_err *err)
-{
-        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
-        struct cas_err why = CAS_ERR_INIT;
-        struct cas_store *s = st->r->store;
-        const struct cas_staged_blob *staged = find_staged(st, digest);
-        int rc;
-        *found = false;
-        if (staged && staged->size_bytes > CAS_MANIFEST_BYTES_MAX)
-                rc = -CAS_E_LIMIT;
-        else if (staged)
-                rc = cas_io_read_file(s->io, s->dirfd, staged->path, CAS_MANIFEST_BYTES_MAX, &bytes,
-                                      &why);
-        else
-                rc = cas_blob_read(s, digest, CAS_MANIFEST_BYTES_MAX, &bytes, &why);
-        *here = rc != -CAS_E_NOTFOUND;
-        if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_LIMIT || rc == -CAS_E_CORRUPT ||
-            rc == -CAS_E_UNSUPPORTED)
-                return 0;
-        if (rc < 0) {
-                *err = why;
-                return rc;
-        }
-        st->bytes += bytes.len_bytes;
-        rc = cas_manifest_parse(bytes.data, bytes.len_bytes, NULL, out, &why);
-        *found = rc == 0;
-        if (rc != -CAS_E_NOMEM)
-                return 0;
-        *err = why;
-        return rc;
-}
-
-static void enqueue(struct settling *st, const struct cas_digest *digest)
-{
-        bool is_new;
-        (void)cas_map_put(st->seen, digest, sizeof(*digest), &is_new);
-        if (!is_new)
-                return;
-        if (st->count == st->max) {
-                st->max = st->max ? 2 * st->max : 16;
-                st->queue = cas_xrealloc(st->queue, st->max * sizeof(st->queue[0]));
-        }
-        st->queue[st->count++] = *digest;
-}
 
 static void keep(struct cas_publish_refs *r, const struct cas_digest *blob)
 {
         (void)cas_map_put(r->kept, blob, sizeof(*blob), NULL);
-}
-
-/* Its references are in the batch; what it names as manifests is to be looked at. */
-static void put_node(struct settling *st, const struct cas_digest *digest,
-                     const struct cas_manifest *m)
-{
-        struct cas_publish_refs *r = st->r;
-        cas_batch_put_manifest_refs(r->settled, digest, m);
-        if (m->kind == CAS_MANIFEST_IMAGE)
-                keep(r, &m->config.digest);
-        for (size_t i = 0; i < m->child_count; i++) {
-                const struct cas_descriptor *d = &m->children[i];
-                keep(r, &d->digest);
-                if (m->kind == CAS_MANIFEST_INDEX && cas_media_type_is_manifest(d->media_type))
-                        enqueue(st, &d->digest);
-        }
-}
-
-static int run_queue(struct settling *st, struct cas_err *err)
-{
-        st->bytes = 0;
-        for (size_t i = 0; i < st->count; i++) {
-                cas_cleanup_manifest struct cas_manifest m = {0};
-                const struct cas_digest digest = st->queue[i];
-                bool is_node, found, here;
-                int rc = cas_node_get(st->r->store->index, &digest, &is_node, NULL, err);
-                if (rc == 0 && !is_node)
-                        rc = load_manifest(st, &digest, &m, &found, &here, err);
-                if (rc < 0)
-                        return rc;
-                if (is_node)
-                        continue;
-                if (!here)
-                        st->again = true;
-                if (found)
-                        put_node(st, &digest, &m);
-                st->made += found;
-                if (st->made > NODES_MAX || st->bytes > NODES_BYTES_MAX)
-                        return cas_fail(err, CAS_E_LIMIT,
-                                        "an index with more than %d manifests or %d MiB below it",
-                                        NODES_MAX, (int)(NODES_BYTES_MAX / CAS_MIB));
-        }
-        return 0;
 }
 
 static void name_one(struct cas_publish_refs *r, const char *repo, const struct cas_digest *blob)
@@ -319,12 +209,11 @@ static int link_manifest(struct settling *st, const struct cas_name_record *rec,
 {
         cas_cleanup_manifest struct cas_manifest m = {0};
         bool found, here;
-        int rc = load_manifest(st, &rec->digest, &m, &found, &here, err);
+        int rc = cas_nodes_load(&st->nodes, &rec->digest, &m, &found, &here, err);
         keep(st->r, &rec->digest);
         if (rc < 0 || !found)
                 return rc;
-        (void)cas_map_put(st->seen, &rec->digest, sizeof(rec->digest), NULL);
-        put_node(st, &rec->digest, &m);
+        cas_nodes_put(&st->nodes, &rec->digest, &m);
         if (m.kind == CAS_MANIFEST_IMAGE)
                 name_one(st->r, rec->repo, &m.config.digest);
         for (size_t i = 0; i < m.child_count; i++)
@@ -346,31 +235,41 @@ static int condemn_link(struct settling *st, const char *repo, const struct cas_
         return rc;
 }
 
-/* Of all that it leads to: a repository may link what only a child of its index names. */
+static int condemn_links_of(struct settling *st, const char *repo, const struct cas_manifest *m,
+                            struct cas_nodes *below, struct cas_err *err)
+{
+        int rc = 0;
+        if (m->kind == CAS_MANIFEST_IMAGE)
+                rc = condemn_link(st, repo, &m->config.digest, err);
+        for (size_t i = 0; rc == 0 && i < m->child_count; i++) {
+                const struct cas_descriptor *d = &m->children[i];
+                rc = condemn_link(st, repo, &d->digest, err);
+                if (m->kind == CAS_MANIFEST_INDEX && cas_media_type_is_manifest(d->media_type))
+                        cas_nodes_add(below, &d->digest);
+        }
+        return rc;
+}
+
+/* Of all that it leads to, since a repository may link what only a child of its index names. Links
+ * below an index that is larger than can be linked are found by full runs. */
 static int unlink_manifest(struct settling *st, const struct cas_name_record *rec,
                            struct cas_err *err)
 {
-        struct settling below = {.r = st->r, .plan = st->plan, .now = st->now};
+        cas_cleanup_nodes struct cas_nodes below = {.store = st->r->store,
+                                                    .staged = st->plan->staged,
+                                                    .staged_count = st->plan->staged_count};
+        struct cas_digest digest;
         int rc = 0;
-        below.seen = cas_map_new();
-        enqueue(&below, &rec->digest);
-        for (size_t i = 0;
-             rc == 0 && i < below.count && i < NODES_MAX && below.bytes <= NODES_BYTES_MAX; i++) {
+        cas_nodes_init(&below);
+        cas_nodes_add(&below, &rec->digest);
+        while (rc == 0 && below.next < CAS_NODES_MAX && below.bytes <= CAS_NODES_BYTES_MAX &&
+               cas_nodes_take(&below, &digest)) {
                 cas_cleanup_manifest struct cas_manifest m = {0};
-                const struct cas_digest digest = below.queue[i];
                 bool found, here;
-                rc = load_manifest(&below, &digest, &m, &found, &here, err);
-                if (rc == 0 && found && m.kind == CAS_MANIFEST_IMAGE)
-                        rc = condemn_link(st, rec->repo, &m.config.digest, err);
-                for (size_t c = 0; rc == 0 && c < m.child_count; c++) {
-                        rc = condemn_link(st, rec->repo, &m.children[c].digest, err);
-                        if (m.kind == CAS_MANIFEST_INDEX &&
-                            cas_media_type_is_manifest(m.children[c].media_type))
-                                enqueue(&below, &m.children[c].digest);
-                }
+                rc = cas_nodes_load(&below, &digest, &m, &found, &here, err);
+                if (rc == 0 && found)
+                        rc = condemn_links_of(st, rec->repo, &m, &below, err);
         }
-        cas_map_free(below.seen);
-        free(below.queue);
         return rc;
 }
 
@@ -413,7 +312,7 @@ static int settle_arrivals(struct settling *st, struct cas_err *err)
                 if (rc < 0)
                         return rc;
                 if (named)
-                        enqueue(st, &b->digest);
+                        cas_nodes_add(&st->nodes, &b->digest);
         }
         return 0;
 }
@@ -438,19 +337,24 @@ static void start_anew(struct cas_publish_refs *r)
 int cas_publish_refs_settle(struct cas_publish_refs *r, const struct cas_publish_plan *plan,
                             bool *again, struct cas_err *err)
 {
-        struct settling st = {
-                .r = r, .plan = plan, .now = (uint64_t)time(NULL), .seen = cas_map_new()};
+        struct settling st = {.r = r, .plan = plan, .now = (uint64_t)time(NULL)};
         start_anew(r);
+        st.nodes = (struct cas_nodes){.store = r->store,
+                                      .batch = r->settled,
+                                      .staged = plan->staged,
+                                      .staged_count = plan->staged_count,
+                                      .kept = r->kept,
+                                      .limited = true};
+        cas_nodes_init(&st.nodes);
         int rc = settle_parents(r, st.now, &st.again, err);
         if (rc == 0)
                 rc = settle_names(&st, err);
         if (rc == 0)
                 rc = settle_arrivals(&st, err);
         if (rc == 0)
-                rc = run_queue(&st, err);
-        *again = rc == 0 && st.again && !plan->exclusive;
-        cas_map_free(st.seen);
-        free(st.queue);
+                rc = cas_nodes_run(&st.nodes, err);
+        *again = rc == 0 && (st.again || st.nodes.absent) && !plan->exclusive;
+        cas_nodes_release(&st.nodes);
         return rc;
 }
 

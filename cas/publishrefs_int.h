@@ -6,21 +6,12 @@
 #define CAS_PUBLISHREFS_INT_H
 
 #include "cas/namerecord_int.h"
+#include "cas/refnodes_int.h"
 #include "cas/prefixset.h"
-#include "cas/refs_int.h"
-#include "cas/store_int.h"
 
 struct cas_listing;
 struct cas_map;
 struct cas_recipe;
-
-/* A blob that is written and synced under a temporary name. */
-struct cas_staged_blob {
-        struct cas_digest digest;
-        uint64_t size_bytes;
-        char path[CAS_TEMPORARY_PATH_BYTES]; /* empty: it has its name */
-        bool adopted;                        /* the file has another name besides */
-};
 
 /* A record of the publication that has references to objects. */
 struct cas_publish_parent {

@@ -13,6 +13,7 @@
 #include "cas/blockcache.h"
 #include "cas/codec.h"
 #include "cas/commit_int.h"
+#include "cas/elsewhere_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/format_int.h"
 #include "cas/hashset.h"
@@ -21,6 +22,7 @@
 #include "cas/pack_int.h"
 #include "cas/packset_int.h"
 #include "cas/recipe_int.h"
+#include "cas/refs_int.h"
 
 #define NEW_DIR "index.new"
 #define OLD_DIR CAS_DIR_INDEX_OLD
@@ -271,7 +273,9 @@ static int take_packs(struct rebuild *rb, const struct cas_store_config *config,
         if (rc == 0)
                 rc = flush(rb, 0, err);
         /* Opening them makes the packs themselves known. */
-        return rc < 0 ? rc : cas_packset_open(s->io, s->backend, s->index, &s->removals, &s->packset, err);
+        return rc < 0 ? rc
+                      : cas_packset_open(s->io, s->backend, s->index, &s->removals, &s->packset,
+                                         err);
 }
 
 /* ---- blobs ---- */
@@ -308,10 +312,37 @@ struct copy {
         enum cas_family family;
 };
 
+/* Damage of the old index is not taken over. */
+static bool is_readable(enum cas_family family, const void *key, size_t key_len, const void *value,
+                        size_t value_len)
+{
+        struct cas_err bad = CAS_ERR_INIT;
+        struct cas_lease lease;
+        struct cas_tree_record tree = {0};
+        struct cas_digest blob;
+        int rc = 0;
+        if (family == CAS_FAMILY_LEASES) {
+                rc = cas_lease_decode(key, key_len, value, value_len, &lease, &bad);
+        } else if (family == CAS_FAMILY_TREES) {
+                rc = key_len == CAS_HASH_BYTES
+                             ? cas_tree_record_decode(value, value_len, &tree, &bad)
+                             : -CAS_E_CORRUPT;
+                free(tree.layers);
+        } else if (family == CAS_FAMILY_ELSEWHERE) {
+                cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
+                rc = cas_digest_value_decode(key, key_len, &blob, &bad);
+                if (rc == 0)
+                        rc = cas_elsewhere_decode(&blob, value, value_len, rec, &bad);
+        }
+        return rc == 0;
+}
+
 static int copy_entry(void *arg, const void *key, size_t key_len, const void *value,
                       size_t value_len, struct cas_err *err)
 {
         const struct copy *copy = arg;
+        if (!is_readable(copy->family, key, key_len, value, value_len))
+                return 0;
         cas_batch_put(copy->rb->batch, copy->family, key, key_len, value, value_len);
         return flush(copy->rb, BATCH_BYTES, err);
 }
@@ -570,7 +601,7 @@ static int fill(struct rebuild *rb, const struct cas_store_config *config, struc
                 rc = copy_family(rb, CAS_FAMILY_TAG_TIMES, &bad);
                 rc = flush(rb, 0, err);
         }
-        return rc;
+        return rc < 0 ? rc : cas_refs_rebuild(rb->s, rb->progress, err);
 }
 
 /* Closes both, puts the new one in the old one's place and removes the old one. */
@@ -604,6 +635,9 @@ static int run(struct rebuild *rb, const struct cas_store_config *config, struct
         struct cas_format format;
         struct cas_err bad = CAS_ERR_INIT;
         int rc = cas_format_read(s->io, s->dirfd, &format, err);
+        /* One of an older version may need its index before it can be upgraded. */
+        if (rc == 0 && format.version < CAS_FORMAT_VERSION)
+                format.version = CAS_FORMAT_VERSION;
         if (rc == 0)
                 rc = cas_format_check(&format, err);
         if (rc < 0)

@@ -387,6 +387,17 @@ int cas_store_open_bare(const struct cas_store_config *config, struct cas_store 
         return 0;
 }
 
+int cas_store_open_parts(struct cas_store *s, const struct cas_store_config *config,
+                         struct cas_err *err)
+{
+        int rc = open_index(s, err);
+        if (rc == 0)
+                rc = cas_leases_load(s, err);
+        if (rc == 0)
+                rc = open_journal(s, err);
+        return rc < 0 ? rc : open_packs(s, config, err);
+}
+
 int cas_store_open(const struct cas_store_config *config, struct cas_store **out,
                    struct cas_err *err)
 {
@@ -397,13 +408,7 @@ int cas_store_open(const struct cas_store_config *config, struct cas_store **out
         if (rc == 0)
                 rc = cas_dir_each(s, CAS_DIR_UPLOADS, remove_temporary, s, err);
         if (rc == 0)
-                rc = open_index(s, err);
-        if (rc == 0)
-                rc = cas_leases_load(s, err);
-        if (rc == 0)
-                rc = open_journal(s, err);
-        if (rc == 0)
-                rc = open_packs(s, config, err);
+                rc = cas_store_open_parts(s, config, err);
         if (rc < 0)
                 return rc;
         *out = cas_steal(&s);

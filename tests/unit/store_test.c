@@ -94,10 +94,11 @@ static void checks_the_format(void **state)
                 enum cas_code code;
                 const char *says;
         } cases[] = {
-                {"lamina store\nversion = 3\n" ID, CAS_E_UNSUPPORTED, "newer"},
+                {"lamina store\nversion = 4\n" ID, CAS_E_UNSUPPORTED, "newer"},
                 {"lamina store\nversion = 1\n" ID, CAS_E_UNSUPPORTED, "lamina upgrade"},
-                {"lamina store\nversion = 2\nincompat = 0x10\n" ID, CAS_E_UNSUPPORTED, "features"},
-                {"lamina store\nversion = 2\nro_compat = 1\n" ID, CAS_E_UNSUPPORTED, "features"},
+                {"lamina store\nversion = 2\n" ID, CAS_E_UNSUPPORTED, "lamina upgrade"},
+                {"lamina store\nversion = 3\nincompat = 0x10\n" ID, CAS_E_UNSUPPORTED, "features"},
+                {"lamina store\nversion = 3\nro_compat = 1\n" ID, CAS_E_UNSUPPORTED, "features"},
                 {"lamina store\nversion = 0\n" ID, CAS_E_CORRUPT, "malformed"},
                 {"lamina store\nversion = 1\n", CAS_E_CORRUPT, "malformed"},
                 {"lamina store\nversion = 1x\n" ID, CAS_E_CORRUPT, "malformed"},
@@ -107,7 +108,7 @@ static void checks_the_format(void **state)
                 {"another\nversion = 1\n" ID, CAS_E_CORRUPT, "malformed"},
                 {"lamina store\nversion = 1", CAS_E_CORRUPT, "malformed"},
                 {"", CAS_E_CORRUPT, "malformed"},
-                {"lamina store\nversion = 2\n" ID, CAS_E_CORRUPT, "another store"},
+                {"lamina store\nversion = 3\n" ID, CAS_E_CORRUPT, "another store"},
         };
         teststore_close(t);
         for (size_t i = 0; i < CAS_COUNT(cases); i++) {
@@ -126,7 +127,7 @@ static void ignores_compatible_features(void **state)
         assert_int_equal(cas_format_read(cas_io_posix(), cas_store_dirfd(t->store), &format, &err),
                          0);
         cas_cleanup_free char *text = cas_xasprintf(
-                "lamina store\nversion = 2\nid = %s\ncompat = 0xff\nlater = yes\n", format.id);
+                "lamina store\nversion = 3\nid = %s\ncompat = 0xff\nlater = yes\n", format.id);
         teststore_close(t);
         write_format(t, text);
         assert_int_equal(teststore_open(t, &err), 0);
