@@ -75,6 +75,7 @@ UNIT_SRC := $(sort $(wildcard tests/unit/*_test.c tests/prop/*_test.c))
 UNIT := $(UNIT_SRC:%.c=$(B)/%)
 CRASH_SRC := $(sort $(wildcard tests/crash/*.c))
 CRASH := $(CRASH_SRC:%.c=$(B)/%)
+CRASH_PARTS := $(patsubst %.c,$(B)/%.o,$(sort $(wildcard tests/support/below/*.c tests/crash/parts/*.c)))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/*.c))
 FUZZ := $(FUZZ_SRC:%.c=$(B)/%)
 LIB := $(B)/liblamina.a
@@ -141,6 +142,11 @@ $(B)/tools/decoder_blob.o: tools/decoder_blob.S $(B)/decoder
 $(B)/lamina: $(TOOL_OBJ) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(TOOL_OBJ) $(LIB) $(PKG_LIBS)
+
+# Their own open(), write() … are for libraries as well; fortified headers have functions of these names.
+$(CRASH): TEST_EXTRA = $(CRASH_PARTS) -rdynamic
+$(CRASH): $(CRASH_PARTS)
+$(B)/tests/support/below/calls.o: ALL_CFLAGS += -U_FORTIFY_SOURCE
 
 $(UNIT) $(CRASH): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
@@ -226,7 +232,7 @@ check-layers: ## Nobody includes what is above or beside it (spec/README.md)
 	@tests/check-layers.sh
 	@tests/check-locks.sh
 
-C_FILES := $(sort $(foreach d,$(FOLDERS) tools/decoder tools/enter tests/unit tests/prop tests/crash tests/evil tests/fuzz tests/support bench,\
+C_FILES := $(sort $(foreach d,$(FOLDERS) tools/decoder tools/enter tests/unit tests/prop tests/crash tests/crash/parts tests/evil tests/fuzz tests/support tests/support/below bench,\
              $(wildcard $(d)/*.c $(d)/*.h)))
 .PHONY: tidy
 tidy: ## Formatting and static analysis (.clang-format, .clang-tidy)

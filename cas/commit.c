@@ -11,7 +11,8 @@
 /* A blob's link that is younger than this is not renewed. */
 #define LINK_RENEW_S 600
 
-#define BROKEN_MESSAGE "the store must be opened again, an earlier commit failed: %s"
+/* After a failed attempt to agree with the journal again, the next waits for so long. */
+#define MEND_PAUSE_NS (250 * 1000 * 1000)
 
 static const char position_key[] = "journal";
 
@@ -340,11 +341,13 @@ static int feed_names(void *arg, cas_journal_put_fn put, void *sink, struct cas_
         return 0;
 }
 
+/* Whether the change is in the journal, in both or in neither is not known. */
 static void note_broken(struct cas_store *s, const struct cas_err *why)
 {
         cas_mutex_lock(&s->names);
         s->commit_broken = true;
         s->commit_error = *why;
+        s->commit_mend_ns = 0;
         cas_mutex_unlock(&s->names);
 }
 
@@ -507,11 +510,74 @@ static void lead(struct cas_store *s, const struct cas_commit *mine)
         (void)pthread_cond_broadcast(&s->names_change);
 }
 
-static void fail_queue(struct cas_store *s)
+/* ---- after a commit that failed halfway ---- */
+
+static int64_t now_ns(void)
+{
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* What the index has decides, as when the store is opened. The journal is written anew: what is
+ * read of a file whose sync failed need not be on the disk. */
+static int agree_again(struct cas_store *s, struct cas_err *err)
+{
+        struct cas_journal_position seen;
+        bool unknown;
+        int rc = cas_index_mend(s->index, err);
+        if (rc == 0)
+                rc = cas_commit_seen(s->index, &seen, err);
+        if (rc == 0)
+                rc = cas_journal_reopen(s->journal, s->id, &seen, err);
+        if (rc == 0)
+                rc = cas_journal_compact(s->journal, feed_names, s, &unknown, err);
+        return rc;
+}
+
+/* As the leader of commits. */
+static void mend(struct cas_store *s)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_assert_held(&s->names);
+        cas_assert(!s->commit_busy);
+        s->commit_busy = true;
+        cas_mutex_unlock(&s->names);
+        int rc = agree_again(s, &err);
+        /* What failed may be seen from now on. */
+        for (size_t i = 0; i < CAS_NAMES_GENERATIONS; i++)
+                atomic_fetch_add(&s->names_generations[i], 1);
+        cas_mutex_lock(&s->names);
+        s->commit_busy = false;
+        s->commit_broken = rc < 0;
+        if (rc < 0) {
+                s->commit_error = err;
+                s->commit_mend_ns = now_ns() + MEND_PAUSE_NS;
+        }
+        (void)pthread_cond_broadcast(&s->names_change);
+}
+
+/* Waits until no one else commits, and journal and index agree. */
+static int settle(struct cas_store *s, struct cas_err *err)
+{
+        cas_assert_held(&s->names);
+        while (s->commit_busy)
+                cas_mutex_wait(&s->names, &s->names_change);
+        if (s->commit_broken && now_ns() >= s->commit_mend_ns)
+                mend(s);
+        if (!s->commit_broken)
+                return 0;
+        return cas_fail(err, s->commit_error.code,
+                        "names cannot be changed since an earlier change failed: %s",
+                        s->commit_error.msg);
+}
+
+static void fail_queue(struct cas_store *s, const struct cas_err *why)
 {
         cas_assert_held(&s->names);
         for (struct cas_commit *c = s->commit_first; c; c = c->next) {
-                c->rc = cas_fail(&c->err, CAS_E_IO, BROKEN_MESSAGE, s->commit_error.msg);
+                c->err = *why;
+                c->rc = -(int)why->code;
                 c->done = true;
         }
         s->commit_first = NULL;
@@ -523,15 +589,16 @@ int cas_commit_names(struct cas_store *s, struct cas_batch *batch,
                      const struct cas_name_changes *changes, struct cas_err *err)
 {
         struct cas_commit mine = {.batch = batch, .changes = changes};
+        struct cas_err why = CAS_ERR_INIT;
         cas_mutex_lock(&s->names);
         *s->commit_last = &mine;
         s->commit_last = &mine.next;
         while (!mine.done) {
-                if (s->commit_broken)
-                        fail_queue(s);
-                else if (s->commit_busy)
+                if (s->commit_busy)
                         cas_mutex_wait(&s->names, &s->names_change);
-                else
+                else if (settle(s, &why) < 0)
+                        fail_queue(s, &why);
+                else if (!mine.done)
                         lead(s, &mine);
         }
         cas_mutex_unlock(&s->names);
@@ -542,13 +609,9 @@ int cas_commit_names(struct cas_store *s, struct cas_batch *batch,
 
 int cas_commit_pause(struct cas_store *s, struct cas_err *err)
 {
-        int rc = 0;
         cas_mutex_lock(&s->names);
-        while (s->commit_busy && !s->commit_broken)
-                cas_mutex_wait(&s->names, &s->names_change);
-        if (s->commit_broken)
-                rc = cas_fail(err, CAS_E_IO, BROKEN_MESSAGE, s->commit_error.msg);
-        else
+        int rc = settle(s, err);
+        if (rc == 0)
                 s->commit_busy = true;
         cas_mutex_unlock(&s->names);
         return rc;

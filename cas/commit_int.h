@@ -52,8 +52,8 @@ int cas_publish_elsewhere(struct cas_publish *p, const struct cas_layer_record *
 int cas_commit_seen(struct cas_index *ix, struct cas_journal_position *out,
                     struct cas_err *err) CAS_MUST_CHECK;
 void cas_commit_note_seen(struct cas_batch *batch, const struct cas_journal_position *position);
-/* Between these no names are committed: index and journal tell the same. Keep it short. Errors: IO
- * (an earlier commit failed; the store must be opened again). */
+/* Between these no names are committed: index and journal tell the same. Keep it short. Errors: an
+ * earlier commit failed, and what failed then still does. */
 int cas_commit_pause(struct cas_store *s, struct cas_err *err) CAS_MUST_CHECK;
 void cas_commit_go_on(struct cas_store *s);
 /* Writes the journal anew from the index's names. No commit may be under way. */

@@ -5,26 +5,16 @@
  * files, memory) is kept small. */
 #include "cas/index_int.h"
 
-#include <rocksdb/c.h>
-
+#include "cas/indexdb_int.h"
 #include "cas/limits.h"
 #include "cas/map.h"
 #include "cas/mutex.h"
 #include "cas/record_int.h"
 
-#define COLUMN_COUNT 3
-#define BLOCK_CACHE_BYTES (16 * CAS_MIB)
-#define MEMTABLES_BYTES (24 * CAS_MIB) /* of all columns together */
-#define OPEN_FILES_MAX 512
-#define FILTER_BITS_PER_KEY 10
 /* References of a chunk list in one record: 9 KiB. */
 #define PAGE_REFS 256
 /* Of manual compaction: entries that are at rest already are written again, compressed. */
 #define BOTTOMMOST_FORCE 2 /* rocksdb::BottommostLevelCompaction::kForce */
-#define INFO_LOG_ERRORS 3  /* rocksdb::InfoLogLevel::ERROR_LEVEL */
-
-static const char *const column_names[COLUMN_COUNT] = {"default", "chunks", "objects"};
-static const size_t memtable_bytes[COLUMN_COUNT] = {4 * CAS_MIB, 8 * CAS_MIB, 4 * CAS_MIB};
 
 static const struct family {
         const char *name;
@@ -38,10 +28,7 @@ static const struct family {
 };
 
 struct cas_index {
-        rocksdb_t *db;
-        rocksdb_cache_t *cache;
-        rocksdb_options_t *options[COLUMN_COUNT];
-        rocksdb_column_family_handle_t *columns[COLUMN_COUNT];
+        struct cas_indexdb *db;
         rocksdb_readoptions_t *point;   /* single keys */
         rocksdb_readoptions_t *peek;    /* the same, past the cache */
         rocksdb_writeoptions_t *synced; /* every write */
@@ -58,95 +45,29 @@ const char *cas_family_name(enum cas_family family)
         return families[family].name;
 }
 
-static enum cas_code code_of(const char *message)
+int cas_index_open(const char *path, bool create, struct cas_index **out, struct cas_err *err)
 {
-        static const struct {
-                const char *start;
-                enum cas_code code;
-        } kinds[] = {
-                {"Corruption", CAS_E_CORRUPT},
-                {"NotFound", CAS_E_NOTFOUND},
-                {"IO error: No space left", CAS_E_NOSPACE},
-                {"IO error: lock", CAS_E_BUSY},
-        };
-        if (strstr(message, "No space left on device"))
-                return CAS_E_NOSPACE;
-        for (size_t i = 0; i < CAS_COUNT(kinds); i++) {
-                if (strncmp(message, kinds[i].start, strlen(kinds[i].start)) == 0)
-                        return kinds[i].code;
-        }
-        return CAS_E_IO;
+        struct cas_indexdb *db;
+        int rc = cas_indexdb_open(path, create, &db, err);
+        if (rc < 0)
+                return rc;
+        struct cas_index *ix = cas_xcalloc(1, sizeof(*ix));
+        ix->db = db;
+        cas_mutex_init(&ix->packs, "index.packs");
+        ix->point = rocksdb_readoptions_create();
+        ix->peek = rocksdb_readoptions_create();
+        rocksdb_readoptions_set_fill_cache(ix->peek, 0);
+        ix->synced = rocksdb_writeoptions_create();
+        rocksdb_writeoptions_set_sync(ix->synced, 1);
+        *out = ix;
+        return 0;
 }
 
-/* Takes RocksDB's message. */
-static int fail_as(struct cas_err *err, enum cas_code code, char *message, const char *doing)
+void cas_index_close(struct cas_index *ix)
 {
-        int rc = cas_fail(err, code, "%s: %s", doing, message);
-        rocksdb_free(message);
-        return rc;
-}
-
-static int fail_rocks(struct cas_err *err, char *message, const char *doing)
-{
-        return fail_as(err, code_of(message), message, doing);
-}
-
-/* Of opening: RocksDB calls a database that is not there, and is not to be made, an argument. */
-static int fail_open(struct cas_err *err, char *message)
-{
-        bool absent = strncmp(message, "Invalid argument", strlen("Invalid argument")) == 0;
-        return fail_as(err, absent ? CAS_E_NOTFOUND : code_of(message), message, "open index");
-}
-
-static rocksdb_options_t *column_options(unsigned column, rocksdb_cache_t *cache, bool create)
-{
-        rocksdb_block_based_table_options_t *table = rocksdb_block_based_options_create();
-        rocksdb_block_based_options_set_block_cache(table, cache);
-        rocksdb_block_based_options_set_format_version(table, 5);
-        rocksdb_block_based_options_set_filter_policy(
-                table, rocksdb_filterpolicy_create_ribbon_hybrid(FILTER_BITS_PER_KEY, 1));
-        rocksdb_block_based_options_set_whole_key_filtering(table, 1);
-        rocksdb_block_based_options_set_data_block_index_type(
-                table, rocksdb_block_based_table_data_block_index_type_binary_search_and_hash);
-        rocksdb_options_t *o = rocksdb_options_create();
-        rocksdb_options_set_block_based_table_factory(o, table);
-        rocksdb_block_based_options_destroy(table);
-        rocksdb_options_set_create_if_missing(o, create);
-        rocksdb_options_set_create_missing_column_families(o, create);
-        rocksdb_options_set_paranoid_checks(o, 1);
-        /* Digests do not compress, what stands beside them does: once, where entries come to rest.
-         */
-        rocksdb_options_set_compression(o, rocksdb_no_compression);
-        rocksdb_options_set_bottommost_compression(o, rocksdb_zstd_compression);
-        rocksdb_options_set_write_buffer_size(o, memtable_bytes[column]);
-        rocksdb_options_set_db_write_buffer_size(o, MEMTABLES_BYTES);
-        rocksdb_options_set_max_write_buffer_number(o, 2);
-        rocksdb_options_set_max_total_wal_size(o, 2 * MEMTABLES_BYTES);
-        rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
-        rocksdb_options_set_max_open_files(o, OPEN_FILES_MAX);
-        rocksdb_options_set_max_background_jobs(o, 2);
-        rocksdb_options_set_max_file_opening_threads(o, 2);
-        rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
-        rocksdb_options_set_skip_checking_sst_file_sizes_on_db_open(o, 1);
-        rocksdb_options_set_stats_dump_period_sec(o, 0);
-        rocksdb_options_set_stats_persist_period_sec(o, 0);
-        rocksdb_options_set_manifest_preallocation_size(o, 64 * CAS_KIB);
-        rocksdb_options_set_info_log_level(o, INFO_LOG_ERRORS);
-        rocksdb_options_set_keep_log_file_num(o, 2);
-        return o;
-}
-
-static void index_free(struct cas_index *ix)
-{
-        for (unsigned i = 0; i < COLUMN_COUNT; i++) {
-                if (ix->columns[i])
-                        rocksdb_column_family_handle_destroy(ix->columns[i]);
-        }
-        if (ix->db)
-                rocksdb_close(ix->db);
-        for (unsigned i = 0; i < COLUMN_COUNT; i++)
-                rocksdb_options_destroy(ix->options[i]);
-        rocksdb_cache_destroy(ix->cache);
+        if (!ix)
+                return;
+        cas_indexdb_close(ix->db);
         rocksdb_readoptions_destroy(ix->point);
         rocksdb_readoptions_destroy(ix->peek);
         rocksdb_writeoptions_destroy(ix->synced);
@@ -154,85 +75,81 @@ static void index_free(struct cas_index *ix)
         free(ix);
 }
 
-int cas_index_open(const char *path, bool create, struct cas_index **out, struct cas_err *err)
+int cas_index_mend(struct cas_index *ix, struct cas_err *err)
 {
-        struct cas_index *ix = cas_xcalloc(1, sizeof(*ix));
-        cas_mutex_init(&ix->packs, "index.packs");
-        ix->cache = rocksdb_cache_create_lru(BLOCK_CACHE_BYTES);
-        for (unsigned i = 0; i < COLUMN_COUNT; i++)
-                ix->options[i] = column_options(i, ix->cache, create);
-        ix->point = rocksdb_readoptions_create();
-        ix->peek = rocksdb_readoptions_create();
-        rocksdb_readoptions_set_fill_cache(ix->peek, 0);
-        ix->synced = rocksdb_writeoptions_create();
-        rocksdb_writeoptions_set_sync(ix->synced, 1);
-        char *message = NULL;
-        ix->db = rocksdb_open_column_families(ix->options[0], path, COLUMN_COUNT, column_names,
-                                              (const rocksdb_options_t *const *)ix->options,
-                                              ix->columns, &message);
-        if (message) {
-                index_free(ix);
-                return fail_open(err, message);
-        }
-        *out = ix;
-        return 0;
-}
-
-void cas_index_close(struct cas_index *ix)
-{
-        if (ix)
-                index_free(ix);
+        return cas_indexdb_mend(ix->db, err);
 }
 
 int cas_index_flush(struct cas_index *ix, struct cas_err *err)
 {
-        rocksdb_flushoptions_t *wait = rocksdb_flushoptions_create();
+        struct cas_indexdb_open in;
         char *message = NULL;
+        int rc = cas_indexdb_mend(ix->db, err);
+        if (rc == 0)
+                rc = cas_indexdb_enter(ix->db, &in, err);
+        if (rc < 0)
+                return rc;
+        rocksdb_flushoptions_t *wait = rocksdb_flushoptions_create();
         rocksdb_flushoptions_set_wait(wait, 1);
-        for (unsigned i = 0; i < COLUMN_COUNT && !message; i++)
-                rocksdb_flush_cf(ix->db, wait, ix->columns[i], &message);
+        for (unsigned i = 0; i < CAS_INDEXDB_COLUMNS && !message; i++)
+                rocksdb_flush_cf(in.db, wait, in.columns[i], &message);
         rocksdb_flushoptions_destroy(wait);
-        return message ? fail_rocks(err, message, "flush index") : 0;
+        cas_indexdb_leave(ix->db);
+        return message ? cas_indexdb_failed(ix->db, err, message, "flush index") : 0;
 }
 
 int cas_index_compact(struct cas_index *ix, struct cas_err *err)
 {
+        struct cas_indexdb_open in;
         int rc = cas_index_flush(ix, err);
+        if (rc == 0)
+                rc = cas_indexdb_enter(ix->db, &in, err);
         if (rc < 0)
                 return rc;
         rocksdb_compactoptions_t *all = rocksdb_compactoptions_create();
         rocksdb_compactoptions_set_exclusive_manual_compaction(all, 0);
         rocksdb_compactoptions_set_bottommost_level_compaction(all, BOTTOMMOST_FORCE);
-        for (unsigned i = 0; i < COLUMN_COUNT; i++)
-                rocksdb_compact_range_cf_opt(ix->db, ix->columns[i], all, NULL, 0, NULL, 0);
+        for (unsigned i = 0; i < CAS_INDEXDB_COLUMNS; i++)
+                rocksdb_compact_range_cf_opt(in.db, in.columns[i], all, NULL, 0, NULL, 0);
         rocksdb_compactoptions_destroy(all);
-        return 0;
+        cas_indexdb_leave(ix->db);
+        return cas_indexdb_check(ix->db, err, "compact index"); /* the call itself says nothing */
 }
 
 int cas_index_each_table(struct cas_index *ix,
                          int (*fn)(void *arg, const char *name, struct cas_err *err), void *arg,
                          struct cas_err *err)
 {
-        const rocksdb_livefiles_t *files = rocksdb_livefiles(ix->db);
-        int rc = 0, count = rocksdb_livefiles_count(files);
+        struct cas_indexdb_open in;
+        int rc = cas_indexdb_enter(ix->db, &in, err);
+        if (rc < 0)
+                return rc;
+        const rocksdb_livefiles_t *files = rocksdb_livefiles(in.db);
+        int count = rocksdb_livefiles_count(files);
         for (int i = 0; rc == 0 && i < count; i++) {
                 const char *name = rocksdb_livefiles_name(files, i);
                 rc = fn(arg, name + (name[0] == '/'), err);
         }
         rocksdb_livefiles_destroy(files);
+        cas_indexdb_leave(ix->db);
         return rc;
 }
 
 int cas_index_checkpoint(struct cas_index *ix, const char *path, struct cas_err *err)
 {
+        struct cas_indexdb_open in;
         char *message = NULL;
-        rocksdb_checkpoint_t *checkpoint = rocksdb_checkpoint_object_create(ix->db, &message);
+        int rc = cas_indexdb_enter(ix->db, &in, err);
+        if (rc < 0)
+                return rc;
+        rocksdb_checkpoint_t *checkpoint = rocksdb_checkpoint_object_create(in.db, &message);
         /* What came since the last flush goes along as log, which takes less time than a flush. */
         if (!message)
                 rocksdb_checkpoint_create(checkpoint, path, UINT64_MAX, &message);
         if (checkpoint)
                 rocksdb_checkpoint_object_destroy(checkpoint);
-        return message ? fail_rocks(err, message, "copy index") : 0;
+        cas_indexdb_leave(ix->db);
+        return message ? cas_indexdb_fail(err, message, "copy index") : 0;
 }
 
 int cas_index_destroy(const char *path, struct cas_err *err)
@@ -241,7 +158,7 @@ int cas_index_destroy(const char *path, struct cas_err *err)
         rocksdb_options_t *options = rocksdb_options_create();
         rocksdb_destroy_db(options, path, &message);
         rocksdb_options_destroy(options);
-        return message ? fail_rocks(err, message, "remove index") : 0;
+        return message ? cas_indexdb_fail(err, message, "remove index") : 0;
 }
 
 /* ---- reading ---- */
@@ -261,19 +178,29 @@ static void full_key_set(struct full_key *full, enum cas_family family, const vo
         full->len = len + 1;
 }
 
-/* NULL in *out when the key is absent. */
+/* NULL in *out when the key is absent; else the database is entered until it is unpinned. */
 static int get_pinned_by(struct cas_index *ix, const rocksdb_readoptions_t *options,
                          enum cas_family family, const void *key, size_t key_len,
                          rocksdb_pinnableslice_t **out, struct cas_err *err)
 {
         struct full_key full;
+        struct cas_indexdb_open in;
         full_key_set(&full, family, key, key_len);
         char *message = NULL;
-        *out = rocksdb_get_pinned_cf(ix->db, options, ix->columns[families[family].column],
+        int rc = cas_indexdb_enter(ix->db, &in, err);
+        if (rc < 0)
+                return rc;
+        *out = rocksdb_get_pinned_cf(in.db, options, in.columns[families[family].column],
                                      full.bytes, full.len, &message);
-        if (message)
-                return fail_rocks(err, message, "read index");
-        return 0;
+        if (message || !*out)
+                cas_indexdb_leave(ix->db);
+        return message ? cas_indexdb_fail(err, message, "read index") : 0;
+}
+
+static void unpin(struct cas_index *ix, rocksdb_pinnableslice_t *slice)
+{
+        rocksdb_pinnableslice_destroy(slice);
+        cas_indexdb_leave(ix->db);
 }
 
 static int get_pinned(struct cas_index *ix, enum cas_family family, const void *key, size_t key_len,
@@ -295,7 +222,7 @@ static int get_by(struct cas_index *ix, const rocksdb_readoptions_t *options,
         size_t len;
         const char *value = rocksdb_pinnableslice_value(slice, &len);
         cas_buf_append(out, value, len);
-        rocksdb_pinnableslice_destroy(slice);
+        unpin(ix, slice);
         return 0;
 }
 
@@ -320,7 +247,7 @@ int cas_index_has(struct cas_index *ix, enum cas_family family, const void *key,
                 return rc;
         *out = slice != NULL;
         if (slice)
-                rocksdb_pinnableslice_destroy(slice);
+                unpin(ix, slice);
         return 0;
 }
 
@@ -339,7 +266,7 @@ static int scan_iterator(rocksdb_iterator_t *it, const struct full_key *prefix, 
         }
         char *message = NULL;
         rocksdb_iter_get_error(it, &message);
-        return message ? fail_rocks(err, message, "read index") : 0;
+        return message ? cas_indexdb_fail(err, message, "read index") : 0;
 }
 
 int cas_index_scan(struct cas_index *ix, const struct cas_scan *scan, cas_scan_fn fn, void *arg,
@@ -352,15 +279,20 @@ int cas_index_scan(struct cas_index *ix, const struct cas_scan *scan, cas_scan_f
         int order = memcmp(prefix.bytes, from.bytes, common);
         const struct full_key *start =
                 order > 0 || (order == 0 && from.len < prefix.len) ? &prefix : &from;
+        struct cas_indexdb_open in;
+        int rc = cas_indexdb_enter(ix->db, &in, err);
+        if (rc < 0)
+                return rc;
         /* Scans of everything shall not throw the working set out of the cache. */
         rocksdb_readoptions_t *options = rocksdb_readoptions_create();
         rocksdb_readoptions_set_fill_cache(options, scan->prefix_len > 0);
         rocksdb_iterator_t *it = rocksdb_create_iterator_cf(
-                ix->db, options, ix->columns[families[scan->family].column]);
+                in.db, options, in.columns[families[scan->family].column]);
         rocksdb_iter_seek(it, start->bytes, start->len);
-        int rc = scan_iterator(it, &prefix, fn, arg, err);
+        rc = scan_iterator(it, &prefix, fn, arg, err);
         rocksdb_iter_destroy(it);
         rocksdb_readoptions_destroy(options);
+        cas_indexdb_leave(ix->db);
         return rc;
 }
 
@@ -421,7 +353,7 @@ static int get_page(struct cas_index *ix, const struct cas_hash *id, uint32_t pa
         size_t len;
         const char *value = rocksdb_pinnableslice_value(slice, &len);
         rc = decode_page(value, len, refs, count, offset, err);
-        rocksdb_pinnableslice_destroy(slice);
+        unpin(ix, slice);
         return rc;
 }
 
@@ -772,7 +704,7 @@ static int pack_is_older(struct cas_index *ix, struct cas_map *ages, const struc
                         size_t len;
                         const char *value = rocksdb_pinnableslice_value(slice, &len);
                         *age = pack_age(value, len);
-                        rocksdb_pinnableslice_destroy(slice);
+                        unpin(ix, slice);
                 }
         }
         uint64_t given = pack_age(op->value, op->value_len);
@@ -781,11 +713,12 @@ static int pack_is_older(struct cas_index *ix, struct cas_map *ages, const struc
         return 0;
 }
 
-static void write_op(const struct cas_index *ix, rocksdb_writebatch_t *w, const struct op *op)
+static void write_op(const struct cas_indexdb_open *in, rocksdb_writebatch_t *w,
+                     const struct op *op)
 {
         struct full_key full;
         full_key_set(&full, op->family, op->key, op->key_len);
-        rocksdb_column_family_handle_t *column = ix->columns[families[op->family].column];
+        rocksdb_column_family_handle_t *column = in->columns[families[op->family].column];
         if (op->put)
                 rocksdb_writebatch_put_cf(w, column, full.bytes, full.len, (const char *)op->value,
                                           op->value_len);
@@ -793,9 +726,17 @@ static void write_op(const struct cas_index *ix, rocksdb_writebatch_t *w, const 
                 rocksdb_writebatch_delete_cf(w, column, full.bytes, full.len);
 }
 
-static int write_ops(struct cas_index *ix, const struct cas_batch *b, rocksdb_writebatch_t *w,
-                     struct cas_map *ages, struct cas_err *err)
+static void destroy_writebatch(rocksdb_writebatch_t **w)
 {
+        rocksdb_writebatch_destroy(*w);
+}
+
+/* Inside the database. */
+static int write_ops(struct cas_index *ix, const struct cas_indexdb_open *in,
+                     const struct cas_batch *b, struct cas_map *ages, struct cas_err *err)
+{
+        __attribute__((cleanup(destroy_writebatch))) rocksdb_writebatch_t *w =
+                rocksdb_writebatch_create();
         struct cas_cursor c = cas_cursor_over(b->ops.data, b->ops.len_bytes);
         while (cas_cursor_left(&c) > 0) {
                 struct op op = next_op(&c);
@@ -806,11 +747,11 @@ static int write_ops(struct cas_index *ix, const struct cas_batch *b, rocksdb_wr
                                 return rc;
                 }
                 if (!older)
-                        write_op(ix, w, &op);
+                        write_op(in, w, &op);
         }
         char *message = NULL;
-        rocksdb_write(ix->db, ix->synced, w, &message);
-        return message ? fail_rocks(err, message, "write index") : 0;
+        rocksdb_write(in->db, ix->synced, w, &message);
+        return message ? cas_indexdb_failed(ix->db, err, message, "write index") : 0;
 }
 
 static bool has_packs(const struct cas_batch *b)
@@ -827,15 +768,20 @@ int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *e
 {
         if (b->ops.len_bytes == 0)
                 return 0;
-        rocksdb_writebatch_t *w = rocksdb_writebatch_create();
+        struct cas_indexdb_open in;
+        int rc = cas_indexdb_mend(ix->db, err);
+        if (rc == 0)
+                rc = cas_indexdb_enter(ix->db, &in, err);
+        if (rc < 0)
+                return rc;
         struct cas_map *ages = has_packs(b) ? cas_map_new() : NULL;
         if (ages)
                 cas_mutex_lock(&ix->packs);
-        int rc = write_ops(ix, b, w, ages, err);
+        rc = write_ops(ix, &in, b, ages, err);
         if (ages)
                 cas_mutex_unlock(&ix->packs);
         cas_map_free(ages);
-        rocksdb_writebatch_destroy(w);
+        cas_indexdb_leave(ix->db);
         if (rc == 0)
                 cas_buf_clear(&b->ops);
         return rc;

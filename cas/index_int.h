@@ -96,6 +96,11 @@ const char *cas_family_name(enum cas_family family);
 int cas_index_open(const char *path, bool create, struct cas_index **out,
                    struct cas_err *err) CAS_MUST_CHECK;
 void cas_index_close(struct cas_index *ix);
+/* After an error of I/O nothing is written until the database has been opened anew. Every write
+ * does that first, so that work goes on when the fault is gone; who holds things that depend on
+ * what the index has can ask for it. Success when there is nothing to do. Whether what failed was
+ * written can be seen afterwards. Errors: IO, NOSPACE, BUSY (try again). */
+int cas_index_mend(struct cas_index *ix, struct cas_err *err) CAS_MUST_CHECK;
 /* Writes all entries anew, as small as can be. Reads and writes go on. */
 int cas_index_compact(struct cas_index *ix, struct cas_err *err) CAS_MUST_CHECK;
 /* Writes what is in memory to tables. */

@@ -239,26 +239,42 @@ static int find_end(struct cas_journal *j, const struct cas_journal_position *se
         return cut_tail(j, size, err);
 }
 
+static int load(struct cas_journal *j, const char *store_id,
+                const struct cas_journal_position *seen, struct cas_err *err)
+{
+        int rc = cas_io_unlink(j->io, j->dirfd, JOURNAL_NEW_PATH, err);
+        if (rc == 0)
+                rc = cas_io_open(j->io, j->dirfd, CAS_JOURNAL_PATH, O_RDWR, 0, &j->fd, err);
+        if (rc == 0)
+                rc = read_header(j, store_id, err);
+        if (rc == 0)
+                rc = find_end(j, seen, err);
+        if (rc == 0)
+                j->compact_base_bytes = j->header.snapshot_end;
+        return rc;
+}
+
 int cas_journal_open(const struct cas_io *io, int dirfd, const char *store_id,
                      const struct cas_journal_position *seen, struct cas_journal **out,
                      struct cas_err *err)
 {
         struct cas_journal *j = cas_xcalloc(1, sizeof(*j));
         *j = (struct cas_journal){.io = io, .dirfd = dirfd, .fd = -1};
-        int rc = cas_io_unlink(io, dirfd, JOURNAL_NEW_PATH, err);
-        if (rc == 0)
-                rc = cas_io_open(io, dirfd, CAS_JOURNAL_PATH, O_RDWR, 0, &j->fd, err);
-        if (rc == 0)
-                rc = read_header(j, store_id, err);
-        if (rc == 0)
-                rc = find_end(j, seen, err);
+        int rc = load(j, store_id, seen, err);
         if (rc < 0) {
                 cas_journal_close(j);
                 return rc;
         }
-        j->compact_base_bytes = j->header.snapshot_end;
         *out = j;
         return 0;
+}
+
+int cas_journal_reopen(struct cas_journal *j, const char *store_id,
+                       const struct cas_journal_position *seen, struct cas_err *err)
+{
+        if (j->fd >= 0)
+                (void)j->io->ops->close(j->io->ctx, cas_steal_fd(&j->fd));
+        return load(j, store_id, seen, err);
 }
 
 void cas_journal_close(struct cas_journal *j)

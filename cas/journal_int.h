@@ -31,6 +31,12 @@ int cas_journal_create(const struct cas_io *io, int dirfd, const char *store_id,
 int cas_journal_open(const struct cas_io *io, int dirfd, const char *store_id,
                      const struct cas_journal_position *seen, struct cas_journal **out,
                      struct cas_err *err) CAS_MUST_CHECK;
+/* The same of a journal that is open, after a call that left it unknown what is in the file. It is
+ * to be written anew then, before anything is appended: of a file whose sync failed, the disk may
+ * have less than is read. When this fails it can be tried again, and nothing else may be called but
+ * cas_journal_close. */
+int cas_journal_reopen(struct cas_journal *j, const char *store_id,
+                       const struct cas_journal_position *seen, struct cas_err *err) CAS_MUST_CHECK;
 void cas_journal_close(struct cas_journal *j);
 /* What an index that has seen everything notes. */
 struct cas_journal_position cas_journal_position(const struct cas_journal *j);

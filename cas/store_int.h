@@ -69,10 +69,12 @@ struct cas_store {
         struct cas_journal *journal; /* belongs to the thread that set commit_busy */
         struct cas_commit *commit_first, **commit_last;
         bool commit_busy; /* a thread writes the commits that it took from the queue */
-        /* A commit failed halfway: journal and index may disagree until the store is opened
-         * again, so nothing more is committed. Message of the first failure. */
+        /* A commit failed halfway: journal and index may disagree, and nothing more is committed
+         * until they have been made to agree, which the next commit tries. Message of what failed
+         * last. */
         bool commit_broken;
         struct cas_err commit_error;
+        int64_t commit_mend_ns; /* CLOCK_MONOTONIC: not again before that */
 
         struct cas_mutex uploads_mutex; /* guards the two below */
         struct cas_map *uploads;        /* id -> struct upload_state (cas/upload.c) */
