@@ -19,6 +19,7 @@
 #include "cas/chunker.h"
 #include "cas/condemned_int.h"
 #include "cas/kept_int.h"
+#include "cas/mend_int.h"
 #include "cas/packwriter_int.h"
 #include "cas/pins_int.h"
 #include "cas/prefixset.h"
@@ -66,6 +67,7 @@ struct new_object {
 struct cas_ingest {
         struct cas_packset *ps;
         struct cas_pins *pins; /* borrowed; NULL: nobody collects */
+        const struct cas_hashset *mends; /* borrowed; NULL: nothing is damaged that is known of */
 
         /* caller's thread */
         struct batch *filling;
@@ -128,6 +130,12 @@ static void note_seen(struct cas_ingest *in, const struct cas_hash *name)
         (void)cas_map_put(in->seen, name->bytes, CAS_HASH_BYTES, NULL);
 }
 
+/* Whether what the index has of that name is damaged. */
+static bool is_mended(const struct cas_ingest *in, const struct cas_hash *name)
+{
+        return in->mends && cas_hashset_has(in->mends, name->bytes);
+}
+
 static void pin_chunk(struct cas_ingest *in, const struct cas_hash *name)
 {
         if (in->pins)
@@ -156,6 +164,8 @@ static int store_chunk(struct cas_ingest *in, const struct cas_packwriter_chunk 
         }
         struct cas_chunk_record rec;
         struct cas_err reason = CAS_ERR_INIT;
+        if (is_mended(in, &chunk->name))
+                return cas_packwriter_add(&in->writer, chunk, err);
         int rc = cas_index_get_chunk(in->ps->index, &chunk->name, &rec, &reason);
         if (rc == -CAS_E_NOTFOUND) {
                 in->cut_is_new = true;
@@ -173,6 +183,9 @@ static int object_is_indexed(struct cas_ingest *in, const struct cas_hash *id, b
         struct cas_object_record rec;
         struct cas_err reason = CAS_ERR_INIT;
         pin_object(in, id);
+        *out = false;
+        if (is_mended(in, id))
+                return 0;
         int rc = cas_index_get_object(in->ps->index, id, &rec, &reason);
         *out = rc == 0;
         if (rc < 0 && rc != -CAS_E_NOTFOUND) {
@@ -258,19 +271,64 @@ static void leave_orphans(struct cas_ingest *in)
                 in->orphans[in->orphan_count++] = in->refs[i].chunk;
 }
 
+/* Whether all that the list of an object names is there. It may be another list than the one that
+ * was just cut (cas/kept_int.h), so that chunks of it may have been lost that came not again. */
+static int list_is_whole(struct cas_ingest *in, const struct cas_hash *id, bool *out,
+                         struct cas_err *err)
+{
+        struct cas_chunk_ref refs[256];
+        uint32_t first = 0, count;
+        *out = true;
+        do {
+                int rc = cas_index_get_object_chunks(in->ps->index, id, first, refs,
+                                                     CAS_COUNT(refs), &count, err);
+                if (rc < 0)
+                        return rc;
+                bool same = count <= in->ref_count - cas_min_u64(first, in->ref_count) &&
+                            memcmp(refs, in->refs + first, count * sizeof(refs[0])) == 0;
+                for (uint32_t i = 0; rc == 0 && !same && *out && i < count; i++)
+                        rc = cas_index_has(in->ps->index, CAS_FAMILY_CHUNKS, refs[i].chunk.bytes,
+                                           CAS_HASH_BYTES, out, err);
+                if (rc < 0)
+                        return rc;
+                first += count;
+        } while (count > 0 && *out);
+        return 0;
+}
+
+/* What the index has of a large object. *replaced_count: chunks of a list that is not to stay. */
+static int look_up_list(struct cas_ingest *in, const struct cas_hash *id, bool *stays,
+                        uint32_t *replaced_count, struct cas_err *err)
+{
+        struct cas_object_record rec;
+        struct cas_err reason = CAS_ERR_INIT;
+        pin_object(in, id);
+        int rc = cas_index_get_object(in->ps->index, id, &rec, &reason);
+        *stays = false;
+        *replaced_count = rc == 0 ? rec.chunk_count : 0;
+        if (rc == -CAS_E_NOTFOUND || is_mended(in, id))
+                return 0;
+        if (rc == 0)
+                rc = list_is_whole(in, id, stays, &reason);
+        if (rc < 0)
+                *err = reason;
+        return rc;
+}
+
 static int end_large(struct cas_ingest *in, struct cas_err *err)
 {
         struct cas_hash id;
+        bool stays = true;
+        uint32_t replaced_count = 0;
         int rc = 0;
         name_object(in, &id);
-        bool indexed = seen_before(in, &id);
-        if (!indexed) {
+        if (!seen_before(in, &id)) {
                 note_seen(in, &id);
-                rc = object_is_indexed(in, &id, &indexed, err);
+                rc = look_up_list(in, &id, &stays, &replaced_count, err);
         }
         if (rc < 0)
                 return rc;
-        if (indexed) {
+        if (stays) {
                 leave_orphans(in);
                 return 0;
         }
@@ -281,7 +339,8 @@ static int end_large(struct cas_ingest *in, struct cas_err *err)
         add_object(in, &(struct new_object){.id = id,
                                             .size_bytes = in->size_bytes,
                                             .chunk_count = in->ref_count,
-                                            .refs = cas_steal(&in->refs)});
+                                            .refs = cas_steal(&in->refs),
+                                            .replaced_count = replaced_count});
         in->ref_max = 0;
         return 0;
 }
@@ -848,7 +907,13 @@ int cas_ingest_kept_end(struct cas_ingest *in, struct cas_err *err)
 
 bool cas_ingest_replaces(const struct cas_ingest *in)
 {
-        return in->replaces;
+        return in->replaces || in->mends;
+}
+
+void cas_ingest_mend(struct cas_ingest *in, const struct cas_hashset *names)
+{
+        cas_assert(!in->started);
+        in->mends = names;
 }
 
 /* ---- committing ---- */
@@ -912,7 +977,7 @@ static int checkpoint(struct cas_ingest *in, struct cas_err *err)
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         int rc = flush_writer(in, batch, NULL, err);
         if (rc == 0)
-                rc = cas_packset_write(in->ps, batch, in->replaces, err);
+                rc = cas_packset_write(in->ps, batch, cas_ingest_replaces(in), err);
         if (rc < 0)
                 return rc;
         cas_packwriter_published(&in->writer);

@@ -16,6 +16,7 @@
 #include "cas/elsewhere_int.h"
 #include "cas/hashpipe.h"
 #include "cas/layer_int.h"
+#include "cas/mend_int.h"
 #include "cas/object.h"
 #include "cas/once.h"
 #include "cas/pins_int.h"
@@ -334,9 +335,10 @@ static int check_blob(struct blob_source *b, struct cas_err *err)
                         cas_digest_text(b->digest, text));
 }
 
+/* mend NULL: nothing of it is damaged. */
 static int decode_blob(struct cas_store *s, const struct cas_digest *blob,
-                       const struct cas_progress *progress, struct cas_layer_record *out,
-                       struct cas_err *err)
+                       const struct cas_mend *mend, const struct cas_progress *progress,
+                       struct cas_layer_record *out, struct cas_err *err)
 {
         struct cas_layer_record rec = {.blob = *blob};
         cas_cleanup_blob_stream struct cas_blob_stream *stream = NULL;
@@ -351,6 +353,8 @@ static int decode_blob(struct cas_store *s, const struct cas_digest *blob,
         cas_publish_keep_blob(p, blob);
         if (cas_blob_stream_open(s, blob, 0, UINT64_MAX, true, &stream, err) < 0)
                 return -(int)err->code;
+        if (mend)
+                cas_publish_mend(p, mend);
         source.stream = stream;
         d.stored_bytes_total = cas_blob_stream_left(stream);
         d.publish = p;
@@ -373,7 +377,14 @@ int cas_layer_decode_here(struct cas_store *s, const struct cas_digest *blob,
 {
         bool found;
         int rc = layer_find(s, blob, &found, out, err);
-        return rc < 0 || found ? rc : decode_blob(s, blob, progress, out, err);
+        return rc < 0 || found ? rc : decode_blob(s, blob, NULL, progress, out, err);
+}
+
+int cas_layer_mend(struct cas_store *s, const struct cas_digest *blob, const struct cas_mend *mend,
+                   struct cas_err *err)
+{
+        struct cas_layer_record ignored;
+        return decode_blob(s, blob, mend, NULL, &ignored, err);
 }
 
 static int ensure_layer(void *arg, void *result, struct cas_err *err)

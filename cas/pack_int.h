@@ -91,4 +91,22 @@ int cas_pack_walk_from(const struct cas_io *io, int fd, uint64_t pack_id, uint64
 int cas_pack_has_record(const struct cas_io *io, int fd, uint64_t pack_id, uint64_t offset,
                         bool *out, struct cas_err *err) CAS_MUST_CHECK;
 
+/* Bytes of a pack that are no record, or one that cannot be used. */
+struct cas_pack_damage {
+        uint64_t offset, end_offset;
+        unsigned kind;                       /* of a record whose head is whole; 0: it is not */
+        const struct cas_pack_chunk *chunks; /* of a block whose frame alone is damaged */
+        uint32_t chunk_count;
+};
+/* All whole records, wherever they are: header, footer and what lies between may be damaged. Ends
+ * early only by an error of the hooks (0 goes on), or UNSUPPORTED (version), NOMEM, IO. */
+struct cas_pack_salvage {
+        int (*item)(void *arg, const struct cas_pack_item *item, struct cas_err *err);
+        int (*damage)(void *arg, const struct cas_pack_damage *damage,
+                      struct cas_err *err); /* may be NULL */
+        void *arg;
+};
+int cas_pack_salvage(const struct cas_io *io, int fd, uint64_t pack_id,
+                     const struct cas_pack_salvage *hooks, struct cas_err *err) CAS_MUST_CHECK;
+
 #endif

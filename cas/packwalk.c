@@ -11,6 +11,8 @@
 #define READ_STEP_BYTES (1 * CAS_MIB)
 /* After so many beginnings of records that are none, content imitates records: no more is tried. */
 #define FALSE_RECORDS_MAX 256
+/* Bytes of tables that are hashed in vain while records behind damage are looked for. */
+#define SALVAGE_TRIED_BYTES_MAX (1 * CAS_GIB)
 
 struct walk {
         const struct cas_io *io;
@@ -180,8 +182,9 @@ static int grow(void **array, uint32_t *max, uint32_t count, size_t element_byte
         return 0;
 }
 
-static int decode_block(struct walk *w, const struct head *h, const uint8_t *table,
-                        struct cas_pack_item *item, struct cas_err *err)
+/* The chunks of a block by its table. */
+static int block_table(struct walk *w, const struct head *h, const uint8_t *table,
+                       struct cas_pack_item *item, struct cas_err *err)
 {
         int rc = grow((void **)&w->chunks, &w->chunks_max, h->count, sizeof(w->chunks[0]), err);
         if (rc < 0)
@@ -202,9 +205,19 @@ static int decode_block(struct walk *w, const struct head *h, const uint8_t *tab
         }
         if (raw_bytes != h->raw_bytes)
                 return bad_record(h, "chunks do not fill the block", err);
+        item->chunks = w->chunks;
+        item->chunk_count = h->count;
+        return 0;
+}
+
+static int decode_block(struct walk *w, const struct head *h, const uint8_t *table,
+                        struct cas_pack_item *item, struct cas_err *err)
+{
         uint64_t frame_offset = h->offset + CAS_PACK_RECORD_BYTES + h->table_bytes;
         const uint8_t *frame;
-        rc = bytes_at(w, frame_offset, h->stored_bytes, &frame, err);
+        int rc = block_table(w, h, table, item, err);
+        if (rc == 0)
+                rc = bytes_at(w, frame_offset, h->stored_bytes, &frame, err);
         if (rc < 0)
                 return rc;
         if (XXH3_64bits(frame, h->stored_bytes) != h->stored_checksum)
@@ -219,8 +232,6 @@ static int decode_block(struct walk *w, const struct head *h, const uint8_t *tab
                 .codec = (uint8_t)h->codec,
         };
         item->frame = frame;
-        item->chunks = w->chunks;
-        item->chunk_count = h->count;
         return 0;
 }
 
@@ -519,6 +530,148 @@ int cas_pack_has_record(const struct cas_io *io, int fd, uint64_t pack_id, uint6
                         return rc;
                 }
         }
+}
+
+/* ---- all that is whole ---- */
+
+struct salvage {
+        struct walk w;
+        const struct cas_pack_salvage *hooks;
+        uint64_t tried_bytes;
+};
+
+/* The next offset from `*offset` on where a head and a table are whole; the file's length when
+ * there is none, or when content imitates records again and again. */
+static int next_record(struct salvage *sv, uint64_t *offset, struct cas_err *err)
+{
+        struct walk *w = &sv->w;
+        for (;; ++*offset) {
+                struct head h = {0};
+                const uint8_t *table;
+                struct cas_err reason = CAS_ERR_INIT;
+                int rc = next_magic(w, offset, err);
+                if (rc < 0 || *offset >= w->file_bytes)
+                        return rc;
+                rc = read_head(w, *offset, &h, &table, &reason);
+                if (rc == 0)
+                        return 0;
+                if (rc != -CAS_E_CORRUPT) {
+                        *err = reason;
+                        return rc;
+                }
+                sv->tried_bytes += h.table_bytes;
+                if (sv->tried_bytes > SALVAGE_TRIED_BYTES_MAX)
+                        *offset = w->file_bytes;
+        }
+}
+
+/* A record that cannot be used begins at *offset: tells how far that goes, and goes on behind it.
+ */
+static int tell_damage(struct salvage *sv, uint64_t *offset, struct cas_err *err)
+{
+        struct walk *w = &sv->w;
+        struct cas_pack_damage damage = {.offset = *offset};
+        struct head h;
+        const uint8_t *table;
+        struct cas_err reason = CAS_ERR_INIT;
+        struct cas_pack_item item = {0};
+        int rc = read_head(w, *offset, &h, &table, &reason);
+        if (rc == 0) {
+                damage.end_offset =
+                        cas_min_u64(w->file_bytes, *offset + CAS_PACK_RECORD_BYTES + h.table_bytes +
+                                                           (uint64_t)h.stored_bytes);
+                damage.kind = h.kind;
+                rc = h.kind == CAS_PACK_BLOCK ? block_table(w, &h, table, &item, &reason) : 0;
+        } else if (rc == -CAS_E_CORRUPT) {
+                damage.end_offset = *offset + 1;
+                rc = next_record(sv, &damage.end_offset, err);
+                if (rc < 0)
+                        return rc;
+        }
+        if (rc < 0 && rc != -CAS_E_CORRUPT) {
+                *err = reason;
+                return rc;
+        }
+        damage.chunks = item.chunks;
+        damage.chunk_count = item.chunk_count;
+        *offset = damage.end_offset;
+        return sv->hooks->damage ? sv->hooks->damage(sv->hooks->arg, &damage, err) : 0;
+}
+
+/* Whether the footer's record, whole, and then the trailer stand at `offset`, and end the file. */
+static bool is_footer(struct walk *w, uint64_t offset)
+{
+        struct head h;
+        const uint8_t *table;
+        struct cas_err ignored = CAS_ERR_INIT;
+        return read_head(w, offset, &h, &table, &ignored) == 0 && h.kind == CAS_PACK_FOOTER &&
+               offset + CAS_PACK_RECORD_BYTES + h.table_bytes + CAS_PACK_TRAILER_BYTES ==
+                       w->file_bytes;
+}
+
+static int salvage_records(struct salvage *sv, struct cas_err *err)
+{
+        struct walk *w = &sv->w;
+        for (uint64_t offset = CAS_PACK_HEADER_BYTES; offset < w->file_bytes;) {
+                struct cas_pack_item item;
+                struct cas_err reason = CAS_ERR_INIT;
+                int rc = decode_record(w, offset, &item, &reason);
+                if (rc == 0) {
+                        rc = sv->hooks->item(sv->hooks->arg, &item, err);
+                        offset += item.record_bytes;
+                } else if (rc == -CAS_E_CORRUPT && is_footer(w, offset)) {
+                        return 0;
+                } else if (rc == -CAS_E_CORRUPT) {
+                        rc = tell_damage(sv, &offset, err);
+                } else {
+                        *err = reason;
+                }
+                if (rc < 0)
+                        return rc;
+        }
+        return 0;
+}
+
+/* A header that is damaged costs nothing: records tell their place themselves, and what they mean
+ * has not changed since the first version. */
+static int salvage_header(struct salvage *sv, struct cas_err *err)
+{
+        struct walk *w = &sv->w;
+        const uint8_t *header;
+        struct cas_err reason = CAS_ERR_INIT;
+        struct cas_pack_damage damage = {.end_offset =
+                                                 cas_min_u64(CAS_PACK_HEADER_BYTES, w->file_bytes)};
+        int rc = bytes_at(w, 0, CAS_PACK_HEADER_BYTES, &header, &reason);
+        if (rc == 0)
+                rc = cas_pack_header_decode(header, w->pack_id, &w->version, &reason);
+        if (rc == -CAS_E_CORRUPT) {
+                w->version = CAS_PACK_VERSION;
+                return sv->hooks->damage ? sv->hooks->damage(sv->hooks->arg, &damage, err) : 0;
+        }
+        if (rc < 0)
+                *err = reason;
+        return rc;
+}
+
+static void salvage_release(struct salvage *sv)
+{
+        walk_release(&sv->w);
+}
+
+int cas_pack_salvage(const struct cas_io *io, int fd, uint64_t pack_id,
+                     const struct cas_pack_salvage *hooks, struct cas_err *err)
+{
+        __attribute__((cleanup(salvage_release))) struct salvage sv = {
+                .w = {.io = io, .fd = fd, .pack_id = pack_id}, .hooks = hooks};
+        struct stat st;
+        (void)cas_pack_name(pack_id, sv.w.what);
+        if (fstat(fd, &st) != 0)
+                return cas_fail_sys(err, errno, "stat %s", sv.w.what);
+        sv.w.file_bytes = (uint64_t)st.st_size;
+        int rc = salvage_header(&sv, err);
+        if (rc == 0)
+                rc = salvage_records(&sv, err);
+        return rc < 0 ? cas_err_wrap(err, "%s", sv.w.what) : 0;
 }
 
 int cas_pack_walk(const struct cas_io *io, int fd, uint64_t pack_id,

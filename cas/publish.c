@@ -11,6 +11,7 @@
 #include "cas/commit_int.h"
 #include "cas/condemned_int.h"
 #include "cas/kept_int.h"
+#include "cas/mend_int.h"
 #include "cas/packfile_int.h"
 #include "cas/pins_int.h"
 #include "cas/publishrefs_int.h"
@@ -27,7 +28,8 @@ struct cas_publish {
         struct cas_pins *pins; /* what it counts on, or adds */
         struct cas_batch *batch;
         struct cas_publish_refs refs;
-        struct cas_ingest *ingest; /* made with the first object */
+        struct cas_ingest *ingest;   /* made with the first object */
+        const struct cas_mend *mend; /* borrowed; NULL: nothing is known to be damaged */
 
         struct cas_staged_blob *blobs; /* owned */
         size_t blob_count;
@@ -118,12 +120,21 @@ void cas_publish_free(struct cas_publish *p)
         free(p);
 }
 
+void cas_publish_mend(struct cas_publish *p, const struct cas_mend *mend)
+{
+        cas_assert(!p->ingest && p->blob_count == 0);
+        p->mend = mend;
+}
+
 /* ---- objects and layers ---- */
 
 static struct cas_ingest *ingest_of(struct cas_publish *p)
 {
-        if (!p->ingest)
+        if (!p->ingest) {
                 p->ingest = cas_ingest_new(p->store->packset, p->pins);
+                if (p->mend)
+                        cas_ingest_mend(p->ingest, &p->mend->names);
+        }
         return p->ingest;
 }
 
@@ -264,6 +275,9 @@ static int blob_is_here(struct cas_publish *p, const struct cas_digest *digest, 
                 if (*out)
                         return 0;
         }
+        *out = false;
+        if (p->mend && cas_digest_equal(&p->mend->blob, digest))
+                return 0;
         cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
         uint64_t size_bytes;
         struct cas_err miss = CAS_ERR_INIT;

@@ -174,25 +174,57 @@ static int take_item(void *arg, const struct cas_pack_item *item, struct cas_err
         return flush(rb, BATCH_BYTES, err);
 }
 
-static int take_pack(struct rebuild *rb, int dirfd, const char *name, uint64_t pack_id,
-                     struct cas_err *err)
+struct pack_source {
+        struct rebuild *rb;
+        uint64_t whole_end; /* of the last whole record */
+        bool damaged;       /* something stands before that, or in the header's place */
+        bool damage_ahead;  /* … when a whole record follows */
+};
+
+static int take_whole(void *arg, const struct cas_pack_item *item, struct cas_err *err)
+{
+        struct pack_source *from = arg;
+        from->whole_end = item->record_offset + item->record_bytes;
+        from->damaged = from->damaged || from->damage_ahead;
+        return take_item(from->rb, item, err);
+}
+
+static int note_damage(void *arg, const struct cas_pack_damage *damage,
+                       struct cas_err *err CAS_UNUSED)
+{
+        struct pack_source *from = arg;
+        from->damage_ahead = true;
+        from->damaged = from->damaged || damage->offset == 0;
+        return 0;
+}
+
+/* What is whole is good, before damage and behind it; fsck tells of what is missing. */
+static int take_pack(struct rebuild *rb, uint32_t tier, int dirfd, const char *name,
+                     uint64_t pack_id, struct cas_err *err)
 {
         const struct cas_io *io = rb->s->io;
+        struct pack_source from = {.rb = rb};
+        const struct cas_pack_salvage hooks = {
+                .item = take_whole, .damage = note_damage, .arg = &from};
         struct cas_err bad = CAS_ERR_INIT;
-        uint64_t end;
-        bool sealed;
         int fd;
         int rc = cas_io_open(io, dirfd, name, O_RDONLY, 0, &fd, err);
         if (rc < 0)
                 return rc;
-        rc = cas_pack_walk(io, fd, pack_id, take_item, rb, &end, &sealed, &bad);
+        rc = cas_pack_salvage(io, fd, pack_id, &hooks, &bad);
         (void)io->ops->close(io->ctx, fd);
-        /* What comes before the damage is good; fsck tells of what is missing. */
-        if (rc == -CAS_E_CORRUPT || rc == -CAS_E_UNSUPPORTED)
+        if (rc == -CAS_E_UNSUPPORTED)
                 return 0;
-        if (rc < 0)
+        if (rc < 0) {
                 *err = bad;
-        return rc;
+                return rc;
+        }
+        /* Opening the packs would take damage for the torn tail of a write, and cut it off. */
+        if (from.damaged && from.whole_end > 0)
+                cas_batch_put_pack(
+                        rb->batch, pack_id,
+                        &(struct cas_pack_record){.tier = tier, .size_bytes = from.whole_end});
+        return 0;
 }
 
 static void close_dir(DIR **dir)
@@ -201,7 +233,7 @@ static void close_dir(DIR **dir)
                 (void)closedir(*dir);
 }
 
-static int take_tier(void *arg, uint32_t tier CAS_UNUSED, int dirfd, struct cas_err *err)
+static int take_tier(void *arg, uint32_t tier, int dirfd, struct cas_err *err)
 {
         struct rebuild *rb = arg;
         int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -219,7 +251,7 @@ static int take_tier(void *arg, uint32_t tier CAS_UNUSED, int dirfd, struct cas_
                         return 0;
                 if (!cas_pack_name_parse(e->d_name, &pack_id))
                         continue;
-                int rc = take_pack(rb, dirfd, e->d_name, pack_id, err);
+                int rc = take_pack(rb, tier, dirfd, e->d_name, pack_id, err);
                 if (rc < 0)
                         return rc;
         }
