@@ -13,6 +13,7 @@
 
 #include "cas/blob.h"
 #include "cas/condense.h"
+#include "cas/damage_int.h"
 #include "cas/flights_int.h"
 #include "cas/limits.h"
 #include "cas/log.h"
@@ -207,6 +208,7 @@ static void doubt_recipe(struct flight *f)
 {
         struct cas_store *s = f->flights->store;
         struct cas_err err = CAS_ERR_INIT;
+        cas_damage_note_blob(s, &f->digest);
         if (cas_recipe_doubt(s, &f->digest, &err) < 0)
                 cas_log(CAS_LOG_WARN, "recipe", "error=\"%s\"", err.msg);
 }

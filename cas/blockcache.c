@@ -116,15 +116,22 @@ static void shrink_locked(struct cas_blockcache *c)
         }
 }
 
+void cas_blockcache_clear(struct cas_blockcache *c)
+{
+        cas_mutex_lock(&c->mutex);
+        size_t max_bytes = c->max_bytes;
+        c->max_bytes = 0;
+        shrink_locked(c);
+        c->max_bytes = max_bytes;
+        cas_mutex_unlock(&c->mutex);
+}
+
 void cas_blockcache_free(struct cas_blockcache *c)
 {
         if (!c)
                 return;
-        cas_mutex_lock(&c->mutex);
-        c->max_bytes = 0;
-        shrink_locked(c);
+        cas_blockcache_clear(c);
         cas_assert(c->bytes == 0);
-        cas_mutex_unlock(&c->mutex);
         (void)pthread_cond_destroy(&c->loaded);
         cas_mutex_release(&c->mutex);
         free(c);

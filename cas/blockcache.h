@@ -24,5 +24,7 @@ struct cas_block *cas_blockcache_find(struct cas_blockcache *c, const struct cas
 int cas_blockcache_get(struct cas_blockcache *c, int pack_fd, const struct cas_extent *extent,
                        struct cas_block **out, struct cas_err *err) CAS_MUST_CHECK;
 void cas_blockcache_put(struct cas_blockcache *c, struct cas_block *block);
+/* Forgets all blocks that nobody holds: what is read next comes from the disk. */
+void cas_blockcache_clear(struct cas_blockcache *c);
 
 #endif

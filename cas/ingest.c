@@ -66,7 +66,7 @@ struct new_object {
 
 struct cas_ingest {
         struct cas_packset *ps;
-        struct cas_pins *pins; /* borrowed; NULL: nobody collects */
+        struct cas_pins *pins;           /* borrowed; NULL: nobody collects */
         const struct cas_hashset *mends; /* borrowed; NULL: nothing is damaged that is known of */
 
         /* caller's thread */

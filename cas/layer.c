@@ -375,9 +375,23 @@ int cas_layer_decode_here(struct cas_store *s, const struct cas_digest *blob,
                           const struct cas_progress *progress, struct cas_layer_record *out,
                           struct cas_err *err)
 {
+        struct cas_layer_record rec = {0};
         bool found;
-        int rc = layer_find(s, blob, &found, out, err);
-        return rc < 0 || found ? rc : decode_blob(s, blob, NULL, progress, out, err);
+        int rc = layer_find(s, blob, &found, &rec, err);
+        if (rc == 0 && !found) {
+                struct cas_err miss = CAS_ERR_INIT;
+                bool serves = rec.blob.alg && rec.listing_version == CAS_LISTING_VERSION_DAMAGED;
+                rc = decode_blob(s, blob, NULL, progress, out, &miss);
+                if (rc == -CAS_E_NOTFOUND && serves)
+                        rc = 0; /* its blob is not here to make it whole */
+                else if (rc == 0)
+                        return 0;
+                else
+                        *err = miss;
+        }
+        if (rc == 0)
+                *out = rec;
+        return rc;
 }
 
 int cas_layer_mend(struct cas_store *s, const struct cas_digest *blob, const struct cas_mend *mend,

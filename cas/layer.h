@@ -9,6 +9,9 @@
 #include "cas/publish.h"
 
 #define CAS_LISTING_VERSION 1
+/* In the record of a layer of which something was lost (cas/quarantine.c): it serves as far as it
+ * goes, and is decoded again as soon as its blob is here. */
+#define CAS_LISTING_VERSION_DAMAGED 0
 #define CAS_LISTING_HEAD_BYTES 16 /* before the first entry */
 /* No entry takes more: path, target and xattrs at their limits, and what is of fixed size. */
 #define CAS_LISTING_ENTRY_BYTES_MAX                                                                \

@@ -20,6 +20,7 @@
  * in callbacks (who waits for bytes is woken under "flight"); what is taken inside of what is
  * learned as it happens, together with this table, and a thread that closes a circle is told. */
 #define CAS_LOCK_RANKS(X)                                                                          \
+        X(5, "repair")             /* one thing is repaired at a time */                           \
         X(10, "store.keeping")     /* who puts frames of a blob into packs as they are */          \
         X(20, "elsewhere.loading") /* the list of other stores' parts */                           \
         X(30, "condenser")                                                                         \
@@ -40,6 +41,7 @@
         X(900, "blockcache")                                                                       \
         X(900, "assemble.once")                                                                    \
         X(900, "condense.once")                                                                    \
+        X(900, "damages")                                                                          \
         X(900, "elsewhere.once")                                                                   \
         X(900, "hashpipe")                                                                         \
         X(900, "index.packs")                                                                      \

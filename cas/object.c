@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cas/object.h"
 
+#include <stdio.h>
+
 #include "cas/blockcache.h"
 #include "cas/codec.h"
+#include "cas/damage_int.h"
 #include "cas/kept_int.h"
 #include "cas/limits.h"
+#include "cas/pack_int.h"
 #include "cas/packfile_int.h"
 #include "cas/store_int.h"
 #include "cas/verity.h"
@@ -14,6 +18,9 @@
 /* A pack may be rewritten between looking a chunk up and opening the pack; twice in a row only
  * while the store is being collected again and again. */
 #define LOOKUPS_MAX 4
+
+/* Ends what is told of damage. */
+#define REPAIR_HINT " (`lamina scrub --repair` looks for another copy)"
 
 /* Goes through the chunks of an object in order. */
 struct chunk_iter {
@@ -112,6 +119,16 @@ int cas_object_stat(struct cas_store *s, const struct cas_hash *id, struct cas_o
         *out = (struct cas_object_info){.size_bytes = rec.size_bytes,
                                         .chunk_count = rec.chunk_count};
         return 0;
+}
+
+/* Notes a chunk that cannot be read, and says what can be done about it. */
+static int tell_damage(struct cas_store *s, const struct cas_hash *chunk, struct cas_err *err)
+{
+        size_t len = strlen(err->msg);
+        cas_damage_note_chunk(s, chunk);
+        if (!strstr(err->msg, REPAIR_HINT))
+                (void)snprintf(err->msg + len, sizeof(err->msg) - len, "%s", REPAIR_HINT);
+        return -(int)err->code;
 }
 
 static int chunk_extent(struct cas_store *s, const struct cas_chunk_ref *ref, uint64_t offset,
@@ -263,7 +280,7 @@ static int chunk_block(struct cas_store *s, const struct cas_chunk_ref *ref,
         *err = reason;
         if (err->code == CAS_E_NOTFOUND)
                 err->code = CAS_E_CORRUPT; /* the object is there, what it is made of is not */
-        return -(int)err->code;
+        return err->code == CAS_E_CORRUPT ? tell_damage(s, &ref->chunk, err) : -(int)err->code;
 }
 
 int cas_chunk_find(struct cas_store *s, const struct cas_hash *name, uint32_t length_bytes,
@@ -303,20 +320,32 @@ int cas_chunk_read(struct cas_store *s, const struct cas_hash *name, uint32_t le
 
 /* ---- kept frames ---- */
 
-static int read_frame(struct cas_store *s, uint64_t pack_id, uint64_t offset, uint32_t bytes,
-                      struct cas_buf *out, struct cas_err *err)
+/* The record of the block is read with the frame: the index has no sum of the frame's own bytes. */
+static int read_frame(struct cas_store *s, const struct cas_chunk_record *rec, struct cas_buf *out,
+                      struct cas_err *err)
 {
+        const size_t head = cas_pack_block_frame(1), bytes = head + rec->block_stored_bytes;
         struct cas_packfd fd;
-        int rc = cas_packset_fd_get(s->packset, pack_id, &fd, err);
+        if (rec->block_offset < head)
+                return cas_fail(err, CAS_E_CORRUPT, "a block at byte %llu",
+                                (unsigned long long)rec->block_offset);
+        int rc = cas_packset_fd_get(s->packset, rec->pack_id, &fd, err);
         if (rc < 0)
                 return rc;
         cas_buf_clear(out);
         cas_buf_reserve(out, bytes);
-        rc = cas_io_pread_exact(s->io, fd.fd, out->data, bytes, offset, "pack", err);
+        rc = cas_io_pread_exact(s->io, fd.fd, out->data, bytes, rec->block_offset - head, "pack",
+                                err);
         cas_packset_fd_put(s->packset, &fd);
-        if (rc == 0)
-                out->len_bytes = bytes;
-        return rc;
+        if (rc < 0)
+                return rc;
+        if (!cas_pack_kept_is_sound(out->data, rec->block_stored_bytes, rec->block_offset - head))
+                return cas_fail(err, CAS_E_CORRUPT, "pack %016llx, frame at %llu is damaged",
+                                (unsigned long long)rec->pack_id,
+                                (unsigned long long)rec->block_offset);
+        memmove(out->data, out->data + head, rec->block_stored_bytes);
+        out->len_bytes = rec->block_stored_bytes;
+        return 0;
 }
 
 int cas_chunk_frame(struct cas_store *s, const struct cas_hash *chunk, struct cas_buf *out,
@@ -332,8 +361,7 @@ int cas_chunk_frame(struct cas_store *s, const struct cas_hash *chunk, struct ca
                 if (rc == -CAS_E_NOTFOUND || (rc == 0 && !*is_kept))
                         return 0;
                 if (rc == 0)
-                        rc = read_frame(s, rec.pack_id, rec.block_offset, rec.block_stored_bytes,
-                                        out, &reason);
+                        rc = read_frame(s, &rec, out, &reason);
                 if (rc == 0)
                         return 0;
                 if (rc != -CAS_E_NOTFOUND)
@@ -342,6 +370,8 @@ int cas_chunk_frame(struct cas_store *s, const struct cas_hash *chunk, struct ca
         *err = reason;
         if (err->code == CAS_E_NOTFOUND)
                 err->code = CAS_E_CORRUPT;
+        if (err->code == CAS_E_CORRUPT)
+                (void)tell_damage(s, chunk, err);
         return cas_err_wrap(err, "chunk %s", cas_hash_hex(chunk, hex));
 }
 

@@ -64,6 +64,17 @@ uint64_t cas_pack_record_checksum(const uint8_t *record, uint32_t table_bytes, u
         return XXH3_64bits_withSeed(record + CAS_PACK_RECORD_BYTES, table_bytes, head);
 }
 
+bool cas_pack_kept_is_sound(const uint8_t *record, uint32_t stored_bytes, uint64_t offset)
+{
+        return cas_get_le32(record) == CAS_PACK_RECORD_MAGIC && record[4] == CAS_PACK_BLOCK &&
+               cas_get_le32(record + 8) == CAS_PACK_CHUNK_BYTES &&
+               cas_get_le32(record + 16) == stored_bytes &&
+               cas_pack_record_checksum(record, CAS_PACK_CHUNK_BYTES, offset) ==
+                       cas_get_le64(record + 48) &&
+               XXH3_64bits(record + cas_pack_block_frame(1), stored_bytes) ==
+                       cas_get_le64(record + 32);
+}
+
 struct head {
         unsigned kind; /* enum cas_pack_record_kind or CAS_PACK_FOOTER */
         uint8_t codec; /* OBJECT: of its chunks, when they are kept frames */

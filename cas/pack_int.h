@@ -62,6 +62,9 @@ static inline size_t cas_pack_block_frame(uint32_t chunk_count)
 }
 size_t cas_pack_block_finish(uint8_t *record, uint64_t offset, const struct cas_pack_block *block);
 
+/* Whether the record of a block of one kept frame, which was read from that offset, is whole. */
+bool cas_pack_kept_is_sound(const uint8_t *record, uint32_t stored_bytes, uint64_t offset);
+
 /* The others are appended to out. chunk_count 0 or at least 2; is_kept: of kept frames. */
 void cas_pack_object_encode(uint64_t offset, const struct cas_hash *id, uint64_t size_bytes,
                             const struct cas_chunk_ref *refs, uint32_t chunk_count, bool is_kept,

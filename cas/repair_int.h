@@ -7,6 +7,10 @@
 
 #include "cas/scrub.h"
 
+/* Ids of what fn is told, as notes (spec/store.md). */
+#define CAS_REPAIR_QUARANTINED "quarantined" /* subject: what was put aside */
+#define CAS_REPAIR_IMAGE "image-damaged"     /* subject: an image that needs it */
+
 struct cas_repair;
 /* options borrowed (fetch_blob); fn is told of what was put aside and which images need it. */
 struct cas_repair *cas_repair_new(struct cas_store *s, const struct cas_scrub_options *options,
@@ -41,5 +45,9 @@ int cas_repair_tree(struct cas_repair *r, const struct cas_digest *tree, enum ca
  * then the pack is put aside (with damage that was not repaired) or removed. */
 int cas_repair_pack(struct cas_repair *r, uint64_t pack_id, enum cas_repaired *out,
                     struct cas_err *err) CAS_MUST_CHECK;
+/* What readers met since the last call (cas/damage_int.h): each is repaired. The counts are added
+ * to: `errors` gets what was damaged indeed. */
+int cas_repair_noted(struct cas_repair *r, struct cas_fsck_result *out,
+                     struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

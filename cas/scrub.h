@@ -36,6 +36,9 @@ struct cas_scrub_state {
 int cas_scrub(struct cas_store *s, const struct cas_scrub_options *options,
               const struct cas_progress *progress, cas_fsck_fn fn, void *arg,
               struct cas_fsck_result *out, struct cas_err *err) CAS_MUST_CHECK;
+/* Things that readers found damaged and that no scrub has looked at since: those come first in the
+ * next one, wherever it goes on. Who serves a store scrubs soon when there are some. */
+uint64_t cas_scrub_noted(struct cas_store *s);
 int cas_scrub_state(struct cas_store *s, struct cas_scrub_state *out,
                     struct cas_err *err) CAS_MUST_CHECK;
 

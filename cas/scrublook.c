@@ -137,7 +137,6 @@ void cas_scrub_say(struct cas_scrub_run *run, enum cas_fsck_message message, con
 
 /* ---- putting right ---- */
 
-#if __has_include("cas/mend_int.h")
 static int repair_one(struct cas_scrub_run *run, const struct cas_damage *d, enum cas_repaired *out,
                       struct cas_err *err)
 {
@@ -162,16 +161,6 @@ static int repair_one(struct cas_scrub_run *run, const struct cas_damage *d, enu
         }
         return cas_fail(err, CAS_E_UNSUPPORTED, "nothing can be put right");
 }
-#else
-static int repair_one(struct cas_scrub_run *run, const struct cas_damage *d, enum cas_repaired *out,
-                      struct cas_err *err)
-{
-        if (d->kind != CAS_DAMAGE_INDEX_LOG)
-                return cas_fail(err, CAS_E_UNSUPPORTED, "nothing can be put right");
-        *out = CAS_REPAIRED;
-        return cas_index_flush(run->s->index, err);
-}
-#endif
 
 static bool same_damage(const struct cas_damage *a, const struct cas_damage *b)
 {

@@ -12,6 +12,7 @@
 #include "cas/blockcache.h"
 #include "cas/flights_int.h"
 #include "cas/commit_int.h"
+#include "cas/damage_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/elsewhere_int.h"
 #include "cas/format_int.h"
@@ -362,6 +363,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->trees = cas_trees_new();
         s->elsewhere = cas_elsewhere_new(s);
         s->learner = cas_learner_new();
+        s->damages = cas_damages_new();
         s->gate = cas_gate_new();
         s->leases = cas_leases_new();
         s->scrub_turn = cas_scrub_turn_new();
@@ -436,6 +438,7 @@ void cas_store_close(struct cas_store *s)
         cas_trees_free(s->trees);
         cas_elsewhere_free(s->elsewhere);
         cas_learner_free(s->learner);
+        cas_damages_free(s->damages);
         cas_leases_free(s->leases);
         cas_gate_free(s->gate);
         cas_scrub_turn_free(s->scrub_turn);

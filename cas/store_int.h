@@ -10,6 +10,7 @@
 
 struct cas_blobcache;
 struct cas_blockcache;
+struct cas_damages;
 struct cas_elsewhere;
 struct cas_flights;
 struct cas_gate;
@@ -47,6 +48,7 @@ struct cas_store {
         struct cas_trees *trees;     /* has its own lock (cas/tree.c) */
         struct cas_flights *flights; /* has its own locks (cas/blobstream.c) */
 
+        struct cas_damages *damages;       /* has its own lock (cas/damage.c) */
         struct cas_elsewhere *elsewhere;   /* has its own locks (cas/elsewherebring.c) */
         struct cas_learner *learner;       /* has its own lock (cas/learner.c) */
         struct cas_gate *gate;             /* and the pins; has its own locks (cas/pins.c) */
@@ -101,6 +103,7 @@ struct cas_store {
 #define CAS_DIR_PACKS "packs"
 #define CAS_DIR_UPLOADS "uploads"
 #define CAS_DIR_SANDBOXES "sandboxes"
+#define CAS_DIR_QUARANTINE "quarantine" /* made when wanted (cas/quarantine.c) */
 #define CAS_DIR_REGISTRY "registry"
 #define CAS_LOCK_PATH "lock"
 

@@ -339,3 +339,43 @@ int cas_tree_ensure_chain(struct cas_store *s, const struct cas_tree_chain *chai
         cas_store_shared_end(s);
         return rc;
 }
+
+/* ---- dropping ---- */
+
+static int drop_tree(struct cas_store *s, const struct cas_hash *key, const struct cas_digest *tree,
+                     struct cas_err *err)
+{
+        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        __attribute__((cleanup(record_release))) struct cas_tree_record rec = {0};
+        struct cas_err miss = CAS_ERR_INIT;
+        char path[CAS_TREE_PATH_BYTES];
+        struct stat st;
+        int rc = cas_index_get_tree(s->index, key, &rec, &miss);
+        if (rc == -CAS_E_NOTFOUND || (rc == 0 && !cas_digest_equal(&rec.tree, tree)))
+                return 0;
+        if (rc == 0)
+                rc = cas_tree_references(key, &rec, del_ref, batch, &miss);
+        if (rc == 0)
+                cas_batch_del(batch, CAS_FAMILY_TREES, key->bytes, CAS_HASH_BYTES);
+        if (rc == 0)
+                rc = cas_index_write(s->index, batch, &miss);
+        if (rc < 0) {
+                *err = miss;
+                return rc;
+        }
+        cas_trees_forget(s->trees, tree);
+        cas_tree_relative_path(tree, path);
+        if (s->io->ops->fstatat(s->io->ctx, s->dirfd, path, &st, AT_SYMLINK_NOFOLLOW) != 0)
+                return 0;
+        rc = cas_io_unlink(s->io, s->dirfd, path, err);
+        return rc < 0 ? rc : cas_io_sync_dir(s->io, s->dirfd, CAS_DIR_TREES, err);
+}
+
+int cas_tree_drop(struct cas_store *s, const struct cas_hash *key, const struct cas_digest *tree,
+                  struct cas_err *err)
+{
+        key_begin(s->trees, key);
+        int rc = drop_tree(s, key, tree, err);
+        key_end(s->trees, key);
+        return rc;
+}

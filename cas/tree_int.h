@@ -31,6 +31,10 @@ int cas_tree_ensure_chain(struct cas_store *s, const struct cas_tree_chain *chai
 /* The key of a chain's tree in the index (spec/tree.md). */
 void cas_tree_key(const struct cas_tree_chain *chain, struct cas_hash *out);
 
+/* Forgets the tree that a chain has come to, if it is this one, and removes its file. */
+int cas_tree_drop(struct cas_store *s, const struct cas_hash *key, const struct cas_digest *tree,
+                  struct cas_err *err) CAS_MUST_CHECK;
+
 /* "trees/<hex>.erofs", relative to the store's directory. */
 #define CAS_TREE_PATH_BYTES 160
 void cas_tree_relative_path(const struct cas_digest *tree, char out[CAS_TREE_PATH_BYTES]);
