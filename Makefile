@@ -76,6 +76,7 @@ UNIT := $(UNIT_SRC:%.c=$(B)/%)
 CRASH_SRC := $(sort $(wildcard tests/crash/*.c))
 CRASH := $(CRASH_SRC:%.c=$(B)/%)
 CRASH_PARTS := $(patsubst %.c,$(B)/%.o,$(sort $(wildcard tests/support/below/*.c tests/crash/parts/*.c)))
+MODEL := $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/model/*.c)))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/*.c))
 FUZZ := $(FUZZ_SRC:%.c=$(B)/%)
 LIB := $(B)/liblamina.a
@@ -148,7 +149,7 @@ $(CRASH): TEST_EXTRA = $(CRASH_PARTS) -rdynamic
 $(CRASH): $(CRASH_PARTS)
 $(B)/tests/support/below/calls.o: ALL_CFLAGS += -U_FORTIFY_SOURCE
 
-$(UNIT) $(CRASH): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB)
+$(UNIT) $(CRASH) $(MODEL): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB)
 	@$(if $(filter 1,$(V)),,echo "LD $@")
 	$(Q)$(CC) $(ALL_LDFLAGS) $(TEST_LD) -o $@ $< $(TEST_EXTRA) $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LIB) -lcmocka $(PKG_LIBS)
 
@@ -181,7 +182,7 @@ unit: $(UNIT) ## Build and run the unit and property tests of this CONFIG
 
 # Everything that tests/run-all.sh runs of one CONFIG.
 .PHONY: programs
-programs: $(if $(filter release,$(CONFIG)),$(B)/lamina $(CRASH)) $(UNIT) $(if $(filter asan,$(CONFIG)),$(FUZZ))
+programs: $(if $(filter release,$(CONFIG)),$(B)/lamina $(CRASH) $(MODEL)) $(UNIT) $(if $(filter asan,$(CONFIG)),$(FUZZ))
 
 .PHONY: test
 test: check-layers check-headers ## Build, and run all tests that fit in 15 minutes
@@ -190,7 +191,7 @@ test: check-layers check-headers ## Build, and run all tests that fit in 15 minu
 	@tests/run-all.sh
 
 .PHONY: check-long
-check-long: $(B)/lamina $(CRASH) ## Tests that take longer (LAMINA_CORPUS=LAYOUT: with real images)
+check-long: $(B)/lamina $(CRASH) $(MODEL) ## Tests that take longer (LAMINA_CORPUS=LAYOUT: with real images)
 	@tests/run.sh long 3600 $(sort $(shell find tests/long -maxdepth 1 -type f -executable))
 
 # What makes threads, or is made for them; not what is scheduled by the test, one thread at a time.
@@ -232,7 +233,7 @@ check-layers: ## Nobody includes what is above or beside it (spec/README.md)
 	@tests/check-layers.sh
 	@tests/check-locks.sh
 
-C_FILES := $(sort $(foreach d,$(FOLDERS) tools/decoder tools/enter tests/unit tests/prop tests/crash tests/crash/parts tests/evil tests/fuzz tests/support tests/support/below bench,\
+C_FILES := $(sort $(foreach d,$(FOLDERS) tools/decoder tools/enter tests/unit tests/prop tests/crash tests/crash/parts tests/model tests/evil tests/fuzz tests/support tests/support/below bench,\
              $(wildcard $(d)/*.c $(d)/*.h)))
 .PHONY: tidy
 tidy: ## Formatting and static analysis (.clang-format, .clang-tidy)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# tests/run-all.sh: what `make test` runs once everything is built: crash enumeration and unit
+# tests/run-all.sh: what `make test` runs once everything is built: crash enumeration, models, unit
 # tests, the latter with sanitizers, too, the corpora of the fuzz targets, system tests. The last
 # line counts over all of it.
 set -u
@@ -28,7 +28,7 @@ run() { # kind seconds program…
 }
 # shellcheck disable=SC2046 # names of ours have no blanks
 {
-	run unit 600 $(programs release crash '*.c') $(programs release unit '*_test.c') $(programs release prop '*_test.c')
+	run unit 600 $(programs release crash '*.c') $(programs release model '*.c') $(programs release unit '*_test.c') $(programs release prop '*_test.c')
 	run asan 300 $(programs asan unit '*_test.c') $(programs asan prop '*_test.c')
 	run replay 120 $(programs asan fuzz '*.c')
 	run sys 600 $(find tests/sys -maxdepth 1 -type f -executable | sort)
