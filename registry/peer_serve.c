@@ -278,12 +278,23 @@ static int answer_group(struct reg_call *call, struct peer_layer *layer, struct 
         return 0;
 }
 
+/* Who asks for a layer's facts asks for its parts next. */
+static int renew_layer(struct reg_call *call, struct cas_err *err)
+{
+        struct cas_digest digest;
+        bool waits;
+        int rc = cas_digest_parse(call->route.rest[1], &digest, err);
+        if (rc == 0)
+                rc = cas_blob_waits(call->store, call->route.repo, &digest, &waits, err);
+        return rc < 0 || !waits ? rc : cas_blob_renew(call->store, call->route.repo, &digest, err);
+}
+
 static int answer_layer(struct reg_call *call, struct peer_layer *layer, struct peer_answer *a,
                         struct cas_err *err)
 {
         const char *const *rest = call->route.rest;
         size_t count = call->route.rest_count;
-        if (find_layer(call, layer, err) < 0)
+        if ((count == 2 && renew_layer(call, err) < 0) || find_layer(call, layer, err) < 0)
                 return -(int)err->code;
         a->digest = &layer->digest;
         if (count == 2)

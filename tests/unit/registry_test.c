@@ -13,7 +13,10 @@
 #include <netinet/in.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
+#include <time.h>
 
+#include "cas/condemned_int.h"
+#include "cas/store_int.h"
 #include "registry/registry.h"
 #include "tests/support/teststore.h"
 
@@ -126,6 +129,52 @@ static void a_blob_whose_file_is_lost_is_not_there(void **state)
         reg_stop(r, 1000);
 }
 
+/* As if it had been linked long ago, and nothing had named it since. */
+static void make_link_old(struct teststore *t, const struct cas_digest *d)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_record_key key;
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        cas_cleanup_batch struct cas_batch *b = cas_batch_new();
+        cas_key_repo_digest("r", d, &key);
+        cas_time_value_encode(1000, &value);
+        cas_batch_put(b, CAS_FAMILY_BLOB_LINKS, key.bytes, key.len, value.data, value.len_bytes);
+        cas_batch_condemn_link(b, "r", d, 1000);
+        ok(cas_index_write(t->store->index, b, &err));
+}
+
+static uint64_t condemned_since(struct teststore *t, const struct cas_digest *d)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        uint64_t since = 0;
+        ok(cas_condemned_link_since(t->store->index, "r", d, &since, &err));
+        return since;
+}
+
+/* A client that is told of a blob has the grace to name it, also when the link is young. */
+static void who_is_told_of_a_blob_begins_its_grace_anew(void **state)
+{
+        struct teststore *t = *state;
+        struct reg_registry *r = start(t);
+        const uint64_t now = (uint64_t)time(NULL);
+        const struct cas_digest d = test_put_blob(t->store, "r", "some bytes");
+        char text[CAS_DIGEST_TEXT_BYTES];
+        cas_cleanup_free char *target = cas_xasprintf("/v2/r/blobs/%s", cas_digest_text(&d, text));
+        cas_cleanup_free char *mount = cas_xasprintf("/v2/r/blobs/uploads/?mount=%s&from=r", text);
+        make_link_old(t, &d);
+        assert_int_equal(ask(r, "GET", target, ""), 200);
+        assert_int_equal(condemned_since(t, &d), 1000);
+        assert_int_equal(ask(r, "HEAD", target, ""), 200);
+        assert_in_range(condemned_since(t, &d), now, now + 600);
+        make_link_old(t, &d);
+        assert_int_equal(ask(r, "HEAD", target, ""), 200); /* no answer of before */
+        assert_in_range(condemned_since(t, &d), now, now + 600);
+        make_link_old(t, &d);
+        assert_int_equal(ask(r, "POST", mount, ""), 201);
+        assert_in_range(condemned_since(t, &d), now, now + 600);
+        reg_stop(r, 1000);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, teststore_setup, teststore_teardown)
 
 int main(void)
@@ -133,6 +182,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(a_piece_that_cannot_be_synced_is_refused),
                 TEST(a_blob_whose_file_is_lost_is_not_there),
+                TEST(who_is_told_of_a_blob_begins_its_grace_anew),
         };
         return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
 }
