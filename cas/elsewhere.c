@@ -34,6 +34,16 @@ int cas_elsewhere_decode(const struct cas_digest *blob, const void *data, size_t
         return cas_layer_record_decode(blob, c.at, cas_cursor_left(&c), &out->layer, err);
 }
 
+/* When the layer was noted, if it still is; 0: it is not. */
+static uint64_t added_before(struct cas_store *s, const struct cas_layer_record *layer)
+{
+        cas_cleanup_free struct cas_elsewhere_layer *rec = cas_xcalloc(1, sizeof(*rec));
+        struct cas_err ignored = CAS_ERR_INIT;
+        bool same = cas_elsewhere_stat(s, &layer->blob, rec, &ignored) == 0 &&
+                    cas_hash_equal(&rec->layer.listing, &layer->listing);
+        return same ? rec->added_unix_s : 0;
+}
+
 static int put_record(struct cas_publish *p, const struct cas_elsewhere_layer *layer,
                       struct cas_err *err)
 {
@@ -44,7 +54,9 @@ static int put_record(struct cas_publish *p, const struct cas_elsewhere_layer *l
                 return cas_fail(err, CAS_E_INVALID, "elsewhere: no source, or too long a text");
         cas_publish_keep_blob(p, &rec.layer.blob);
         cas_publish_keep_object(p, &rec.layer.listing);
-        rec.added_unix_s = (uint64_t)time(NULL);
+        rec.added_unix_s = added_before(cas_publish_store(p), &rec.layer);
+        if (rec.added_unix_s == 0)
+                rec.added_unix_s = (uint64_t)time(NULL);
         cas_key_digest(&rec.layer.blob, &key);
         cas_elsewhere_encode(&rec, &value);
         cas_batch_put(cas_publish_batch(p), CAS_FAMILY_ELSEWHERE, key.bytes, key.len, value.data,

@@ -33,7 +33,7 @@ void cas_store_set_remotes(struct cas_store *s, const struct cas_remotes *remote
 struct cas_elsewhere_layer {
         struct cas_layer_record layer;
         uint64_t blob_bytes;
-        uint64_t added_unix_s;              /* set by cas_elsewhere_put */
+        uint64_t added_unix_s;              /* set by cas_elsewhere_put: when it was noted first */
         bool on_demand_only;                /* nothing is brought in the background */
         struct cas_digest manifest;         /* of the image that wanted it first */
         char source[CAS_SOURCE_TEXT_BYTES]; /* e.g. "HOST/NAME"; means something to `open` alone */

@@ -173,13 +173,19 @@ static void records_release(struct records *r)
         free(r->list);
 }
 
-/* A part that is known gets the source that its record has now. */
+/* A part that is known gets the source that its record has now. One whose layer was noted again is
+ * made anew: the record may have been collected meanwhile, with files that were here. */
 static bool renew_locked(struct cas_elsewhere *e, const struct cas_elsewhere_layer *rec)
 {
         struct cas_part *part = cas_part_find_locked(e, &rec->layer.blob);
-        if (!part ||
-            memcmp(&part->rec.layer.listing, &rec->layer.listing, sizeof(rec->layer.listing)) != 0)
+        if (!part)
                 return false;
+        if (part->rec.added_unix_s != rec->added_unix_s ||
+            !cas_hash_equal(&part->rec.layer.listing, &rec->layer.listing)) {
+                part_go_locked(e, part);
+                places_renew_locked(e);
+                return false;
+        }
         if (strcmp(part->rec.source, rec->source) != 0)
                 part->source = source_of_locked(e, rec->source);
         part->rec = *rec;

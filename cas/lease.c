@@ -2,12 +2,13 @@
 /* Leases: records of the index, and the same in memory, where collection asks for them.
  *
  * A root is held in memory before its record is written, and passes the gate then: so who takes a
- * lease and looks afterwards finds what stays. It is let go after the record is gone. While one
- * thread changes a lease, others that want to change the same wait. */
+ * lease and looks afterwards finds what stays. It is condemned with the record that goes, and let
+ * go afterwards. While one thread changes a lease, others that want to change the same wait. */
 #include "cas/lease.h"
 
 #include <time.h>
 
+#include "cas/condemned_int.h"
 #include "cas/lease_int.h"
 #include "cas/map.h"
 #include "cas/pins_int.h"
@@ -172,6 +173,8 @@ int cas_lease_put(struct cas_store *s, const struct cas_lease *lease, struct cas
         cas_batch_put(batch, CAS_FAMILY_LEASES, lease->id, id_len, value.data, value.len_bytes);
 
         struct entry *e = entry_begin(s->leases, lease->id, true);
+        if (e->hold && !cas_digest_equal(&e->hold->root, &lease->root))
+                cas_batch_condemn_blob(batch, &e->hold->root, (uint64_t)time(NULL));
         cas_gate_enter(s);
         cas_mutex_lock(&s->leases->mutex);
         struct hold *hold = hold_locked(s->leases, lease);
@@ -192,8 +195,12 @@ int cas_lease_put(struct cas_store *s, const struct cas_lease *lease, struct cas
 static int drop_entry(struct cas_store *s, const char *id, struct entry *e, struct cas_err *err)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
-        cas_batch_del(batch, CAS_FAMILY_LEASES, id, strlen(id));
-        int rc = e->hold ? cas_index_write(s->index, batch, err) : 0;
+        int rc = 0;
+        if (e->hold) {
+                cas_batch_del(batch, CAS_FAMILY_LEASES, id, strlen(id));
+                cas_batch_condemn_blob(batch, &e->hold->root, (uint64_t)time(NULL));
+                rc = cas_index_write(s->index, batch, err);
+        }
         entry_end(s->leases, id, e, rc < 0 ? e->hold : NULL);
         return rc;
 }

@@ -224,7 +224,8 @@ int op_als_prepare(struct cas_store *s, const json_t *args, const struct op_cont
         (void)snprintf(lease.owner, sizeof(lease.owner), "%s", owner);
         if (cas_lease_put(s, &lease, err) < 0)
                 return -(int)err->code;
-        if (cas_layer_ensure(s, &a.layer, ctx->progress, &layer, err) < 0 ||
+        if (cas_blob_stat(s, &a.manifest, NULL, err) < 0 ||
+            cas_layer_ensure(s, &a.layer, ctx->progress, &layer, err) < 0 ||
             cas_tree_ensure_layer(s, &layer, &tree, err) < 0) {
                 struct cas_err ignored = CAS_ERR_INIT;
                 (void)!cas_lease_drop(s, lease.id, &ignored); /* it expires anyway */
@@ -261,7 +262,13 @@ static int use_change(struct cas_store *s, struct asked *a, bool begins, unsigne
         }
         *out_count = begins ? use.count + 1 : use.count - 1;
         (void)snprintf(use.lease.owner, sizeof(use.lease.owner), USES_FORMAT, *out_count, a->ref);
-        return cas_lease_put(s, &use.lease, err);
+        if (cas_lease_put(s, &use.lease, err) < 0)
+                return -(int)err->code;
+        if (use.found || cas_blob_stat(s, &use.lease.root, NULL, err) == 0)
+                return 0;
+        struct cas_err ignored = CAS_ERR_INIT;
+        (void)!cas_lease_drop(s, use.lease.id, &ignored);
+        return -(int)err->code;
 }
 
 int op_als_use(struct cas_store *s, const json_t *args, const struct op_context *ctx CAS_UNUSED,

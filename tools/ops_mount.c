@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "cas/blob.h"
 #include "cas/elsewhere.h"
 #include "cas/lease.h"
 #include "cas/order.h"
@@ -106,11 +107,14 @@ static int wanted_root(struct cas_store *s, struct wanted *w, const struct op_co
         return 0;
 }
 
-static int wanted_open(struct cas_store *s, const struct wanted *w,
+/* root: what the lease holds, whatever the tag has become. */
+static int wanted_open(struct cas_store *s, const struct wanted *w, const struct cas_digest *root,
                        const struct cas_progress *progress, struct cas_image *out,
                        struct cas_err *err)
 {
-        return cas_image_open_lazy(s, &w->ref, w->has_platform ? &w->platform : NULL,
+        struct cas_ref ref = w->ref;
+        ref.digest = *root;
+        return cas_image_open_lazy(s, &ref, w->has_platform ? &w->platform : NULL,
                                    w->has_manifest ? &w->manifest : NULL, progress, out, err);
 }
 
@@ -145,7 +149,7 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
                 return -(int)err->code;
         cas_cleanup_image struct cas_image image = {0};
         op_cleanup_json json_t *trees = NULL;
-        int rc = wanted_open(s, &wanted, ctx->progress, &image, err);
+        int rc = wanted_open(s, &wanted, &lease.root, ctx->progress, &image, err);
         if (rc == 0)
                 rc = wanted_fill(s, &wanted, &image, err);
         if (rc == 0)
@@ -193,6 +197,11 @@ int op_lease_keep(struct cas_store *s, const json_t *args, const struct op_conte
         f.found.expires_unix_s = 0;
         if (cas_lease_put(s, &f.found, err) < 0)
                 return -(int)err->code;
+        if (cas_blob_stat(s, &f.found.root, NULL, err) < 0) { /* it had expired, and more */
+                struct cas_err ignored = CAS_ERR_INIT;
+                (void)!cas_lease_drop(s, f.id, &ignored);
+                return -(int)err->code;
+        }
         *result = json_object();
         return 0;
 }

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
+#include "cas/condemned_int.h"
 #include "cas/lease_int.h"
 #include "cas/pins_int.h"
 #include "cas/record_int.h"
@@ -280,6 +281,57 @@ static void threads_share_a_set(void **state)
         cas_pins_free(p);
 }
 
+/* ---- publications ---- */
+
+static void publications_pin_until_they_are_freed(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_publish *p;
+        cas_cleanup_free char *large = cas_xmalloc(CAS_MIB);
+        const struct cas_digest other = test_digest("other");
+        const struct cas_hash kept = hash_of(1);
+        struct cas_hash small_id, large_id, cut;
+        struct cas_chunk_ref ref;
+        struct cas_digest blob;
+        uint32_t count;
+        for (size_t i = 0; i < CAS_MIB; i++)
+                large[i] = (char)(i * i >> 7);
+        ok(cas_publish_begin(t->store, &p, &err));
+        ok(cas_publish_object(p, "small", 5, &small_id, &err));
+        ok(cas_publish_object(p, large, CAS_MIB, &large_id, &err));
+        ok(cas_publish_blob(p, "blob", 4, NULL, &blob, &err));
+        ok(cas_publish_drain(p, &err));
+        cas_publish_keep_blob(p, &other);
+        cas_publish_keep_object(p, &kept);
+        assert_true(object_pinned(t->store, &small_id));
+        assert_true(object_pinned(t->store, &large_id));
+        assert_true(blob_pinned(t->store, &blob));
+        assert_true(blob_pinned(t->store, &other));
+        assert_true(object_pinned(t->store, &kept));
+        ok(cas_publish_commit(p, &err));
+        ok(cas_index_get_object_chunks(t->store->index, &large_id, 0, &ref, 1, &count, &err));
+        assert_int_equal(count, 1);
+        cut = ref.chunk;
+        assert_true(chunk_pinned(t->store, &cut));
+        assert_true(object_pinned(t->store, &large_id));
+        cas_publish_free(p);
+        assert_false(object_pinned(t->store, &small_id));
+        assert_false(object_pinned(t->store, &large_id));
+        assert_false(chunk_pinned(t->store, &cut));
+        assert_false(blob_pinned(t->store, &blob));
+        assert_false(blob_pinned(t->store, &other));
+        /* What is there already is pinned as well, but for the chunks of what is whole. */
+        ok(cas_publish_begin(t->store, &p, &err));
+        ok(cas_publish_object(p, large, CAS_MIB, &large_id, &err));
+        ok(cas_publish_blob(p, "blob", 4, NULL, &blob, &err));
+        ok(cas_publish_drain(p, &err));
+        assert_true(object_pinned(t->store, &large_id));
+        assert_true(blob_pinned(t->store, &blob));
+        cas_publish_free(p);
+        assert_false(object_pinned(t->store, &large_id));
+}
+
 /* ---- leases ---- */
 
 static struct cas_lease lease_of(const char *id, const struct cas_digest *root, uint64_t expires)
@@ -317,6 +369,9 @@ static void leases_keep_roots(void **state)
         assert_true(leased(t->store, &b));
         ok(cas_lease_drop(t->store, "two", &err));
         assert_false(leased(t->store, &b));
+        uint64_t since; /* what a lease does not keep any more is to be looked at */
+        ok(cas_condemned_blob_since(t->store->index, &a, &since, &err));
+        ok(cas_condemned_blob_since(t->store->index, &b, &since, &err));
         teststore_reopen(t);
         assert_false(leased(t->store, &b));
 }
@@ -424,6 +479,7 @@ int main(void)
                 pins_test(what_is_joined_stays),
                 pins_test(pinned_things_stay_beside_a_collector),
                 pins_test(threads_share_a_set),
+                pins_test(publications_pin_until_they_are_freed),
                 pins_test(leases_keep_roots),
                 pins_test(leases_expire),
                 pins_test(unreadable_leases_keep_everything),
