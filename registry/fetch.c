@@ -34,6 +34,15 @@ static int arrival_read(void *arg, void *buf, size_t len, size_t *out_len, struc
         return 0;
 }
 
+/* Before the first look. */
+static void keep_blob(const struct reg_fetch *f, struct cas_publish *p,
+                      const struct cas_digest *digest)
+{
+        cas_publish_keep_blob(p, digest);
+        if (f->keep)
+                cas_publish_keep_blob(f->keep, digest);
+}
+
 /* A link to be committed once the blob has come: it keeps it from before. */
 static int link_begin(const struct reg_fetch *f, const struct cas_digest *digest,
                       struct cas_publish **out, struct cas_err *err)
@@ -60,7 +69,7 @@ static int link_here(const struct reg_fetch *f, const struct reg_plan_blob *b, b
         *here = false;
         int rc = cas_publish_begin(f->store, &p, err);
         if (rc == 0)
-                cas_publish_keep_blob(p, &b->digest); /* before the look */
+                keep_blob(f, p, &b->digest);
         if (rc == 0 && f->proved)
                 rc = cas_blob_linked(f->store, f->to_repo, &b->digest, &may, err);
         if (rc < 0 || !may)

@@ -22,10 +22,11 @@ enum reg_fetch_how {
 struct reg_fetch {
         struct cas_store *store;
         struct reg_remote *remote;
-        const char *repo;    /* there */
-        const char *to_repo; /* here: the blob is linked to it */
-        unsigned streams;    /* of one large blob */
-        bool proved;         /* what only other repositories here have is the registry's to show */
+        const char *repo;         /* there */
+        const char *to_repo;      /* here: the blob is linked to it */
+        unsigned streams;         /* of one large blob */
+        struct cas_publish *keep; /* borrowed: keeps what comes, for its manifests; NULL: nobody */
+        bool proved; /* what only other repositories here have is the registry's to show */
         const _Atomic bool *stop; /* ends what is under way: BUSY; may be NULL */
         /* Another way to bring a layer, tried first; *brought false: the usual way, then. The
          * blob is in the store when it was brought, and decoded. May be NULL. */

@@ -177,7 +177,11 @@ int reg_pull(struct cas_store *s, struct reg_remote *from, const char *repo, con
              struct reg_transfer_result *out, struct cas_err *err)
 {
         cas_cleanup_free struct pull *p = cas_xcalloc(1, sizeof(*p));
+        cas_cleanup_publish struct cas_publish *keep = NULL;
+        if (cas_publish_begin(s, &keep, err) < 0)
+                return -(int)err->code;
         p->fetch = (struct reg_fetch){.store = s,
+                                      .keep = keep,
                                       .remote = from,
                                       .repo = repo,
                                       .to_repo = to->repo,
