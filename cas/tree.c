@@ -18,6 +18,7 @@
 #include "cas/tree_int.h"
 
 #define CHECK_BYTES ((size_t)1 << 20)
+#define KEY_VERSION 2
 #define KEY_ALONE (UINT32_C(1) << 31)
 
 struct cas_trees {
@@ -105,20 +106,16 @@ void cas_tree_path(const struct cas_store *s, const struct cas_digest *tree, cha
         (void)snprintf(out, out_bytes, "%s/%s", s->path, path);
 }
 
+/* By what the tree is made of: not by diff_ids, which are what a decoder said (spec/security.md).
+ */
 void cas_tree_key(const struct cas_tree_chain *chain, struct cas_hash *out)
 {
         cas_cleanup_buf struct cas_buf text = CAS_BUF_INIT;
+        cas_buf_append_le32(&text, KEY_VERSION);
         cas_buf_append_le32(&text, CAS_TREE_VERSION);
         cas_buf_append_le32(&text, (uint32_t)chain->base_count | (chain->alone ? KEY_ALONE : 0));
-        for (size_t i = 0; i < chain->count; i++) {
-                const struct cas_layer_record *layer = &chain->layers[i];
-                cas_digest_append(&text, &layer->diff_id);
-                if (!layer->is_elsewhere)
-                        continue;
-                /* What another store tells of a layer stands for itself until it is proved. */
-                cas_buf_append_byte(&text, 0);
-                cas_buf_append(&text, layer->listing.bytes, CAS_HASH_BYTES);
-        }
+        for (size_t i = 0; i < chain->count; i++)
+                cas_buf_append(&text, chain->layers[i].listing.bytes, CAS_HASH_BYTES);
         cas_sha256(text.data, text.len_bytes, out);
 }
 
@@ -317,7 +314,7 @@ static int find_tree(struct cas_store *s, const struct cas_hash *key,
         }
         *found = true;
         *out = (struct cas_tree_ref){.digest = rec.tree, .size_bytes = rec.size_bytes};
-        /* The same tars compressed otherwise: the tree lives on with the blobs used last. */
+        /* The same listings of other blobs: the tree lives on with the blobs used last. */
         if (!same_layers(&rec, chain))
                 return put_record(s, key, chain, &rec.tree, rec.size_bytes, err);
         return 0;

@@ -44,6 +44,7 @@ static void chain_set(struct chain *c, size_t base_count, size_t count, const ch
                 c->texts[i] = texts[i];
                 cas_digest_of(CAS_DIGEST_SHA256, texts[i], strlen(texts[i]), &c->layers[i].blob);
                 cas_digest_of(CAS_DIGEST_SHA512, texts[i], strlen(texts[i]), &c->layers[i].diff_id);
+                cas_sha256(texts[i], strlen(texts[i]), &c->layers[i].listing);
         }
         c->chain = (struct cas_tree_chain){.layers = c->layers,
                                            .count = count,
@@ -119,6 +120,20 @@ static void order_and_cut_are_part_of_the_key(void **state CAS_UNUSED)
         assert_false(cas_hash_equal(&key_a, &key_b));
         assert_false(cas_hash_equal(&key_a, &key_cut));
         assert_false(cas_hash_equal(&key_a, &key_less));
+}
+
+/* A decoder that was taken over may claim the diff_id of any layer: nobody gets its tree by that.
+ */
+static void what_a_layer_claims_is_not_part_of_the_key(void **state)
+{
+        struct teststore *t = *state;
+        struct chain good, evil;
+        CHAIN(&good, 0, "f a =good\n");
+        CHAIN(&evil, 0, "f a =evil\n");
+        evil.layers[0].diff_id = good.layers[0].diff_id;
+        struct cas_tree_ref first = ensure(t->store, &evil);
+        struct cas_tree_ref second = ensure(t->store, &good);
+        assert_false(cas_digest_equal(&first.digest, &second.digest));
 }
 
 /* Whatever happened to the file, its bytes come back as they were. */
@@ -293,6 +308,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 T(is_made_and_found),
                 cmocka_unit_test(order_and_cut_are_part_of_the_key),
+                T(what_a_layer_claims_is_not_part_of_the_key),
                 T(damaged_file_is_made_again),
                 T(file_that_vanishes_while_open_is_made_again),
                 T(stacked_tree_differs_from_the_flat_one),
