@@ -109,11 +109,16 @@ int ffs_opener_main(const struct ffs_host *host, int fs_fd)
         (void)signal(SIGPIPE, SIG_IGN);
         (void)fcntl(fs_fd, F_SETFD, FD_CLOEXEC);
         struct opener_process p = {.fs_fd = fs_fd};
+        struct cas_err err = CAS_ERR_INIT;
         cas_cleanup_free char *objects = cas_xasprintf("%s/objects", host->run_dir);
         cas_cleanup_free char *path = cas_xasprintf("%s/" FFS_OPENER_DIR, objects);
         p.dir_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (p.dir_fd < 0) {
                 cas_log(CAS_LOG_ERROR, "opener.failed", "path=%s errno=%d", path, errno);
+                return 1;
+        }
+        if (ffs_process_drop_capabilities(&err) < 0) {
+                cas_log(CAS_LOG_ERROR, "opener.failed", "why=\"%s\"", err.msg);
                 return 1;
         }
         cas_mutex_init(&p.mutex, "opener");

@@ -4,12 +4,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "cas/log.h"
 #include "fusefs/opener_int.h"
@@ -102,6 +105,17 @@ void ffs_process_protect(void)
         cas_cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
         if (fd >= 0)
                 (void)!write(fd, "-900", 4); /* only root may */
+}
+
+int ffs_process_drop_capabilities(struct cas_err *err)
+{
+        struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+        const struct __user_cap_data_struct none[2] = {{0}};
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+            prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 ||
+            syscall(SYS_capset, &head, none) != 0)
+                return cas_fail_sys(err, errno, "give up capabilities");
+        return 0;
 }
 
 void ffs_process_raise_file_limit(void)

@@ -20,6 +20,9 @@ int ffs_process_spawn(const struct ffs_host *host, const char *role, const char 
 int ffs_process_start_owner(const struct ffs_host *host, struct cas_err *err) CAS_MUST_CHECK;
 /* Whatever happens to other processes, these are to be killed last. */
 void ffs_process_protect(void);
+/* No capabilities any more, and none to come by: of a process that opens what its owner may open.
+ * Before it has threads. Errors: DENIED, IO. */
+int ffs_process_drop_capabilities(struct cas_err *err) CAS_MUST_CHECK;
 /* Every connection and volume is descriptors. */
 void ffs_process_raise_file_limit(void);
 /* A connected pair of message sockets. */
