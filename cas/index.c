@@ -135,6 +135,11 @@ int cas_index_each_table(struct cas_index *ix,
         return rc;
 }
 
+bool cas_index_log_is_over(const struct cas_index *ix, const char *name)
+{
+        return cas_indexdb_log_is_over(ix->db, name);
+}
+
 int cas_index_checkpoint(struct cas_index *ix, const char *path, struct cas_err *err)
 {
         struct cas_indexdb_open in;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cas/indexdb_int.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -35,6 +36,8 @@ struct cas_indexdb {
         pthread_rwlock_t inside;
         rocksdb_t *db; /* NULL: could not be opened anew, not even for reading */
         rocksdb_column_family_handle_t *columns[CAS_INDEXDB_COLUMNS];
+
+        _Atomic(uint64_t) logs_over; /* the newest log that was there before it was opened */
 
         _Atomic(bool) broken;                /* must be opened anew before the next write */
         _Atomic(int64_t) not_before;         /* CLOCK_MONOTONIC, ns: when that is tried again */
@@ -139,10 +142,35 @@ static void close_db(struct cas_indexdb *d)
         d->db = NULL;
 }
 
+/* The number in a log's name, 0 for other files. */
+static uint64_t log_number(const char *name)
+{
+        char *end;
+        unsigned long long number = strtoull(name, &end, 10);
+        return strcmp(end, ".log") == 0 ? number : 0;
+}
+
+static void note_logs(struct cas_indexdb *d)
+{
+        DIR *dir = opendir(d->path);
+        uint64_t last = 0;
+        for (struct dirent *e = dir ? readdir(dir) : NULL; e; e = readdir(dir))
+                last = cas_max_u64(last, log_number(e->d_name));
+        atomic_store(&d->logs_over, last);
+        if (dir)
+                (void)closedir(dir);
+}
+
+bool cas_indexdb_log_is_over(const struct cas_indexdb *d, const char *name)
+{
+        return log_number(name) <= atomic_load(&d->logs_over);
+}
+
 /* RocksDB's message, or NULL. */
 static char *open_db(struct cas_indexdb *d)
 {
         char *message = NULL;
+        note_logs(d);
         d->db = rocksdb_open_column_families(
                 d->options[0], d->path, CAS_INDEXDB_COLUMNS, column_names,
                 (const rocksdb_options_t *const *)d->options, d->columns, &message);

@@ -12,6 +12,7 @@
 
 #include <rocksdb/c.h>
 
+#include "cas/base.h"
 #include "cas/err.h"
 
 #define CAS_INDEXDB_COLUMNS 3
@@ -36,6 +37,8 @@ void cas_indexdb_leave(struct cas_indexdb *d);
  * written; it is tried again when some time has passed. BUSY: others are inside for too long, or
  * the thread itself is. */
 int cas_indexdb_mend(struct cas_indexdb *d, struct cas_err *err) CAS_MUST_CHECK;
+/* A log of before it was opened: all that counts of it is in tables, and its end may be torn. */
+bool cas_indexdb_log_is_over(const struct cas_indexdb *d, const char *name);
 /* Whether something failed since it was opened. Errors: IO. */
 int cas_indexdb_check(struct cas_indexdb *d, struct cas_err *err, const char *doing) CAS_MUST_CHECK;
 /* Takes RocksDB's message of a failed write, flush or compaction; returns -code. */

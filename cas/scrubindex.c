@@ -224,6 +224,8 @@ static bool ends_with(const char *name, const char *end)
 static int take_file(void *arg, const char *path, const char *name, struct cas_err *err CAS_UNUSED)
 {
         struct cas_scrub_run *run = arg;
+        if (ends_with(name, ".log") && cas_index_log_is_over(run->s->index, name))
+                return 0;
         if (ends_with(name, ".log") || strncmp(name, "MANIFEST-", 9) == 0)
                 cas_scrub_look(run, check_log, &(struct log_look){.run = run, .path = path});
         return 0;

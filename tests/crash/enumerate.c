@@ -3,13 +3,13 @@
  * below): power that goes with every state that may be left of what was not synced; calls that
  * fail. Then the store is opened: see tests/crash/parts/check.h for what must hold.
  *
- *   enumerate [--long] [--rules posix|ordered] [--bits N] [--samples N] [--seed N] [--only
- * crashes|errors]
- *             [--stop] [OPERATION…]
+ *   enumerate [--long] [--rules posix|ordered] [--bits N] [--samples N] [--seed N]
+ *             [--only crashes|errors] [--stop] [--keep DIR] [OPERATION…]
  *
  * Prints a table: operation, points (calls that change something), states, those that differ,
  * faults (calls that failed), how many of these RocksDB ended the process for. --stop: ends at the
- * first failure. This process never opens a store itself (RocksDB's threads do not survive a fork):
+ * first failure. --keep: leaves the first state that was not survived in a directory that is not
+ * there yet. This process never opens a store itself (RocksDB's threads do not survive a fork):
  * children prepare, operate and check. */
 #include <assert.h>
 #include <errno.h>
@@ -34,6 +34,7 @@ struct options {
         bool is_long, stop, crashes, errors;
         enum crash_rules rules;
         struct crash_bounds bounds;
+        const char *keep; /* where the first state that is not survived goes */
         char **only;
         size_t only_count;
 };
@@ -216,6 +217,8 @@ static bool try_state(void *arg, const struct crash_state *state)
         if (status != 0) {
                 print_point(w);
                 crash_state_print(state);
+                if (a->options->keep && a->all_failures + a->failures == 0)
+                        crash_state_write(state, a->options->keep);
                 a->failures++;
         }
         remove_store(a);
@@ -400,6 +403,8 @@ static void parse_options(char **arg, struct options *o)
                         o->bounds.samples = number_after(&arg);
                 else if (strcmp(*arg, "--seed") == 0)
                         o->bounds.seed = number_after(&arg);
+                else if (strcmp(*arg, "--keep") == 0 && *++arg)
+                        o->keep = *arg;
                 else if (strcmp(*arg, "--rules") == 0 && *++arg)
                         o->rules = strcmp(*arg, "ordered") == 0 ? CRASH_ORDERED : CRASH_POSIX;
                 else if (strcmp(*arg, "--only") == 0 && *++arg)
