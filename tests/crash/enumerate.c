@@ -51,8 +51,9 @@ struct arena {
         const struct options *options;
         const struct operation *op;
         char *dir;   /* scratch */
-        char *base;  /* the prepared store */
-        char *store; /* the one at work */
+        char *base;  /* a directory with the prepared store; what is recorded is a copy of it: */
+        char *work;  /* … */
+        char *store; /* work/store */
         struct recorder *recorder;
         /* of the operation */
         size_t points, states, tried, faults, asserted;
@@ -96,14 +97,15 @@ static int in_child(void (*fn)(struct arena *a), struct arena *a)
 
 static void remove_store(struct arena *a)
 {
-        scratch_free(cas_xstrdup(a->store));
+        scratch_free(cas_xstrdup(a->work));
 }
 
 /* ---- children ---- */
 
 static void child_prepare(struct arena *a)
 {
-        struct cas_store *s = open_store(a->base);
+        cas_cleanup_free char *path = cas_xasprintf("%s/store", a->base);
+        struct cas_store *s = open_store(path);
         a->op->prepare(s);
         /* Not closed in order: prepare may have left what a crash leaves. */
         _exit(0);
@@ -113,7 +115,7 @@ static void child_prepare(struct arena *a)
 static int operate(struct arena *a, struct cas_store **out, struct cas_err *err)
 {
         const struct cas_store_config config = {.path = a->store, .threads = 1};
-        recorder_begin(a->recorder, a->store);
+        recorder_begin(a->recorder, a->work);
         if (a->op->run_closed || a->op->opening)
                 recorder_arm(true);
         int rc = a->op->run_closed ? a->op->run_closed(&config, err)
@@ -211,7 +213,7 @@ static bool try_state(void *arg, const struct crash_state *state)
                 return false;
         w->left--;
         a->tried++;
-        crash_state_write(state, a->store);
+        crash_state_write(state, a->work);
         told->acknowledged = w->acknowledged;
         int status = in_child(child_check, a);
         if (status != 0) {
@@ -228,7 +230,7 @@ static bool try_state(void *arg, const struct crash_state *state)
 /* The trace of an operation that ended well, and what the store is like when it is done twice. */
 static bool record(struct arena *a)
 {
-        scratch_copy(a->base, a->store);
+        scratch_copy(a->base, a->work);
         recorder_reset(a->recorder);
         told->have_print = false;
         bool good =
@@ -294,7 +296,7 @@ static void check_after_error(struct arena *a, const char *why)
 /* False when the operation ended before call `at`. */
 static bool fail_at(struct arena *a, const struct fault_kind *kind, unsigned at)
 {
-        scratch_copy(a->base, a->store);
+        scratch_copy(a->base, a->work);
         recorder_reset(a->recorder);
         recorder_fault_set(a->recorder, kind->fault, at, kind->stays);
         told->asserted = told->acknowledged = false;
@@ -338,10 +340,8 @@ static void enumerate(struct arena *a, const struct operation *op)
         a->op = op;
         a->points = a->states = a->tried = a->faults = a->asserted = 0;
         a->failures = 0;
-        if (op->prepare)
-                must(in_child(child_prepare, a) == 0);
-        else
-                must(mkdir(a->base, 0700) == 0);
+        must(mkdir(a->base, 0700) == 0);
+        must(!op->prepare || in_child(child_prepare, a) == 0);
         if (!record(a)) {
                 (void)fprintf(stderr, "FAILED: %s, undisturbed\n", op->name);
                 a->failures++;
@@ -428,7 +428,8 @@ int main(int argc CAS_UNUSED, char **argv)
                 (void)setenv("TMPDIR", "/dev/shm", 1); /* thousands of stores; crashes are made */
         struct arena a = {.options = &options, .dir = scratch_new()};
         a.base = cas_xasprintf("%s/base", a.dir);
-        a.store = cas_xasprintf("%s/store", a.dir);
+        a.work = cas_xasprintf("%s/work", a.dir);
+        a.store = cas_xasprintf("%s/store", a.work);
         cas_cleanup_free char *side = cas_xasprintf("%s/side", a.dir);
         must(mkdir(side, 0700) == 0);
         crash_side = side;
@@ -452,6 +453,7 @@ int main(int argc CAS_UNUSED, char **argv)
         recorder_free(a.recorder);
         scratch_free(a.dir);
         free(a.base);
+        free(a.work);
         free(a.store);
         return a.operations == 0 || a.all_failures > 0;
 }

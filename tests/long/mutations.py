@@ -35,18 +35,18 @@ MUTATIONS = [
         ("int rc = cas_io_rename(io, p->store->dirfd, b->path, p->store->dirfd, path, err);",
          "int rc = 0;"),
         ("if (rc == 0 && b->adopted) /* a rename", "if (0) /* a rename"),
-        ("        b->path[0] = '\\0';\n        const struct cas_blob_record",
-         "        const struct cas_blob_record"),
+        ("        b->path[0] = '\\0';\n        put_blob", "        put_blob"),
         ("                rc = write_batch(p, err);\n", """                rc = write_batch(p, err);
-        for (size_t i = 0; rc == 0 && i < p->blob_count; i++) {
-                char late[CAS_BLOB_PATH_BYTES];
-                cas_blob_path(&p->blobs[i].digest, late);
-                rc = cas_io_rename(p->store->io, p->store->dirfd, p->blobs[i].path,
-                                   p->store->dirfd, late, err);
-                p->blobs[i].path[0] = 0;
-        }
-        if (rc == 0)
-                rc = name_directories(p, err);
+                for (size_t i = 0; rc == 0 && i < p->blob_count; i++) {
+                        char late[CAS_BLOB_PATH_BYTES];
+                        cas_blob_path(&p->blobs[i].digest, late);
+                        rc = cas_io_rename(p->store->io, p->store->dirfd, p->blobs[i].path,
+                                           p->store->dirfd, late, err);
+                        *strrchr(late, '/') = 0;
+                        if (rc == 0)
+                                rc = cas_io_sync_dir(p->store->io, p->store->dirfd, late, err);
+                        p->blobs[i].path[0] = 0;
+                }
 """),
      ], None, ["manifest"]),
     ("journal not synced", "cas/journal.c",
@@ -102,7 +102,8 @@ MUTATIONS = [
     ("collection's files go before the batch", "cas/gcblobs.c", None, None, ["gc"]),
     ("format not synced", "cas/io.c",
      "rc = cas_io_fsync(io, fd, temporary, err);", "rc = 0;", ["upgrade"]),
-    ("checkpoint not synced", "cas/checkpoint.c", None, None, ["checkpoint"]),
+    ("checkpoint not synced", "cas/checkpoint.c", "if (syncfs(cp->copy->dirfd) != 0)", "if (0)",
+     ["checkpoint"]),
 ]
 
 

@@ -25,8 +25,8 @@ enum outcome { BEFORE, AFTER, BROKEN };
 
 struct operation {
         const char *name;
-        /* Leaves the store as the operation finds it; all of it counts as synced. NULL: an empty
-         * directory. */
+        /* Leaves the store as the operation finds it; all of it counts as synced. NULL: there is
+         * none. What lies beside the store's directory is cut short as well. */
         void (*prepare)(struct cas_store *s);
         /* Holds nothing when it fails. Does it again, or what is left of it, when called again. */
         int (*run)(struct cas_store *s, struct cas_err *err);

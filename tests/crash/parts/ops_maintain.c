@@ -5,6 +5,7 @@
 #include "cas/format_int.h"
 #include "cas/maintain.h"
 #include "cas/packset_int.h"
+#include "cas/removetree.h"
 #include "cas/tree.h"
 #include "tests/crash/parts/operation.h"
 
@@ -114,6 +115,53 @@ static int run_upgrade(const struct cas_store_config *config, struct cas_err *er
         return cas_upgrade(config, &from, &to, err);
 }
 
+/* ---- a checkpoint ---- */
+
+static void ignore_message(void *arg CAS_UNUSED, enum cas_fsck_severity severity CAS_UNUSED,
+                           const char *id CAS_UNUSED, const char *subject CAS_UNUSED,
+                           const char *message CAS_UNUSED)
+{
+}
+
+static char *checkpoint_path(struct cas_store *s)
+{
+        return cas_xasprintf("%s/../copy", cas_store_path(s));
+}
+
+/* Nobody takes what is there for a whole one. */
+static enum outcome look_checkpoint(struct cas_store *s)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_fsck_result r;
+        cas_cleanup_free char *path = checkpoint_path(s);
+        cas_cleanup_store struct cas_store *copy = NULL;
+        const struct cas_store_config config = {.path = path, .threads = 1, .must_exist = true};
+        if (!image_is_whole(s, "old", 0))
+                return BROKEN;
+        int rc = cas_store_open(&config, &copy, &err);
+        if (rc == -CAS_E_NOTFOUND)
+                return BEFORE;
+        if (rc < 0 || !image_is_whole(copy, "old", 0) || !image_is_whole(copy, "second", 50) ||
+            cas_fsck(copy, NULL, NULL, ignore_message, NULL, &r, &err) < 0 || r.errors > 0) {
+                (void)fprintf(stderr, "the copy: %s\n", err.msg);
+                return BROKEN;
+        }
+        return AFTER;
+}
+
+/* Over what is left of another attempt: that is removed. */
+static int run_checkpoint(struct cas_store *s, struct cas_err *err)
+{
+        struct cas_checkpoint_result r;
+        cas_cleanup_free char *path = checkpoint_path(s);
+        cas_cleanup_free char *format = cas_xasprintf("%s/" CAS_FORMAT_PATH, path);
+        struct stat st;
+        if (stat(format, &st) == 0)
+                return 0;
+        int rc = cas_remove_tree(path, err);
+        return rc < 0 ? rc : cas_checkpoint(s, path, NULL, &r, err);
+}
+
 /* ---- opening, after a crash and of nothing ---- */
 
 static void append_to(struct cas_store *s, const char *path, const char *text)
@@ -151,6 +199,10 @@ static const struct operation list[] = {
          .prepare = prepare_upgrade,
          .run_closed = run_upgrade,
          .look = look_both},
+        {.name = "checkpoint",
+         .prepare = prepare_two,
+         .run = run_checkpoint,
+         .look = look_checkpoint},
         {.name = "recover",
          .prepare = prepare_recover,
          .run = run_nothing,

@@ -73,6 +73,43 @@ static enum outcome look_upload(struct cas_store *s)
                 return test_has_blob(s, &d) ? BROKEN : BEFORE;
         return cas_blob_read(s, &d, 1000, &got, &err) == 0 ? AFTER : BROKEN;
 }
+/* ---- a chunk that is acknowledged, before the upload ends ---- */
+
+static bool note_length(void *arg, const struct cas_upload_info *info)
+{
+        uint64_t *longest = arg;
+        *longest = cas_max_u64(*longest, info->size_bytes);
+        return true;
+}
+
+static enum outcome look_chunk(struct cas_store *s)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        uint64_t longest = 0;
+        if (!image_is_whole(s, "old", 0) ||
+            cas_upload_each(s, "r", note_length, &longest, &err) < 0)
+                return BROKEN;
+        return longest >= strlen(first_half) ? AFTER : BEFORE;
+}
+
+static int run_chunk(struct cas_store *s, struct cas_err *err)
+{
+        char id[CAS_UPLOAD_ID_BYTES];
+        struct cas_upload *u = NULL;
+        if (look_chunk(s) == AFTER)
+                return 0;
+        int rc = cas_upload_create(s, "r", id, err);
+        if (rc == 0)
+                rc = cas_upload_open(s, "r", id, &u, err);
+        if (rc < 0)
+                return rc;
+        rc = cas_upload_append(u, first_half, strlen(first_half), err);
+        if (rc == 0)
+                rc = cas_upload_sync(u, err);
+        cas_upload_close(u);
+        return rc;
+}
+
 /* ---- an upload that goes on ---- */
 
 static bool find_upload(void *arg, const struct cas_upload_info *info)
@@ -318,6 +355,7 @@ static const struct operation list[] = {
          .run = run_upload,
          .look = look_upload,
          .quick = true},
+        {.name = "chunk", .prepare = prepare_one, .run = run_chunk, .look = look_chunk},
         {.name = "resume", .prepare = prepare_resume, .run = run_resume, .look = look_resume},
         {.name = "manifest",
          .prepare = prepare_manifest,
