@@ -8,7 +8,7 @@
 #include "cas/maintain.h"
 
 #define UPLOADS_EXPIRE_S 3600
-#define UPLOADS "/" CAS_DIR_UPLOADS "/" /* names of files in it are random */
+#define UPLOADS "/" CAS_DIR_UPLOADS "/" /* sessions: they end, or expire */
 #define AGAIN_TRIES 10
 #define AGAIN_PAUSE_US 100000
 
@@ -77,10 +77,11 @@ static void add_files(struct print *p, const char *path, size_t root_len)
                 if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
                         continue;
                 cas_cleanup_free char *below = cas_xasprintf("%s/%s", path, e->d_name);
+                if (strncmp(below + root_len, UPLOADS, strlen(UPLOADS)) == 0 &&
+                    strncmp(e->d_name, CAS_TEMPORARY_PREFIX, strlen(CAS_TEMPORARY_PREFIX)) != 0)
+                        continue;
                 p->count[PRINT_FILES]++;
-                if (strncmp(below + root_len, UPLOADS, strlen(UPLOADS)) != 0)
-                        p->hash[PRINT_FILES] +=
-                                XXH3_64bits(below + root_len, strlen(below + root_len));
+                p->hash[PRINT_FILES] += XXH3_64bits(below + root_len, strlen(below + root_len));
                 bool varies = strcmp(below + root_len, "/index") == 0 ||
                               strcmp(below + root_len, "/packs") == 0;
                 if (e->d_type == DT_DIR && !varies)
