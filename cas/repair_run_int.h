@@ -36,6 +36,7 @@ struct cas_loss_blob {
         struct cas_digest blob;
         bool is_layer;  /* decoding it brings files and the listing again */
         bool is_recipe; /* its recipe needs what was lost */
+        bool is_whole;  /* that recipe is not needed: the blob was had in another way */
 };
 struct cas_losses {
         struct cas_loss *list; /* owned */

@@ -516,19 +516,20 @@ static int tell_left(struct cas_repair *r, const struct cas_losses *left, struct
         cas_cleanup_free struct cas_digest *blobs =
                 cas_xcalloc(left->blob_count + 1, sizeof(blobs[0]));
         char hex[CAS_HASH_HEX_BYTES];
+        size_t count = 0;
         int rc = 0;
         for (size_t i = 0; i < left->blob_count; i++)
-                blobs[i] = left->blobs[i].blob;
+                if (!left->blobs[i].is_whole)
+                        blobs[count++] = left->blobs[i].blob;
         for (size_t i = 0; rc == 0 && i < left->count; i++)
                 rc = cas_needs_tell(r, left->list[i].is_list ? "object" : "chunk",
-                                    cas_hash_hex(&left->list[i].name, hex), blobs, left->blob_count,
-                                    err);
+                                    cas_hash_hex(&left->list[i].name, hex), blobs, count, err);
         return rc;
 }
 
 /* Blobs whose recipes need what is gone: another way to have them may be there. *lost: of one there
  * is none, or files of a layer are gone. */
-static int settle_recipes(struct cas_repair *r, const struct cas_losses *left, bool *lost,
+static int settle_recipes(struct cas_repair *r, struct cas_losses *left, bool *lost,
                           struct cas_err *err)
 {
         int rc = 0;
@@ -537,7 +538,8 @@ static int settle_recipes(struct cas_repair *r, const struct cas_losses *left, b
                 enum cas_repaired how = CAS_REPAIRED;
                 if (left->blobs[i].is_recipe)
                         rc = cas_repair_recipe_blob(r, &left->blobs[i].blob, &how, err);
-                *lost = *lost || left->blobs[i].is_layer || how != CAS_REPAIRED;
+                left->blobs[i].is_whole = !left->blobs[i].is_layer && how == CAS_REPAIRED;
+                *lost = *lost || !left->blobs[i].is_whole;
         }
         return rc;
 }
