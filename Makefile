@@ -16,7 +16,7 @@ ifeq ($(origin CC),default)
 CC := $(CC_$(CONFIG))
 endif
 # What makes a fault harder to use; tests/sys/hardening.py looks whether it is in the programs.
-HARDEN := -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection -fcf-protection
+HARDEN := -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection $(if $(filter x86_64,$(shell uname -m)),-fcf-protection)
 HARDEN_LD := -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
 CFLAGS_release := -O2 -g $(HARDEN)
 CFLAGS_debug := -O0 -g3 -DCAS_LOCK_ORDER

@@ -16,6 +16,15 @@
 #include "tools/decoder/confine.h"
 #include "tools/decoder/decoder_limits.h"
 
+/* Where these calls never were, others do the same. */
+#ifndef SYS_open
+#define SYS_open SYS_openat
+#define SYS_readlink SYS_readlinkat
+#define SYS_unlink SYS_unlinkat
+#define SYS_fork SYS_clone
+#define SYS_vfork SYS_clone
+#endif
+
 static void say(uint32_t kind, const void *data, uint32_t len)
 {
         uint8_t head[CAS_DECODEFRAME_HEAD_BYTES];
