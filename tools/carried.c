@@ -12,9 +12,9 @@
 int carried_open(const char *name, const char *start, const char *end, int *out_fd,
                  struct cas_err *err)
 {
-        cas_cleanup_fd int fd = memfd_create(name, MFD_CLOEXEC | MFD_EXEC);
+        cas_cleanup_fd int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
         if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
-                fd = memfd_create(name, MFD_CLOEXEC);
+                fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
         if (fd < 0)
                 return cas_fail_sys(err, errno, "memfd_create");
         size_t size = (size_t)(end - start);
@@ -24,6 +24,8 @@ int carried_open(const char *name, const char *start, const char *end, int *out_
                         return cas_fail_sys(err, errno, "write %s", name);
                 at += (size_t)n;
         }
+        if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0)
+                return cas_fail_sys(err, errno, "seal %s", name);
         /* A file that is open for writing cannot be run. */
         cas_cleanup_free char *link = cas_xasprintf("/proc/self/fd/%d", fd);
         *out_fd = open(link, O_RDONLY | O_CLOEXEC);

@@ -6,7 +6,7 @@
 
 #include "cas/err.h"
 
-/* A descriptor of a file in memory that has the bytes, to be run as /proc/self/fd/N. */
+/* A descriptor of a sealed file in memory that has the bytes, to be run as /proc/self/fd/N. */
 int carried_open(const char *name, const char *start, const char *end, int *out_fd,
                  struct cas_err *err) CAS_MUST_CHECK;
 
