@@ -79,10 +79,13 @@ void cas_scrub_leases(struct cas_scrub_run *run);
 void cas_scrub_chains(struct cas_scrub_run *run);
 void cas_scrub_orders(struct cas_scrub_run *run);
 void cas_scrub_tag_times(struct cas_scrub_run *run);
+void cas_scrub_condemned(struct cas_scrub_run *run);
+void cas_scrub_pack_dead(struct cas_scrub_run *run);
 /* scrubpack.c, scrubchunk.c, scrubobject.c */
 void cas_scrub_packs(struct cas_scrub_run *run);
 void cas_scrub_places(struct cas_scrub_run *run);
 void cas_scrub_objects(struct cas_scrub_run *run);
+void cas_scrub_unused(struct cas_scrub_run *run); /* scrubunused.c */
 /* scrubblob.c, scrublayer.c, scrubtree.c */
 void cas_scrub_blobs(struct cas_scrub_run *run);
 void cas_scrub_recipes(struct cas_scrub_run *run);

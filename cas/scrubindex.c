@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "cas/chain_int.h"
+#include "cas/condemned_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/elsewhere_int.h"
 #include "cas/format_int.h"
@@ -297,11 +298,25 @@ static int decode_tag_times(const struct cas_scrub_item *item, struct cas_err *e
         return cas_cursor_end(&c, "times of a tag", err);
 }
 
+static int decode_pack_dead(const struct cas_scrub_item *item, struct cas_err *err)
+{
+        struct cas_cursor c = cas_cursor_over(item->value, item->value_len);
+        (void)cas_cursor_varint(&c);
+        c.failed = c.failed || item->key_len != 8;
+        return cas_cursor_end(&c, "dead bytes of a pack", err);
+}
+
 static int decode_record(const struct cas_scrub_item *item, struct cas_err *err)
 {
         struct cas_lease lease;
         struct cas_digest manifest;
+        struct cas_condemned condemned;
         bool good = true;
+        if (item->family == CAS_FAMILY_CONDEMNED)
+                return cas_condemned_decode(item->key, item->key_len, item->value, item->value_len,
+                                            &condemned, err);
+        if (item->family == CAS_FAMILY_PACK_DEAD)
+                return decode_pack_dead(item, err);
         if (item->family == CAS_FAMILY_LEASES)
                 return cas_lease_decode(item->key, item->key_len, item->value, item->value_len,
                                         &lease, err);
@@ -347,4 +362,14 @@ void cas_scrub_orders(struct cas_scrub_run *run)
 void cas_scrub_tag_times(struct cas_scrub_run *run)
 {
         check_family(run, CAS_FAMILY_TAG_TIMES);
+}
+
+void cas_scrub_condemned(struct cas_scrub_run *run)
+{
+        check_family(run, CAS_FAMILY_CONDEMNED);
+}
+
+void cas_scrub_pack_dead(struct cas_scrub_run *run)
+{
+        check_family(run, CAS_FAMILY_PACK_DEAD);
 }
