@@ -11,6 +11,7 @@
 struct slice {
         struct cas_buf bytes;
         size_t count, max;
+        bool more; /* behind it, perhaps */
         struct cas_record_key last;
 };
 
@@ -24,11 +25,12 @@ static int take_record(void *arg, const void *key, size_t key_len, const void *v
         cas_buf_append(&slice->bytes, value, value_len);
         slice->last.len = cas_min_u64(key_len, sizeof(slice->last.bytes));
         memcpy(slice->last.bytes, key, slice->last.len);
-        return ++slice->count >= slice->max || slice->bytes.len_bytes >= SLICE_BYTES;
+        slice->more = ++slice->count >= slice->max || slice->bytes.len_bytes >= SLICE_BYTES;
+        return slice->more;
 }
 
-/* Records from `after` on (exclusive; empty: from the first); an empty slice at the end, or where
- * the index cannot be read: that is told. False when the check cannot go on. */
+/* Records from `after` on (exclusive; empty: from the first). Where the index cannot be read the
+ * family ends: that is told. False when the check cannot go on. */
 static bool next_slice(struct cas_scrub_run *run, const struct cas_scan *scan,
                        const struct cas_record_key *after, struct slice *slice)
 {
@@ -43,11 +45,11 @@ static bool next_slice(struct cas_scrub_run *run, const struct cas_scan *scan,
         }
         cas_buf_clear(&slice->bytes);
         slice->count = 0;
+        slice->more = false;
         int rc = cas_index_scan(run->s->index, &part, take_record, slice, &err);
         if (rc == -CAS_E_CORRUPT || rc == -CAS_E_IO) {
-                if (slice->count == 0)
-                        cas_scrub_say(run, CAS_FSCK_INDEX_DAMAGED, cas_family_name(scan->family),
-                                      "%s", err.msg);
+                cas_scrub_say(run, CAS_FSCK_INDEX_DAMAGED, cas_family_name(scan->family), "%s",
+                              err.msg);
                 return true;
         }
         if (rc < 0)
@@ -81,8 +83,8 @@ bool cas_scrub_scan(struct cas_scrub_run *run, const struct cas_scan *scan, cas_
                 while (good && next_record(&c, &item))
                         fn(arg, item.key, item.key_len, item.value, item.value_len);
                 after = slice.last;
-                good = good && cas_scrub_goes_on(run);
-        } while (good && slice.count > 0);
+                good = good && (!slice.more || cas_scrub_goes_on(run));
+        } while (good && slice.more);
         cas_buf_release(&slice.bytes);
         return good;
 }
@@ -174,7 +176,7 @@ bool cas_scrub_each(struct cas_scrub_run *run, const struct cas_scrub_family *fa
                         run->place.key = slice.last;
                 }
                 good = good && cas_scrub_goes_on(run);
-        } while (good && slice.count > 0);
+        } while (good && slice.more);
         cas_scrub_wait(run);
         cas_buf_release(&slice.bytes);
         return good;

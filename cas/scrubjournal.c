@@ -13,7 +13,7 @@
 #include "cas/scrub_int.h"
 
 /* Names of one round: about 100 bytes each. */
-#define ROUND_NAMES_MAX 500000
+#define ROUND_NAMES_MAX 1000000
 /* Names that differ and are compared again, in one go. */
 #define DIFFERENT_MAX 100000
 #define LOOKS_MAX 5
