@@ -11,7 +11,7 @@
 static const char place_key[] = "scrub";
 
 /* The place in the index is never older. */
-#define SAVE_NS (3 * UINT64_C(1000000000))
+#define SAVE_NS (2 * UINT64_C(1000000000))
 /* Of linux/ioprio.h. */
 #define IOPRIO_WHO_PROCESS 1
 #define IOPRIO_IDLE (3 << 13)

@@ -339,7 +339,7 @@ static void fsck_compares_index_and_packs(void **state)
                       "\x05", 1);
         cas_batch_del(batch, CAS_FAMILY_OBJECTS, listing.entries[2].object.bytes, CAS_HASH_BYTES);
         ok(cas_index_write(t->store->index, batch, &err));
-        expect_fsck(t, "record-malformed object-missing object-missing ");
+        expect_fsck(t, "record-malformed chunk-unused object-missing object-missing ");
 }
 
 static void fsck_compares_names_and_journal(void **state)

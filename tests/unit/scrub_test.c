@@ -146,7 +146,8 @@ static void write_file(struct teststore *t, const char *file, const char *text)
 /* ---- every bit ---- */
 
 /* Flips bits all over a file, each found by a pass of its own and gone in the next. */
-static void flip_all_over(struct teststore *t, const char *file, unsigned flips, const char *expected)
+static void flip_all_over(struct teststore *t, const char *file, unsigned flips,
+                          const char *expected)
 {
         const uint64_t bits = 8 * (uint64_t)size_of(t, file);
         for (unsigned i = 0; i < flips; i++) {
@@ -263,7 +264,8 @@ static void files_without_records(void **state)
         write_file(t, "blobs/sha256/00/stray", "");
         write_file(t, "blobs/sha256/stray", "");
         write_file(t, "trees/stray", "");
-        write_file(t, "trees/0000000000000000000000000000000000000000000000000000000000000000.erofs",
+        write_file(t,
+                   "trees/0000000000000000000000000000000000000000000000000000000000000000.erofs",
                    "");
         cleanup_told struct told told = {0};
         struct cas_err err = CAS_ERR_INIT;
@@ -272,8 +274,8 @@ static void files_without_records(void **state)
         assert_int_equal(r.errors, 0);
         assert_int_equal(r.warnings, 6);
         for (const char *const *id = (const char *const[]){"pack-unknown pack-unknown ",
-                                                            "tree-unknown tree-unknown ",
-                                                            "blob-stray blob-stray ", NULL};
+                                                           "tree-unknown tree-unknown ",
+                                                           "blob-stray blob-stray ", NULL};
              *id; id++)
                 assert_non_null(strstr(cas_buf_str(&told.ids), *id));
 }
@@ -305,10 +307,9 @@ static void malformed_records_are_told(void **state)
         struct cas_err err = CAS_ERR_INIT;
         (void)put(t->store, "one", 1);
         static const enum cas_family families[] = {
-                CAS_FAMILY_PACKS,     CAS_FAMILY_LAYERS,     CAS_FAMILY_BLOBS,
-                CAS_FAMILY_RECIPES,   CAS_FAMILY_TREES,      CAS_FAMILY_CHAINS,
-                CAS_FAMILY_LEASES,    CAS_FAMILY_ELSEWHERE,  CAS_FAMILY_ORDERS,
-                CAS_FAMILY_TAG_TIMES, CAS_FAMILY_CHUNKS,     CAS_FAMILY_OBJECTS,
+                CAS_FAMILY_PACKS,     CAS_FAMILY_LAYERS,    CAS_FAMILY_BLOBS,  CAS_FAMILY_RECIPES,
+                CAS_FAMILY_TREES,     CAS_FAMILY_CHAINS,    CAS_FAMILY_LEASES, CAS_FAMILY_ELSEWHERE,
+                CAS_FAMILY_ORDERS,    CAS_FAMILY_TAG_TIMES, CAS_FAMILY_CHUNKS, CAS_FAMILY_OBJECTS,
                 CAS_FAMILY_CONDEMNED, CAS_FAMILY_PACK_DEAD,
         };
         for (size_t i = 0; i < CAS_COUNT(families); i++) {
@@ -738,9 +739,13 @@ static int scrub_store_slowly(const char *path)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_fsck_result r;
         cas_cleanup_store struct cas_store *s = NULL;
-        const struct cas_scrub_options slow = {.bytes_per_s = 1 << 20};
+        const struct cas_scrub_options slow = {.bytes_per_s = 2 << 20};
         int rc = cas_store_open(&(struct cas_store_config){.path = path}, &s, &err);
-        return rc < 0 ? 1 : cas_scrub(s, &slow, NULL, NULL, NULL, &r, &err) < 0;
+        if (rc == 0)
+                rc = cas_scrub(s, &slow, NULL, NULL, NULL, &r, &err);
+        if (rc < 0)
+                (void)fprintf(stderr, "%s\n", err.msg);
+        return rc < 0;
 }
 
 int main(int argc, char **argv)
