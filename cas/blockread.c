@@ -52,7 +52,8 @@ static int read_frame(int fd, const struct cas_extent *e, struct cas_buf *scratc
                 return rc;
         uint8_t *at = scratch->data;
         at += cas_align_up((uintptr_t)at, DIRECT_ALIGN_BYTES) - (uintptr_t)at;
-        rc = cas_io_pread(cas_io_posix(), fd, at, len, start, &got, "pack", err);
+        rc = cas_io_pread_blocks(cas_io_posix(), fd, at, len, direct ? DIRECT_ALIGN_BYTES : 1,
+                                 start, &got, "pack", err);
         if (rc < 0)
                 return rc;
         if (got < want)

@@ -116,11 +116,11 @@ int cas_io_close(const struct cas_io *io, int *fd, const char *what, struct cas_
         return 0;
 }
 
-int cas_io_pread(const struct cas_io *io, int fd, void *buf, size_t len, uint64_t offset,
-                 size_t *out_len, const char *what, struct cas_err *err)
+int cas_io_pread_blocks(const struct cas_io *io, int fd, void *buf, size_t len, size_t align,
+                        uint64_t offset, size_t *out_len, const char *what, struct cas_err *err)
 {
         size_t done = 0;
-        while (done < len) {
+        while (done < len && done % align == 0) {
                 ssize_t n = io->ops->pread(io->ctx, fd, (uint8_t *)buf + done, len - done,
                                            (off_t)(offset + done));
                 if (n < 0 && errno == EINTR)
@@ -133,6 +133,12 @@ int cas_io_pread(const struct cas_io *io, int fd, void *buf, size_t len, uint64_
         }
         *out_len = done;
         return 0;
+}
+
+int cas_io_pread(const struct cas_io *io, int fd, void *buf, size_t len, uint64_t offset,
+                 size_t *out_len, const char *what, struct cas_err *err)
+{
+        return cas_io_pread_blocks(io, fd, buf, len, 1, offset, out_len, what, err);
 }
 
 int cas_io_pread_exact(const struct cas_io *io, int fd, void *buf, size_t len, uint64_t offset,

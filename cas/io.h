@@ -51,6 +51,11 @@ int cas_io_close(const struct cas_io *io, int *fd, const char *what,
 /* Up to len bytes; fewer only at the end of the file. */
 int cas_io_pread(const struct cas_io *io, int fd, void *buf, size_t len, uint64_t offset,
                  size_t *out_len, const char *what, struct cas_err *err) CAS_MUST_CHECK;
+/* The same of a file with O_DIRECT that may be growing: a read that ends where no block ends was
+ * the last, since none could begin there. align: of blocks. */
+int cas_io_pread_blocks(const struct cas_io *io, int fd, void *buf, size_t len, size_t align,
+                        uint64_t offset, size_t *out_len, const char *what,
+                        struct cas_err *err) CAS_MUST_CHECK;
 /* Exactly len bytes. Errors: CORRUPT when the file ends before. */
 int cas_io_pread_exact(const struct cas_io *io, int fd, void *buf, size_t len, uint64_t offset,
                        const char *what, struct cas_err *err) CAS_MUST_CHECK;

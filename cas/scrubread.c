@@ -121,8 +121,8 @@ static int load(struct cas_scrub_file *f, uint64_t at, struct window **out, stru
         }
         w->at = at;
         w->len = 0;
-        int rc = cas_io_pread(f->run->s->io, f->fd, w->data, WINDOW_BYTES, at, &w->len, f->path,
-                              err);
+        int rc = cas_io_pread_blocks(f->run->s->io, f->fd, w->data, WINDOW_BYTES,
+                                     f->direct ? ALIGN_BYTES : 1, at, &w->len, f->path, err);
         if (rc < 0)
                 return rc;
         if (!f->direct)
