@@ -270,6 +270,14 @@ static void end_pass(struct cas_scrub_run *run)
         cas_scrub_save(run);
 }
 
+/* What readers have met meanwhile. Nothing is handed out. */
+static void repair_noted(struct cas_scrub_run *run)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        if (run->repair && run->rc == 0 && cas_repair_noted(run->repair, run->out, &err) < 0)
+                cas_scrub_fail(run, &err);
+}
+
 static int run_pass(struct cas_scrub_run *run, struct cas_err *err)
 {
         int rc = load_place(run->s, &run->place, err);
@@ -285,6 +293,7 @@ static int run_pass(struct cas_scrub_run *run, struct cas_err *err)
                 run->doing = steps[step].at;
                 steps[step].fn(run);
                 cas_scrub_wait(run);
+                repair_noted(run);
                 if (run->rc < 0) {
                         *err = run->err;
                         return run->rc;
@@ -312,6 +321,17 @@ static void io_restore(int was)
         (void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, was);
 }
 
+/* What repair tells, one call at a time. */
+static void relay(void *arg, enum cas_fsck_severity severity, const char *id, const char *subject,
+                  const char *message)
+{
+        struct cas_scrub_run *run = arg;
+        cas_mutex_lock(&run->mutex);
+        if (run->fn)
+                run->fn(run->arg, severity, id, subject, message);
+        cas_mutex_unlock(&run->mutex);
+}
+
 static void run_init(struct cas_scrub_run *run)
 {
         cas_pace_init(&run->pace, run->options->bytes_per_s, run->options->duty_percent, is_to_stop,
@@ -322,18 +342,14 @@ static void run_init(struct cas_scrub_run *run)
         run->doing = steps[0].at;
         if (!cas_pace_is_bounded(&run->pace))
                 run->pool = cas_pool_new(0, 2 * cas_cpu_count());
-#if __has_include("cas/mend_int.h")
         if (run->options->repair)
-                run->repair = cas_repair_new(run->s, run->options, run->fn, run->arg);
-#endif
+                run->repair = cas_repair_new(run->s, run->options, relay, run);
 }
 
 static void run_release(struct cas_scrub_run *run)
 {
         cas_pool_free(run->pool);
-#if __has_include("cas/mend_int.h")
         cas_repair_free(run->repair);
-#endif
         cas_batch_free(run->notes);
         cas_mutex_release(&run->mutex);
         cas_pace_release(&run->pace);

@@ -190,7 +190,7 @@ static void put_right(struct cas_scrub_run *run, const struct cas_damage *damage
         enum cas_repaired result = CAS_REPAIRED;
         struct cas_err why = CAS_ERR_INIT;
         out[0] = '\0';
-        if (!run->options->repair || damage->kind == CAS_DAMAGE_NONE)
+        if (!run->repair || damage->kind == CAS_DAMAGE_NONE)
                 return;
         if (repair_one(run, damage, &result, &why) < 0) {
                 (void)snprintf(out, OUTCOME_BYTES, "not repaired: %s", why.msg);
