@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as a table or a log of RocksDB, and as a place of scrub. Input: what it is, the file. */
+/* Any bytes as a table or a log of RocksDB, and as a place of scrub. Input: what it is, the file.
+ */
 #include "cas/scrub_int.h"
 #include "cas/sst_int.h"
 
