@@ -35,6 +35,13 @@ static void stop_here(struct cas_scrub_run *run, const struct cas_err *err)
                 cas_scrub_fail(run, err);
 }
 
+/* Files that collection removes go some time after the index has forgotten them: what is under way,
+ * or was since so many began or ended, may be about to remove it. The next pass tells. */
+static bool may_go(struct cas_store *s, uint64_t collections)
+{
+        return collections % 2 == 1 || atomic_load(&s->collections) != collections;
+}
+
 /* ---- blobs ---- */
 
 static void check_blob_file(struct cas_look *look, void *arg)
@@ -43,13 +50,14 @@ static void check_blob_file(struct cas_look *look, void *arg)
         struct cas_store *s = f->run->s;
         struct cas_blob_record rec;
         struct cas_err miss = CAS_ERR_INIT;
+        const uint64_t collections = atomic_load(&s->collections);
         bool again = !cas_look_is_first(look), there = true;
         cas_look_pin_blob(look, &f->digest);
         if (again)
                 cas_blob_files_lock(s, true);
         int rc = cas_blob_record_get(s, &f->digest, &rec, &miss);
         if (again) {
-                there = is_there(f->run, s->dirfd, f->path);
+                there = is_there(f->run, s->dirfd, f->path) && !may_go(s, collections);
                 cas_blob_files_unlock(s);
         }
         if (there && rc == -CAS_E_NOTFOUND)
@@ -177,13 +185,14 @@ static void check_tree_file(struct cas_look *look, void *arg)
         struct cas_store *s = f->run->s;
         struct tree_search search = {.digest = f->digest.bytes};
         struct cas_err err = CAS_ERR_INIT;
+        const uint64_t collections = atomic_load(&s->collections);
         bool there = true;
         int rc = 0;
         if (!cas_look_is_first(look)) {
                 cas_blob_files_lock(s, true);
                 rc = cas_index_scan(s->index, &(struct cas_scan){.family = CAS_FAMILY_TREES},
                                     find_tree, &search, &err);
-                there = is_there(f->run, s->dirfd, f->path);
+                there = is_there(f->run, s->dirfd, f->path) && !may_go(s, collections);
                 cas_blob_files_unlock(s);
         }
         if (rc == 0 && there && !search.found)
