@@ -144,11 +144,17 @@ void cas_scrub_say(struct cas_scrub_run *run, enum cas_fsck_message message, con
 
 /* ---- records of the index in order (scrubfamily.c) ---- */
 
+struct cas_scrub_blocks;
 struct cas_scrub_item {
         enum cas_family family;
         const void *key, *value; /* borrowed for the call */
         size_t key_len, value_len;
         void *arg;
+        struct cas_scrub_blocks *blocks; /* of the thread; NULL unless records have spots */
+};
+/* Where what a record tells of lies; all zero: nowhere, or it does not matter. */
+struct cas_scrub_spot {
+        uint64_t pack_id, offset;
 };
 struct cas_scrub_family {
         enum cas_family family;
@@ -158,6 +164,9 @@ struct cas_scrub_family {
         uint64_t *counter; /* of records; of run->out, or NULL */
         unsigned at_once;  /* records that one thread takes: many when each costs little */
         bool alone;        /* check is called by the calling thread, and hands out work itself */
+        /* At full speed records are looked at in the order of these, slice by slice, so that what
+         * lies together is read together; NULL: in the order of their keys. */
+        struct cas_scrub_spot (*spot)(struct cas_scrub_run *run, const struct cas_scrub_item *item);
 };
 /* From run->place.key on. False: the step ends before its end. */
 bool cas_scrub_each(struct cas_scrub_run *run, const struct cas_scrub_family *family);
@@ -191,7 +200,6 @@ int cas_scrub_hash_file(struct cas_scrub_run *run, int dirfd, const char *path,
                         struct cas_err *err) CAS_MUST_CHECK;
 
 /* Blocks of packs; the last one is remembered. One thread. */
-struct cas_scrub_blocks;
 struct cas_scrub_blocks *cas_scrub_blocks_new(struct cas_scrub_run *run);
 void cas_scrub_blocks_free(struct cas_scrub_blocks *b);
 CAS_DEFINE_CLEANUP(cas_cleanup_scrub_blocks_, struct cas_scrub_blocks *, cas_scrub_blocks_free);

@@ -12,6 +12,7 @@ struct object_look {
         struct cas_hash id;
         struct cas_object_record rec;
         struct cas_damage damage;
+        struct cas_scrub_blocks *blocks; /* borrowed */
         char hex[CAS_HASH_HEX_BYTES];
 };
 
@@ -117,8 +118,7 @@ static bool add_refs(struct content *c, uint32_t *first, uint64_t *bytes)
 static void check_content(struct object_look *o)
 {
         cas_cleanup_verity struct cas_verity *verity = cas_verity_new();
-        cas_cleanup_scrub_blocks struct cas_scrub_blocks *blocks = cas_scrub_blocks_new(o->run);
-        struct content c = {.o = o, .blocks = blocks, .verity = verity};
+        struct content c = {.o = o, .blocks = o->blocks, .verity = verity};
         struct cas_hash got;
         char hex[CAS_HASH_HEX_BYTES];
         uint32_t first = 0;
@@ -139,7 +139,7 @@ static void check_content(struct object_look *o)
 
 static void check_object(struct cas_look *look, const struct cas_scrub_item *item)
 {
-        struct object_look o = {.look = look, .run = cas_look_run(look)};
+        struct object_look o = {.look = look, .run = cas_look_run(look), .blocks = item->blocks};
         struct cas_err malformed = CAS_ERR_INIT;
         if (item->key_len != CAS_HASH_BYTES) {
                 cas_look_found(look, CAS_FSCK_RECORD_MALFORMED, NULL, "objects", "%s", "key");
@@ -157,10 +157,35 @@ static void check_object(struct cas_look *look, const struct cas_scrub_item *ite
                 check_content(&o);
 }
 
+/* Where the first chunk of an object of several is. */
+static struct cas_scrub_spot spot_of(struct cas_scrub_run *run, const struct cas_scrub_item *item)
+{
+        cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+        struct cas_object_record object;
+        struct cas_chunk_record chunk;
+        struct cas_chunk_ref first;
+        struct cas_hash id;
+        struct cas_err err = CAS_ERR_INIT;
+        uint32_t count = 0;
+        if (item->key_len != CAS_HASH_BYTES ||
+            cas_object_record_decode(item->value, item->value_len, &object, &err) < 0 ||
+            object.chunk_count < 2)
+                return (struct cas_scrub_spot){0};
+        memcpy(id.bytes, item->key, CAS_HASH_BYTES);
+        if (cas_index_get_object_chunks(run->s->index, &id, 0, &first, 1, &count, &err) < 0 ||
+            count == 0 ||
+            cas_index_peek(run->s->index, CAS_FAMILY_CHUNKS, first.chunk.bytes, CAS_HASH_BYTES,
+                           &value, &err) < 0 ||
+            cas_chunk_record_decode(value.data, value.len_bytes, &chunk, &err) < 0)
+                return (struct cas_scrub_spot){0}; /* the look tells */
+        return (struct cas_scrub_spot){.pack_id = chunk.pack_id, .offset = chunk.block_offset};
+}
+
 void cas_scrub_objects(struct cas_scrub_run *run)
 {
         (void)cas_scrub_each(run, &(struct cas_scrub_family){.family = CAS_FAMILY_OBJECTS,
                                                              .check = check_object,
                                                              .counter = &run->out->objects,
-                                                             .at_once = 64});
+                                                             .at_once = 64,
+                                                             .spot = spot_of});
 }
