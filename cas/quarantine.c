@@ -9,6 +9,7 @@
 #include "cas/blobcache_int.h"
 #include "cas/condense.h"
 #include "cas/layer.h"
+#include "cas/pins_int.h"
 #include "cas/repair_run_int.h"
 
 /* ---- files ---- */
@@ -118,7 +119,10 @@ static int forget_loss(struct cas_store *s, const struct cas_loss *loss, struct 
 int cas_quarantine_losses(struct cas_store *s, const struct cas_losses *l, struct cas_err *err)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
         int rc = 0;
+        for (size_t i = 0; i < l->blob_count; i++) /* no record is written of what was collected */
+                cas_pin_blob(pins, &l->blobs[i].blob);
         for (size_t i = 0; rc == 0 && i < l->count; i++)
                 rc = forget_loss(s, &l->list[i], batch, err);
         for (size_t i = 0; rc == 0 && i < l->blob_count; i++)

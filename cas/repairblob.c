@@ -5,6 +5,7 @@
 #include "cas/blobcache_int.h"
 #include "cas/condense.h"
 #include "cas/log.h"
+#include "cas/pins_int.h"
 #include "cas/blockcache.h"
 #include "cas/recipe_int.h"
 #include "cas/refs_int.h"
@@ -279,8 +280,10 @@ static int repair_recipe(struct cas_repair *r, const struct cas_digest *blob,
 int cas_repair_recipe(struct cas_repair *r, const struct cas_digest *blob, enum cas_repaired *out,
                       struct cas_err *err)
 {
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(r->s);
         char text[CAS_DIGEST_TEXT_BYTES];
         cas_mutex_lock(&r->mutex);
+        cas_pin_blob(pins, blob);
         int rc = repair_recipe(r, blob, out, err);
         cas_mutex_unlock(&r->mutex);
         return rc < 0 ? cas_err_wrap(err, "repair recipe of %s", cas_digest_text(blob, text)) : 0;
@@ -335,8 +338,10 @@ static int repair_blob(struct cas_repair *r, const struct cas_digest *blob, enum
 int cas_repair_blob(struct cas_repair *r, const struct cas_digest *blob, enum cas_repaired *out,
                     struct cas_err *err)
 {
+        cas_cleanup_pins struct cas_pins *pins = cas_pins_new(r->s);
         char text[CAS_DIGEST_TEXT_BYTES];
         cas_mutex_lock(&r->mutex);
+        cas_pin_blob(pins, blob);
         int rc = repair_blob(r, blob, out, err);
         cas_mutex_unlock(&r->mutex);
         return rc < 0 ? cas_err_wrap(err, "repair blob %s", cas_digest_text(blob, text)) : 0;
