@@ -623,8 +623,8 @@ static void collection_waits_for_who_reads(void **state)
         ok(read_rest(st, &l, 0, l.bytes.len_bytes, &err));
 }
 
-/* What was not found while a collection came by may have been collected. */
-static void what_a_collection_took_is_no_doubt(void **state)
+/* What is read is pinned: what is not found then was not collected. */
+static void what_is_lost_while_it_is_read_is_doubted(void **state)
 {
         struct teststore *t = *state;
         struct cas_err err = CAS_ERR_INIT;
@@ -636,13 +636,12 @@ static void what_a_collection_took_is_no_doubt(void **state)
         gate_set(true, 0);
         ok(open_stream(t, &l, 0, false, &st, &err));
         gate_await(1);
-        collect(t);
         lose_objects(t, &l);
         gate_set(false, 0);
         int rc = read_rest(st, &l, 0, l.bytes.len_bytes, &err);
         assert_true(rc == 0 || rc == -CAS_E_NOTFOUND); /* as far as it was made already */
         await_idle(t);
-        assert_true(is_proved(t, &l));
+        assert_int_equal(is_proved(t, &l), rc == 0);
         cas_blob_stream_close(cas_steal(&st));
         assert_int_equal(pull(t, &l, &err), -CAS_E_NOTFOUND);
         await_idle(t);
@@ -666,11 +665,16 @@ static int teardown(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                TEST(streams_begin_anywhere),         TEST(streams_go_back_and_ahead),
-                TEST(readers_share_one_regeneration), TEST(a_reader_goes_in_the_middle),
-                TEST(regenerations_are_bounded),      TEST(passing_errors_are_no_doubt),
-                TEST(damage_is_found_and_healed),     TEST(what_is_wanted_twice_is_kept),
-                TEST(collection_waits_for_who_reads), TEST(what_a_collection_took_is_no_doubt),
+                TEST(streams_begin_anywhere),
+                TEST(streams_go_back_and_ahead),
+                TEST(readers_share_one_regeneration),
+                TEST(a_reader_goes_in_the_middle),
+                TEST(regenerations_are_bounded),
+                TEST(passing_errors_are_no_doubt),
+                TEST(damage_is_found_and_healed),
+                TEST(what_is_wanted_twice_is_kept),
+                TEST(collection_waits_for_who_reads),
+                TEST(what_is_lost_while_it_is_read_is_doubted),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
