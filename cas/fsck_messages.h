@@ -53,7 +53,9 @@
         X(TAG_MANIFEST, ERROR, "tag-manifest", "a tag names a manifest that is not linked")        \
         X(REFERRER_MANIFEST, ERROR, "referrer-manifest", "a referrer is not linked")               \
         X(JOURNAL_DAMAGED, ERROR, "journal-damaged", "the journal cannot be read")                 \
-        X(JOURNAL_DIFFERS, ERROR, "journal-differs", "journal and index disagree on a name")
+        X(JOURNAL_DIFFERS, ERROR, "journal-differs", "journal and index disagree on a name")       \
+        X(REFERENCE_MISSING, ERROR, "reference-missing", "a reference that should be is not")      \
+        X(REFERENCE_STALE, WARNING, "reference-stale", "a reference has no parent")
 
 enum cas_fsck_message {
 #define X(name, severity, id, meaning) CAS_FSCK_##name,
