@@ -393,6 +393,52 @@ def index_entry(family, key, value):
     elif family == "leases":
         need(0 < len(key) <= 127 and 0 not in key, "id")
         text = f"{key.decode()} root={r.digest()} expires={r.varint()} {r.text(255)}"
+    elif family == "nodes":
+        k = Reader(key)
+        text = f"{k.digest()} {r.text(255)}"
+        k.end()
+    elif family == "blob-refs":
+        k = Reader(key)
+        child, role, parent = k.digest(), k.take(1).decode(), k.take(16)
+        k.end()
+        if role in "rb":
+            name = r.rest()
+            need(hashlib.sha256(name).digest()[:16] == parent, "name of the parent")
+            text = f"{child} {role} {name.decode()}"
+        elif role in "mi":
+            need(value[1:17] == parent, "digest of the parent")
+            text = f"{child} {role} {r.digest()}"
+        else:
+            need(role == "t" and value[:16] == parent, "role")
+            text = f"{child} {role} {r.take(32).hex()}"
+    elif family == "object-refs":
+        k = Reader(key)
+        text = f"{k.take(8).hex()} {k.take(1).decode()}"
+        role, parent = text[-1], k.take(16)
+        need(role in "lrfs", "role")
+        if role in "lr":
+            need(value[1:17] == parent, "digest of the parent")
+            text += f" {r.digest()}"
+        else:
+            text += f" {parent.hex()}"
+        k.end()
+    elif family == "chunk-refs":
+        need(len(key) == 24, "key")
+        text = f"{key[:8].hex()} {key[8:].hex()}"
+    elif family == "condemned":
+        kind = key[0]
+        need(1 <= kind <= 6, "kind")
+        if kind == 1:
+            repo, k = split_repo(key[1:])
+            name = f"{repo} {k.digest()}"
+        else:
+            k = Reader(key[1:])
+            name = k.digest() if kind == 2 else k.take(32).hex()
+        k.end()
+        text = f"{kind} {name} since={r.varint()}"
+    elif family == "pack-dead":
+        need(len(key) == 8, "key")
+        text = f"{struct.unpack('>Q', key)[0]} {r.varint()}"
     elif family == "meta":
         need(key == b"journal", "unknown meta")
         text = f"journal sequence={r.varint()} generation={r.varint()} offset={r.varint()}"

@@ -15,6 +15,7 @@
 #include "cas/order.h"
 #include "cas/blobcache_int.h"
 #include "cas/commit_int.h"
+#include "cas/condemned_int.h"
 #include "cas/dirwalk_int.h"
 #include "cas/dump.h"
 #include "cas/fsck_messages.h"
@@ -22,6 +23,7 @@
 #include "cas/packset_int.h"
 #include "cas/recipe_int.h"
 #include "cas/record_int.h"
+#include "cas/refs_int.h"
 #include "tests/support/testimage.h"
 #include "tests/support/teststore.h"
 
@@ -97,6 +99,7 @@ static void print_refs(struct cas_buf *out, const struct cas_chunk_ref *refs, ui
 struct words {
         struct cas_buf *out;
         enum cas_family family;
+        struct cas_index *index;
 };
 
 static void say_name(const struct words *w, const struct cas_name_record *rec)
@@ -128,6 +131,50 @@ static void say_chunk(struct cas_buf *out, const char *prefix, const char *pack,
                        (unsigned long long)rec->block_checksum,
                        (unsigned long long)rec->block_offset, rec->block_stored_bytes,
                        rec->block_raw_bytes, rec->chunk_offset, rec->length_bytes);
+}
+
+static void say_hex(struct cas_buf *out, const uint8_t *data, size_t len)
+{
+        for (size_t i = 0; i < len; i++)
+                cas_buf_printf(out, "%02x", data[i]);
+}
+
+static void say_reference(const struct words *w, const uint8_t *key, size_t key_len,
+                          const void *value, size_t len)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_cursor k = cas_cursor_over(key, key_len), v = cas_cursor_over(value, len);
+        struct cas_digest digest;
+        char text[CAS_DIGEST_TEXT_BYTES], type[256];
+        const bool has_digest = w->family == CAS_FAMILY_NODES || w->family == CAS_FAMILY_BLOB_REFS;
+        cas_buf_printf(w->out, "%s ", cas_family_name(w->family));
+        if (has_digest) {
+                cas_cursor_digest(&k, &digest);
+                cas_buf_append_str(w->out, cas_digest_text(&digest, text));
+        } else {
+                say_hex(w->out, cas_cursor_take(&k, 8), 8);
+        }
+        if (w->family == CAS_FAMILY_NODES) {
+                cas_cursor_text(&v, type, sizeof(type));
+                ok(cas_cursor_end(&v, "node", &err));
+                cas_buf_printf(w->out, " %s\n", type);
+                return;
+        }
+        const char role = w->family == CAS_FAMILY_CHUNK_REFS ? '-' : (char)cas_cursor_u8(&k);
+        if (role != '-')
+                cas_buf_printf(w->out, " %c", role);
+        cas_buf_append_str(w->out, " ");
+        if (has_digest && (role == 'r' || role == 'b'))
+                cas_buf_printf(w->out, "%.*s", (int)len, (const char *)value);
+        else if (has_digest && role == 't')
+                say_hex(w->out, value, len);
+        else if (len == 0)
+                say_hex(w->out, k.at, cas_cursor_left(&k));
+        else {
+                cas_cursor_digest(&v, &digest);
+                cas_buf_append_str(w->out, cas_digest_text(&digest, text));
+        }
+        cas_buf_append_str(w->out, "\n");
 }
 
 static void say_entry(const struct words *w, const void *key, size_t key_len, const void *value,
@@ -278,6 +325,29 @@ static void say_entry(const struct words *w, const void *key, size_t key_len, co
                 cas_buf_append_str(w->out, "\n");
                 return;
         }
+        case CAS_FAMILY_NODES:
+        case CAS_FAMILY_BLOB_REFS:
+        case CAS_FAMILY_OBJECT_REFS:
+        case CAS_FAMILY_CHUNK_REFS:
+                say_reference(w, key, key_len, value, len);
+                return;
+        case CAS_FAMILY_CONDEMNED: {
+                struct cas_condemned c;
+                ok(cas_condemned_decode(key, key_len, value, len, &c, &err));
+                cas_buf_printf(w->out, "%s %d %s%s%s since=%llu\n", family, (int)c.kind, c.repo,
+                               c.repo[0] ? " " : "",
+                               c.kind <= CAS_CONDEMNED_BLOB ? cas_digest_text(&c.blob, text)
+                                                            : cas_hash_hex(&c.hash, hex),
+                               (unsigned long long)c.since_unix_s);
+                return;
+        }
+        case CAS_FAMILY_PACK_DEAD: {
+                uint64_t dead;
+                ok(cas_pack_dead_get(w->index, cas_get_be64(key), &dead, &err));
+                cas_buf_printf(w->out, "%s %llu %llu\n", family,
+                               (unsigned long long)cas_get_be64(key), (unsigned long long)dead);
+                return;
+        }
         case CAS_FAMILY_TAG_TIMES:
         case CAS_FAMILY_META:
         case CAS_FAMILY_COUNT:
@@ -307,7 +377,7 @@ static void say_families(struct teststore *t, enum cas_family first, enum cas_fa
 {
         struct cas_err err = CAS_ERR_INIT;
         for (enum cas_family f = first; f <= last; f++) {
-                struct words w = {.out = out, .family = f};
+                struct words w = {.out = out, .family = f, .index = t->store->index};
                 ok(cas_index_scan(t->store->index, &(struct cas_scan){.family = f}, say, &w, &err));
         }
 }
@@ -415,6 +485,9 @@ static void fill(struct teststore *t)
         const struct cas_tree_record tree = {
                 .tree = image.config, .size_bytes = 4096, .layers = layers, .layer_count = 2};
         cas_batch_put_tree(batch, &image.layer.listing, &tree);
+        cas_batch_put_blob_ref(batch, &sha512, CAS_BLOB_IN_TREE, image.layer.listing.bytes,
+                               CAS_HASH_BYTES);
+        cas_batch_put_pack_dead(batch, 5, 123456);
         uint8_t chain[33] = {'s'};
         memcpy(chain + 1, image.layer.listing.bytes, CAS_HASH_BYTES);
         cas_batch_put(batch, CAS_FAMILY_CHAINS, chain, sizeof(chain), &image.manifest, 33);
@@ -431,7 +504,7 @@ static void python_reads_the_index(void **state)
         ok(cas_dump_index(t->store, add_line, &dump, &err));
         ok(run_decoder(t, "index", NULL, &dump, &theirs));
         say_meta(t, &ours);
-        say_families(t, CAS_FAMILY_PACKS, CAS_FAMILY_OBJECT_CHUNKS, &ours);
+        say_families(t, CAS_FAMILY_PACKS, CAS_FAMILY_OBJECT_REFS, &ours);
         assert_true(ours.len_bytes > 5000);
         assert_string_equal(cas_buf_str(&theirs), cas_buf_str(&ours));
 }
