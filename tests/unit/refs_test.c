@@ -18,6 +18,7 @@
 #include "cas/elsewhere_int.h"
 #include "cas/format_int.h"
 #include "cas/image.h"
+#include "cas/kept_int.h"
 #include "cas/lease.h"
 #include "cas/maintain.h"
 #include "cas/map.h"
@@ -27,6 +28,7 @@
 #include "cas/refs_int.h"
 #include "cas/refscheck_int.h"
 #include "cas/store_int.h"
+#include "cas/verity.h"
 #include "tests/support/deflatesample.h"
 #include "tests/support/farstore.h"
 #include "tests/support/memsource.h"
@@ -1152,12 +1154,94 @@ static void children_become_nodes_when_they_come(void **state)
         expect_references(t->store);
 }
 
+/* An object as frames of so many bytes each. */
+static void keep_object(struct teststore *t, const struct cas_buf *bytes, size_t piece)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        cas_cleanup_buf struct cas_buf stored = CAS_BUF_INIT;
+        struct cas_hash id;
+        cas_verity_of(bytes->data, bytes->len_bytes, &id);
+        ok(cas_publish_begin(t->store, &p, &err));
+        cas_keeping_lock(t->store);
+        ok(cas_publish_kept_begin(p, &id, (uint32_t)((bytes->len_bytes + piece - 1) / piece),
+                                  &err));
+        for (size_t at = 0; at < bytes->len_bytes; at += piece) {
+                const size_t n = cas_min_u64(piece, bytes->len_bytes - at);
+                cas_buf_clear(&stored);
+                frame(&stored, bytes->data + at, n);
+                const struct cas_kept_frame kept = {.stored = stored.data,
+                                                    .plain = bytes->data + at,
+                                                    .stored_bytes = (uint32_t)stored.len_bytes,
+                                                    .plain_bytes = (uint32_t)n};
+                ok(cas_publish_kept_frame(p, &kept, &err));
+        }
+        ok(cas_publish_kept_end(p, &err));
+        ok(cas_publish_commit(p, &err));
+        cas_keeping_unlock(t->store);
+}
+
+static void put_object(struct teststore *t, const struct cas_buf *bytes)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        struct cas_hash id;
+        ok(cas_publish_begin(t->store, &p, &err));
+        ok(cas_publish_object(p, bytes->data, bytes->len_bytes, &id, &err));
+        ok(cas_publish_commit(p, &err));
+}
+
+/* Chunks of lists that are replaced, and those that were cut though the object has others. */
+static void chunks_without_an_object_are_condemned(void **state)
+{
+        struct teststore *t = *state;
+        for (unsigned i = 0; i < 3; i++) {
+                cas_cleanup_buf struct cas_buf large = CAS_BUF_INIT, small = CAS_BUF_INIT;
+                deflate_sample(DEFLATE_SAMPLE_TEXT, 10 + i, 900000, &large);
+                deflate_sample(DEFLATE_SAMPLE_TEXT, 20 + i, 100000, &small);
+                if (i != 1) { /* 1: the frames come first */
+                        put_object(t, &large);
+                        put_object(t, &small);
+                }
+                keep_object(t, &large, 200000);
+                keep_object(t, &small, i == 2 ? 100000 : 60000);
+                expect_references(t->store);
+                put_object(t, &large);
+                put_object(t, &small);
+                expect_references(t->store);
+        }
+}
+
+/* Two blobs of one tar have one tree: it lives with the blob that was used last. */
+static void a_tree_refers_to_its_blobs_of_now(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_buf struct cas_buf plain = CAS_BUF_INIT, packed = CAS_BUF_INIT;
+        struct cas_layer_record layers[2];
+        struct cas_tree_ref trees[2];
+        make_layer(0, &plain);
+        frame(&packed, plain.data, plain.len_bytes);
+        const struct cas_buf *const blobs[] = {&plain, &packed};
+        for (size_t i = 0; i < 2; i++) {
+                struct memsource source = {
+                        .data = blobs[i]->data, .len = blobs[i]->len_bytes, .step = SIZE_MAX};
+                ok(cas_layer_import(t->store, memsource_read, &source, NULL, NULL, &layers[i],
+                                    &err));
+                ok(cas_tree_ensure(t->store, &layers[i], 1, &trees[i], &err));
+                expect_references(t->store);
+        }
+        assert_true(cas_digest_equal(&trees[0].digest, &trees[1].digest));
+}
+
 int main(void)
 {
 #define in_store(test) cmocka_unit_test_setup_teardown(test, teststore_setup, teststore_teardown)
         const struct CMUnitTest tests[] = {
                 in_store(children_become_nodes_when_they_come),
                 in_store(a_listing_that_is_replaced_is_condemned),
+                in_store(chunks_without_an_object_are_condemned),
+                in_store(a_tree_refers_to_its_blobs_of_now),
                 in_store(large_publications_are_true),
                 in_store(damage_is_found_and_repaired),
                 in_store(stores_of_version_2_are_upgraded),
