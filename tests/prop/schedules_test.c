@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -22,6 +23,7 @@
 #include "cas/object.h"
 #include "cas/transfer.h"
 #include "cas/tree.h"
+#include "tests/support/farstore.h"
 #include "tests/support/imageworld.h"
 #include "tests/support/sched.h"
 #include "tests/support/scratch.h"
@@ -32,6 +34,8 @@
 #define CHANGES 3
 #define STUCK_S 120
 #define REPLAYED_EVERY 25
+#define LAZY_FILES 2
+#define LAZY_WAIT_MS 1000000 /* of the scheduler's time */
 #define EMPTIED_EVERY 4
 
 struct run {
@@ -41,6 +45,13 @@ struct run {
         struct world_history history;
         uint64_t seed;
         char path[256];
+        struct farstore far; /* only of schedules with lazy layers */
+        struct teststore near;
+        bool has_far;
+        struct lazy {
+                struct testimage image;
+                bool there, whole;
+        } lazy[ACTORS];
 };
 static struct run run;
 
@@ -379,6 +390,85 @@ static void do_mount(const struct actor *a, uint64_t random)
         lease_drop(a, id);
 }
 
+/* ---- layers that come later ---- */
+
+static unsigned lazy_seed(const struct actor *a)
+{
+        return 5 + a->number; /* neighbours share a file */
+}
+
+/* An image of a layer that is elsewhere, each actor's own; leased until its manifest names it. */
+static void put_lazy(const struct actor *a, struct lazy *l)
+{
+        cas_cleanup_free char *tag = cas_xasprintf("lazy%u", a->number);
+        cas_cleanup_free char *config = cas_xasprintf("{\"seed\":%u}", lazy_seed(a));
+        cas_cleanup_free char *blob = cas_xasprintf("layer %u %u", lazy_seed(a), LAZY_FILES);
+        struct cas_digest digest = test_digest(config);
+        lease_put(a, 50, &digest);
+        digest = test_digest(blob);
+        lease_put(a, 51, &digest);
+        farstore_image(&run.far, WORLD_REPO, tag, lazy_seed(a), LAZY_FILES, &l->image);
+        lease_drop(a, 50);
+        lease_drop(a, 51);
+        l->there = true;
+}
+
+static void do_lazy(const struct actor *a, uint64_t random)
+{
+        struct lazy *l = &run.lazy[a->number];
+        struct cas_err err = CAS_ERR_INIT;
+        int rc = 0;
+        if (!l->there)
+                put_lazy(a, l);
+        if (random % 4 == 0) {
+                struct cas_hash id = farstore_file(&run.far, &l->image, random >> 32 & 1);
+                do {
+                        rc = cas_elsewhere_bring(run.store, &id, LAZY_WAIT_MS, &err);
+                } while (rc == -CAS_E_BUSY); /* time may be over at any point */
+                if (rc != -CAS_E_IO)         /* "too slow" */
+                        expect(rc, l->whole ? CAS_E_NOTFOUND : NO_ERROR, &err,
+                               "file from elsewhere: %s");
+        } else if (random % 4 == 1) {
+                rc = cas_elsewhere_complete(run.store, &l->image.layer.blob, NULL, &err);
+                expect(rc, CAS_E_IO, &err, "layer from elsewhere: %s");
+                l->whole |= rc == 0;
+        } else if (random % 4 == 2) {
+                rc = cas_manifest_delete(run.store, WORLD_REPO, NULL, &l->image.manifest, NULL,
+                                         NULL, &err);
+                expect(rc, NO_ERROR, &err, "delete of a lazy image: %s");
+                *l = (struct lazy){0};
+        }
+}
+
+static void check_lazy(void)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        for (unsigned i = 0; i < ACTORS; i++) {
+                const struct lazy *l = &run.lazy[i];
+                const struct actor a = {.number = i};
+                struct cas_layer_record rec;
+                if (l->there) {
+                        int rc = cas_elsewhere_layer(run.store, &l->image.layer.blob, &rec, &err);
+                        expect(rc, NO_ERROR, &err, "lazy layer at the end: %s");
+                }
+                if (l->whole &&
+                    !testimage_is_whole(run.store, &l->image, lazy_seed(&a), LAZY_FILES))
+                        sched_fail("a layer that has come is not whole");
+        }
+}
+
+static void delete_lazy(void)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        for (unsigned i = 0; i < ACTORS; i++) {
+                if (!run.lazy[i].there)
+                        continue;
+                int rc = cas_manifest_delete(run.store, WORLD_REPO, NULL,
+                                             &run.lazy[i].image.manifest, NULL, NULL, &err);
+                expect(rc, NO_ERROR, &err, "delete of a lazy image: %s");
+        }
+}
+
 /* ---- schedules ---- */
 
 static const struct operation {
@@ -394,7 +484,7 @@ static const struct operation {
         {'c', 3, "condense", do_condense}, {'r', 1, "recode", do_recode},
         {'b', 2, "copies", do_copies},     {'f', 2, "fsck", do_check},
         {'x', 3, "pull", do_pull},         {'o', 3, "open", do_open},
-        {'m', 3, "mount", do_mount},
+        {'m', 3, "mount", do_mount},       {'e', 2, "lazy", do_lazy},
 };
 
 static const char *only; /* NULL: all */
@@ -446,6 +536,29 @@ static void open_store(void)
         expect(rc, NO_ERROR, &err, "open: %s");
 }
 
+static void open_far(const struct actor actors[ACTORS])
+{
+        for (unsigned i = 0; i < ACTORS; i++)
+                for (unsigned k = 0; k < actors[i].count; k++)
+                        run.has_far |= actors[i].steps[k].op->run == do_lazy;
+        run.near = (struct teststore){
+                .dir = cas_xasprintf("%s.far", run.path), .path = run.path, .store = run.store};
+        if (!run.has_far)
+                return;
+        if (mkdir(run.near.dir, 0700) != 0)
+                sched_fail("no directory");
+        farstore_open(&run.far, &run.near, LAZY_WAIT_MS);
+}
+
+static void close_all(void)
+{
+        if (run.has_far)
+                farstore_close(&run.far);
+        else
+                cas_store_close(run.store);
+        scratch_free(run.near.dir);
+}
+
 static void check_names(void)
 {
         struct cas_err err = CAS_ERR_INIT;
@@ -486,6 +599,7 @@ static void check_emptied(void)
         struct cas_store_stats st;
         for (unsigned n = 0; n < WORLD_IMAGES; n++)
                 do_delete(NULL, n);
+        delete_lazy();
         collect_all();
         int rc = cas_store_stats(run.store, &st, &err);
         expect(rc, NO_ERROR, &err, "stats: %s");
@@ -502,9 +616,11 @@ static void check_emptied(void)
 static void check_end(void)
 {
         check_names();
+        check_lazy();
         check_store("fsck at the end");
         collect_all();
         check_names();
+        check_lazy();
         check_store("fsck after the last gc");
         if (run.seed % EMPTIED_EVERY == 0)
                 check_emptied();
@@ -519,6 +635,8 @@ static void run_schedule(const char *dir, const char *program, uint64_t seed, bo
                 cas_xasprintf("%s --seed %llu%s%s", program, (unsigned long long)seed,
                               only ? " --only " : "", only ? only : "");
         run.history = (struct world_history){0};
+        memset(run.lazy, 0, sizeof(run.lazy));
+        run.has_far = false;
         run.seed = seed;
         (void)snprintf(run.path, sizeof(run.path), "%s/%llu", dir, (unsigned long long)seed);
         (void)alarm(STUCK_S);
@@ -531,13 +649,14 @@ static void run_schedule(const char *dir, const char *program, uint64_t seed, bo
                                            .trace = trace});
         open_store();
         plan(actors);
+        open_far(actors);
         for (unsigned i = 0; i < ACTORS; i++)
                 if (pthread_create(&threads[i], NULL, act, &actors[i]) != 0)
                         sched_fail("no thread");
         for (unsigned i = 0; i < ACTORS; i++)
                 (void)pthread_join(threads[i], NULL);
         check_end();
-        cas_store_close(run.store);
+        close_all();
         sched_end(out);
         scratch_free(cas_xstrdup(run.path));
 }
