@@ -155,7 +155,7 @@ $(UNIT) $(CRASH) $(MODEL): $(B)/%: $(B)/%.o $(TEST_SUPPORT_OBJ) $(TOOL_LIB) $(LI
 
 # Programs whose threads are scheduled by the test (tests/support/sched.h).
 SCHED_WRAP := $(addprefix -Wl$(comma)--wrap=,$(addprefix pthread_,create join detach mutex_lock mutex_unlock \
-                cond_wait cond_timedwait cond_signal cond_broadcast rwlock_rdlock rwlock_wrlock rwlock_unlock) \
+                cond_wait cond_timedwait cond_signal cond_broadcast) cas_rwlock_read cas_rwlock_write cas_rwlock_unlock \
                 clock_gettime time nanosleep clock_nanosleep getrandom getentropy \
                 rocksdb_write rocksdb_get_pinned_cf rocksdb_create_iterator_cf)
 SCHED := $(B)/tests/unit/sched_test $(B)/tests/prop/schedules_test

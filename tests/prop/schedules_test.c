@@ -55,6 +55,11 @@ struct run {
 };
 static struct run run;
 
+/* In every other schedule two meet over one image: it was put, decoded and deleted before, so that
+ * collection removes what the other is about to count on. Such schedules are short, so that few
+ * changes of who runs are likely to be at the right places. */
+#define DUEL_STEPS 1500
+
 /* What an actor does, decided before anything runs. */
 struct step {
         const struct operation *op;
@@ -504,6 +509,14 @@ static const struct operation *any_operation(void)
         }
 }
 
+static const struct operation *operation_of(char letter)
+{
+        size_t i = 0;
+        while (operations[i].letter != letter)
+                i++;
+        return &operations[i];
+}
+
 static void *act(void *arg)
 {
         const struct actor *a = arg;
@@ -525,6 +538,32 @@ static void plan(struct actor actors[ACTORS])
                         a->steps[k] = (struct step){.op = any_operation(),
                                                     .random = sched_random(UINT64_MAX)};
         }
+}
+
+static void prepare_duel(uint64_t random)
+{
+        const struct actor nobody = {0};
+        do_publish(&nobody, random);
+        do_open(&nobody, random);
+        do_delete(&nobody, random);
+        sched_changes_within(DUEL_STEPS);
+}
+
+/* One puts the image, or mounts it; the other collects. */
+static void plan_duel(struct actor actors[ACTORS], uint64_t random)
+{
+        static const char putting[] = "wilpo";
+        const struct operation *ops[2] = {operation_of(putting[sched_random(sizeof(putting) - 1)]),
+                                          operation_of('g')};
+        for (unsigned i = 0; i < ACTORS; i++)
+                actors[i] = (struct actor){.number = i};
+        for (unsigned i = 0; i < 2; i++) {
+                actors[i].count = 1;
+                actors[i].steps[0] = (struct step){.op = ops[i], .random = i ? 0 : random};
+        }
+        if (ops[0]->letter != 'i' && ops[0]->letter != 'o')
+                actors[0].steps[actors[0].count++] =
+                        (struct step){.op = operation_of('o'), .random = random};
 }
 
 static void open_store(void)
@@ -626,6 +665,11 @@ static void check_end(void)
                 check_emptied();
 }
 
+static bool is_duel(uint64_t seed)
+{
+        return !only && seed / 2 % 2 == 0;
+}
+
 static void run_schedule(const char *dir, const char *program, uint64_t seed, bool trace,
                          struct sched_result *out)
 {
@@ -648,7 +692,13 @@ static void run_schedule(const char *dir, const char *program, uint64_t seed, bo
                                            .replay = replay,
                                            .trace = trace});
         open_store();
-        plan(actors);
+        uint64_t random = sched_random(UINT64_MAX);
+        if (is_duel(seed)) {
+                plan_duel(actors, random);
+                prepare_duel(random);
+        } else {
+                plan(actors);
+        }
         open_far(actors);
         for (unsigned i = 0; i < ACTORS; i++)
                 if (pthread_create(&threads[i], NULL, act, &actors[i]) != 0)

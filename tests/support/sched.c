@@ -10,6 +10,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "cas/lockorder_int.h"
 #include "cas/mutex.h"
 
 #define THREADS_MAX 512
@@ -90,9 +91,9 @@ int __real_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m,
                                   const struct timespec *deadline);
 int __real_pthread_cond_signal(pthread_cond_t *c);
 int __real_pthread_cond_broadcast(pthread_cond_t *c);
-int __real_pthread_rwlock_rdlock(pthread_rwlock_t *l);
-int __real_pthread_rwlock_wrlock(pthread_rwlock_t *l);
-int __real_pthread_rwlock_unlock(pthread_rwlock_t *l);
+void __real_cas_rwlock_read(struct cas_rwlock *l);
+void __real_cas_rwlock_write(struct cas_rwlock *l);
+void __real_cas_rwlock_unlock(struct cas_rwlock *l);
 int __real_clock_gettime(clockid_t clock, struct timespec *out);
 time_t __real_time(time_t *out);
 int __real_nanosleep(const struct timespec *want, struct timespec *left);
@@ -120,9 +121,9 @@ int __wrap_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m,
                                   const struct timespec *deadline);
 int __wrap_pthread_cond_signal(pthread_cond_t *c);
 int __wrap_pthread_cond_broadcast(pthread_cond_t *c);
-int __wrap_pthread_rwlock_rdlock(pthread_rwlock_t *l);
-int __wrap_pthread_rwlock_wrlock(pthread_rwlock_t *l);
-int __wrap_pthread_rwlock_unlock(pthread_rwlock_t *l);
+void __wrap_cas_rwlock_read(struct cas_rwlock *l);
+void __wrap_cas_rwlock_write(struct cas_rwlock *l);
+void __wrap_cas_rwlock_unlock(struct cas_rwlock *l);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *out);
 time_t __wrap_time(time_t *out);
 int __wrap_nanosleep(const struct timespec *want, struct timespec *left);
@@ -155,15 +156,10 @@ uint64_t sched_random(uint64_t n)
 
 /* ---- reports ---- */
 
-/* The name is what follows the lock itself, in both kinds (cas/mutex.h). */
+/* Every mutex of the code under test is a cas_mutex. */
 static const char *mutex_name(const pthread_mutex_t *m)
 {
         return ((const struct cas_mutex *)(const void *)m)->name;
-}
-
-static const char *rwlock_name(const pthread_rwlock_t *l)
-{
-        return ((const struct cas_rwlock *)(const void *)l)->name;
 }
 
 static struct lock *lock_find(const void *address)
@@ -525,37 +521,44 @@ static bool writer_waits(const void *address)
         return false;
 }
 
-int __wrap_pthread_rwlock_rdlock(pthread_rwlock_t *l)
+/* Not below: RocksDB is opened anew under a bare lock, which is part of the one step. */
+void __wrap_cas_rwlock_read(struct cas_rwlock *l)
 {
-        if (!self)
-                return __real_pthread_rwlock_rdlock(l);
-        const char *name = rwlock_name(l);
-        point(name);
+        if (!self) {
+                __real_cas_rwlock_read(l);
+                return;
+        }
+        cas_lock_order_take(l, l->name);
+        point(l->name);
         struct lock *held;
         while ((held = lock_find(l)) != NULL && (held->writer || writer_waits(l)))
-                wait_on(ON_LOCK, l, name);
-        held = lock_get(l, name);
+                wait_on(ON_LOCK, l, l->name);
+        held = lock_get(l, l->name);
         held->readers[held->reader_count++] = self;
-        return 0;
 }
 
-int __wrap_pthread_rwlock_wrlock(pthread_rwlock_t *l)
+void __wrap_cas_rwlock_write(struct cas_rwlock *l)
 {
-        if (!self)
-                return __real_pthread_rwlock_wrlock(l);
-        point(rwlock_name(l));
-        take(l, rwlock_name(l));
-        return 0;
+        if (!self) {
+                __real_cas_rwlock_write(l);
+                return;
+        }
+        cas_lock_order_take(l, l->name);
+        point(l->name);
+        take(l, l->name);
 }
 
-int __wrap_pthread_rwlock_unlock(pthread_rwlock_t *l)
+void __wrap_cas_rwlock_unlock(struct cas_rwlock *l)
 {
-        if (!self)
-                return __real_pthread_rwlock_unlock(l);
+        if (!self) {
+                __real_cas_rwlock_unlock(l);
+                return;
+        }
+        cas_lock_order_drop(l);
         struct lock *held = lock_find(l);
         if (!held || held->writer == self) {
                 let_go(l);
-                return 0;
+                return;
         }
         unsigned i = 0;
         while (i < held->reader_count && held->readers[i] != self)
@@ -564,7 +567,6 @@ int __wrap_pthread_rwlock_unlock(pthread_rwlock_t *l)
                 sched_fail("thread %u lets a lock go that it does not read", self->id);
         held->readers[i] = held->readers[--held->reader_count];
         lock_put(held);
-        return 0;
 }
 
 /* ---- conditions ---- */
@@ -810,6 +812,12 @@ static void start_clocks(void)
         sched.start_ns = sched.now_ns = ((int64_t)now.tv_sec + AHEAD_S) * NS_PER_S;
 }
 
+void sched_changes_within(uint64_t steps)
+{
+        for (unsigned i = 0; i < sched.config.changes; i++)
+                sched.change_at[i] = sched.result.steps + 1 + sched_random(steps);
+}
+
 void sched_begin(const struct sched_config *config)
 {
         cas_assert(!self && !sched.active);
@@ -823,8 +831,7 @@ void sched_begin(const struct sched_config *config)
         sched.result = (struct sched_result){.trace_hash = 0xcbf29ce484222325};
         start_clocks();
         sched.switch_odds = 1U << sched_random(6);
-        for (unsigned i = 0; i < config->changes; i++)
-                sched.change_at[i] = 1 + sched_random(config->steps_guess);
+        sched_changes_within(config->steps_guess);
         self = thread_new(NULL, NULL);
 }
 

@@ -41,6 +41,8 @@ struct sched_result {
 void sched_begin(const struct sched_config *config);
 /* Waits for all others. */
 void sched_end(struct sched_result *out);
+/* PCT: priorities drop within the next steps, not where they were to. */
+void sched_changes_within(uint64_t steps);
 /* What the calling thread is called in reports; static storage. */
 void sched_name(const char *name);
 /* A point of the test's own. */
