@@ -17,14 +17,14 @@ TARGET = "build/release/tests/prop/schedules_test"
 
 # What is wrong then, which operations are likely to meet it ("": all), and the edits: file, text, other text.
 MUTATIONS = [
-    ("a chunk is looked for before it is pinned", "wdgi", [
+    ("a chunk is looked for before it is pinned", "", [
         ("cas/ingest.c", "        pin_chunk(in, &chunk->name);\n        if (cas_packwriter_claim", "        if (cas_packwriter_claim"),
         ("cas/ingest.c", "cas_index_get_chunk(in->ps->index, &chunk->name, &rec, &reason);",
          "cas_index_get_chunk(in->ps->index, &chunk->name, &rec, &reason);\n        pin_chunk(in, &chunk->name);")]),
-    ("an object is looked for before it is pinned", "wdgio", [
+    ("an object is looked for before it is pinned", "", [
         ("cas/ingest.c", "        pin_object(in, id);\n        int rc = cas_index_get_object(in->ps->index, id, &rec, &reason);",
          "        int rc = cas_index_get_object(in->ps->index, id, &rec, &reason);\n        pin_object(in, id);")]),
-    ("a blob is looked for before it is pinned", "wdgp", [
+    ("a blob is looked for before it is pinned", "", [
         ("cas/publish.c", "        cas_pin_blob(p->pins, digest);\n        for (size_t i = 0;", "        for (size_t i = 0;"),
         ("cas/publish.c", "        *out = rc == 0 || rc == -CAS_E_UNSUPPORTED;",
          "        *out = rc == 0 || rc == -CAS_E_UNSUPPORTED;\n        cas_pin_blob(p->pins, digest);")]),
