@@ -705,9 +705,11 @@ static void run_schedule(const char *dir, const char *program, uint64_t seed, bo
                         sched_fail("no thread");
         for (unsigned i = 0; i < ACTORS; i++)
                 (void)pthread_join(threads[i], NULL);
+        uint64_t met = sched_trace_hash(); /* what follows is one thread's, and RocksDB's */
         check_end();
         close_all();
         sched_end(out);
+        out->trace_hash = met;
         scratch_free(cas_xstrdup(run.path));
 }
 

@@ -864,6 +864,11 @@ void sched_end(struct sched_result *out)
         sched.active = false;
 }
 
+uint64_t sched_trace_hash(void)
+{
+        return sched.result.trace_hash;
+}
+
 void sched_name(const char *name)
 {
         if (self)

@@ -47,6 +47,8 @@ void sched_changes_within(uint64_t steps);
 void sched_name(const char *name);
 /* A point of the test's own. */
 void sched_point(const char *what);
+/* Of who did what so far: equal for equal schedules. */
+uint64_t sched_trace_hash(void);
 /* Of the schedule's random numbers: less than n. */
 uint64_t sched_random(uint64_t n);
 /* The system's I/O with a point before every call that changes or opens something. */
