@@ -5,9 +5,10 @@
  * is acknowledged is readable; afterwards names are right, fsck finds nothing, and once everything
  * is deleted nothing is left.
  *
- *   schedules_test [--schedules N] [--seconds N] [--from SEED] [--seed SEED [--trace]] [--only OPS]
+ *   schedules_test [--schedules N] [--seconds N] [--from SEED] [--seed SEED [--trace]]
+ *                  [--only OPS | --duels]
  *
- * OPS: letters of the operations that take part (the table below). */
+ * OPS: letters of the operations that take part (the table below). Duels: see DUEL_STEPS. */
 #include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
@@ -55,10 +56,14 @@ struct run {
 };
 static struct run run;
 
-/* In every other schedule two meet over one image: it was put, decoded and deleted before, so that
- * collection removes what the other is about to count on. Such schedules are short, so that few
- * changes of who runs are likely to be at the right places. */
+/* In every other schedule only two meet: an image was put, decoded and deleted before, so that
+ * collection removes what the other, who puts it again or one that shares files with it, is about
+ * to count on. Such schedules are short, so that few changes of who runs are likely to be at the
+ * right places. */
 #define DUEL_STEPS 1500
+#define DUEL_GATES                                                                                 \
+        120 /* and of passages through the gate, where half of them have their changes             \
+             */
 
 /* What an actor does, decided before anything runs. */
 struct step {
@@ -493,6 +498,7 @@ static const struct operation {
 };
 
 static const char *only; /* NULL: all */
+static bool only_duels;
 
 static const struct operation *any_operation(void)
 {
@@ -540,16 +546,16 @@ static void plan(struct actor actors[ACTORS])
         }
 }
 
-static void prepare_duel(uint64_t random)
+static void prepare_duel(uint64_t random, bool at_gate)
 {
         const struct actor nobody = {0};
         do_publish(&nobody, random);
         do_open(&nobody, random);
         do_delete(&nobody, random);
-        sched_changes_within(DUEL_STEPS);
+        sched_changes_within(at_gate ? DUEL_GATES : DUEL_STEPS);
 }
 
-/* One puts the image, or mounts it; the other collects. */
+/* One puts an image, or mounts it; the other collects. */
 static void plan_duel(struct actor actors[ACTORS], uint64_t random)
 {
         static const char putting[] = "wilpo";
@@ -667,7 +673,12 @@ static void check_end(void)
 
 static bool is_duel(uint64_t seed)
 {
-        return !only && seed / 2 % 2 == 0;
+        return only_duels || (!only && seed / 2 % 2 == 0);
+}
+
+static bool is_at_gate(uint64_t seed)
+{
+        return only_duels || (is_duel(seed) && seed / 4 % 2 == 0);
 }
 
 static void run_schedule(const char *dir, const char *program, uint64_t seed, bool trace,
@@ -684,18 +695,20 @@ static void run_schedule(const char *dir, const char *program, uint64_t seed, bo
         run.seed = seed;
         (void)snprintf(run.path, sizeof(run.path), "%s/%llu", dir, (unsigned long long)seed);
         (void)alarm(STUCK_S);
-        sched_begin(&(struct sched_config){.seed = seed,
-                                           .strategy = seed % 2 ? SCHED_PCT : SCHED_WALK,
-                                           .changes = CHANGES,
-                                           .steps_guess = STEPS_GUESS,
-                                           .steps_max = STEPS_MAX,
-                                           .replay = replay,
-                                           .trace = trace});
+        sched_begin(
+                &(struct sched_config){.seed = seed,
+                                       .strategy = only_duels || seed % 2 ? SCHED_PCT : SCHED_WALK,
+                                       .changes = CHANGES,
+                                       .focus = is_at_gate(seed) ? "gate" : NULL,
+                                       .steps_guess = STEPS_GUESS,
+                                       .steps_max = STEPS_MAX,
+                                       .replay = replay,
+                                       .trace = trace});
         open_store();
         uint64_t random = sched_random(UINT64_MAX);
         if (is_duel(seed)) {
                 plan_duel(actors, random);
-                prepare_duel(random);
+                prepare_duel(sched_random(3) ? sched_random(UINT64_MAX) : random, is_at_gate(seed));
         } else {
                 plan(actors);
         }
@@ -748,6 +761,7 @@ static bool read_options(int argc, char **argv, struct options *o)
                                               {"from", required_argument, NULL, 'f'},
                                               {"seed", required_argument, NULL, 's'},
                                               {"trace", no_argument, NULL, 'v'},
+                                              {"duels", no_argument, NULL, 'd'},
                                               {"only", required_argument, NULL, 'o'},
                                               {0}};
         int c;
@@ -768,6 +782,9 @@ static bool read_options(int argc, char **argv, struct options *o)
                         break;
                 case 'v':
                         o->trace = true;
+                        break;
+                case 'd':
+                        only_duels = true;
                         break;
                 case 'o':
                         only = optarg;

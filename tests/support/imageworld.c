@@ -11,15 +11,18 @@
 #include "tests/support/testlayout.h"
 
 #define CONTENTS 8
-#define LONG_BYTES (300 * CAS_KIB) /* several chunks */
+/* The last two are of several chunks, and the longer begins with those of the other. */
+#define LONG_BYTES (300 * CAS_KIB)
+#define LONG_MORE_BYTES (80 * CAS_KIB)
 #define READ_BYTES 65536
 
 /* ---- making it ---- */
 
 static void append_content(struct cas_buf *out, unsigned n)
 {
-        uint64_t x = n * 2654435761u + 1;
-        size_t len = n == CONTENTS - 1 ? LONG_BYTES : 200 + n * 700;
+        bool is_long = n >= CONTENTS - 2;
+        uint64_t x = is_long ? 1 : n * 2654435761u + 2;
+        size_t len = is_long ? LONG_BYTES + (n - CONTENTS + 2) * LONG_MORE_BYTES : 200 + n * 700;
         cas_buf_reserve(out, len);
         for (size_t i = 0; i < len; i++) {
                 x = x * 6364136223846793005u + 1442695040888963407u;
@@ -67,7 +70,7 @@ static void make_layer(struct world_blob *b, unsigned n)
         cas_cleanup_buf struct cas_buf tar = CAS_BUF_INIT;
         for (unsigned i = 0; i < 3; i++)
                 append_file(&tar, (n + i) % (CONTENTS - 1));
-        if (n < 2)
+        if (n == 0 || n == 2)
                 append_file(&tar, CONTENTS - 1);
         tarmake_end(&tar);
         cas_digest_of(CAS_DIGEST_SHA256, tar.data, tar.len_bytes, &b->diff_id);
@@ -242,7 +245,7 @@ static int layer_check(struct cas_store *s, const struct world_blob *layer, stru
                 cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT, want = CAS_BUF_INIT;
                 const struct cas_entry *e = &listing.entries[i];
                 append_content(&want, (unsigned)(e->path[strlen(e->path) - 1] - '0'));
-                rc = cas_object_read(s, &e->object, LONG_BYTES, &bytes, err);
+                rc = cas_object_read(s, &e->object, 2 * LONG_BYTES, &bytes, err);
                 if (rc < 0)
                         return cas_err_wrap(err, "%s", e->path);
                 if (bytes.len_bytes != want.len_bytes ||

@@ -72,7 +72,7 @@ static struct {
         unsigned lock_count;
         int64_t start_ns, now_ns; /* of CLOCK_REALTIME */
         unsigned switch_odds;
-        uint64_t change_at[CHANGES_MAX];
+        uint64_t change_at[CHANGES_MAX], focused; /* points that count, so far */
         int lowest;
         struct sched_result result;
         struct step trace[TRACE_MAX];
@@ -324,10 +324,13 @@ static void hand_on(void)
         await_turn(me);
 }
 
-static void maybe_drop_priority(void)
+static void maybe_drop_priority(const char *what)
 {
+        if (sched.config.focus && strcmp(sched.config.focus, what) != 0)
+                return;
+        sched.focused++;
         for (unsigned i = 0; i < sched.config.changes; i++)
-                if (sched.change_at[i] == sched.result.steps)
+                if (sched.change_at[i] == sched.focused)
                         self->priority = --sched.lowest;
 }
 
@@ -335,7 +338,7 @@ static void point(const char *what)
 {
         note_step(what);
         if (sched.config.strategy == SCHED_PCT)
-                maybe_drop_priority();
+                maybe_drop_priority(what);
         else if (sched_random(sched.switch_odds) != 0)
                 return;
         hand_on();
@@ -816,10 +819,10 @@ static void start_clocks(void)
         sched.start_ns = sched.now_ns = ((int64_t)now.tv_sec + AHEAD_S) * NS_PER_S;
 }
 
-void sched_changes_within(uint64_t steps)
+void sched_changes_within(uint64_t points)
 {
         for (unsigned i = 0; i < sched.config.changes; i++)
-                sched.change_at[i] = sched.result.steps + 1 + sched_random(steps);
+                sched.change_at[i] = sched.focused + 1 + sched_random(points);
 }
 
 void sched_begin(const struct sched_config *config)
@@ -832,6 +835,7 @@ void sched_begin(const struct sched_config *config)
         sched.random_bytes = ~config->seed;
         sched.thread_count = 0;
         sched.lowest = 0;
+        sched.focused = 0;
         sched.result = (struct sched_result){.trace_hash = 0xcbf29ce484222325};
         start_clocks();
         sched.switch_odds = 1U << sched_random(6);

@@ -26,7 +26,8 @@ struct sched_config {
         uint64_t seed;
         enum sched_strategy strategy;
         unsigned changes;     /* PCT: how often priorities drop */
-        uint64_t steps_guess; /* PCT: steps of a schedule, about */
+        const char *focus;    /* PCT: only at points of this name, a lock's; NULL: at any */
+        uint64_t steps_guess; /* PCT: such points in a schedule, about */
         uint64_t steps_max;   /* more is a failure: it does not end */
         const char *replay;   /* the command that plays it again; borrowed */
         bool trace;           /* every step to stderr */
@@ -41,8 +42,8 @@ struct sched_result {
 void sched_begin(const struct sched_config *config);
 /* Waits for all others. */
 void sched_end(struct sched_result *out);
-/* PCT: priorities drop within the next steps, not where they were to. */
-void sched_changes_within(uint64_t steps);
+/* PCT: priorities drop within the next points, not where they were to. */
+void sched_changes_within(uint64_t points);
 /* What the calling thread is called in reports; static storage. */
 void sched_name(const char *name);
 /* A point of the test's own. */
