@@ -123,6 +123,13 @@ void cas_blobcache_add(struct cas_blobcache *c, const struct cas_digest *digest,
         cas_mutex_unlock(&c->mutex);
 }
 
+void cas_blobcache_forget(struct cas_blobcache *c, const struct cas_digest *digest)
+{
+        cas_mutex_lock(&c->mutex);
+        forget_locked(c, digest);
+        cas_mutex_unlock(&c->mutex);
+}
+
 /* ---- what an earlier process left ---- */
 
 struct left {

@@ -24,5 +24,7 @@ void cas_batch_put_blob(struct cas_batch *b, const struct cas_digest *digest,
                         const struct cas_blob_record *rec);
 /* The blob, which has a file and a proved recipe, has become a cache: it is known here. */
 void cas_blobcache_add(struct cas_blobcache *c, const struct cas_digest *digest, uint64_t bytes);
+/* Its file has gone, with the blob. */
+void cas_blobcache_forget(struct cas_blobcache *c, const struct cas_digest *digest);
 
 #endif

@@ -99,6 +99,29 @@ int cas_chain_note(struct cas_store *s, struct cas_batch *batch, const struct ca
         return 0;
 }
 
+int cas_chain_forget(struct cas_index *ix, struct cas_batch *batch,
+                     const struct cas_digest *diff_ids, size_t count,
+                     const struct cas_digest *manifest, struct cas_err *err)
+{
+        cas_cleanup_free struct chain_id *ids = chain_ids(diff_ids, count);
+        for (size_t i = 0; i < count; i++) {
+                cas_cleanup_buf struct cas_buf value = CAS_BUF_INIT;
+                struct cas_err miss = CAS_ERR_INIT;
+                struct cas_digest noted;
+                struct chain_key key = {
+                        .kind = NOTE_STANDS, .beginning = ids[i], .whole = ids[count - 1]};
+                int r = cas_index_get(ix, CAS_FAMILY_CHAINS, &key, sizeof(key), &value, &miss);
+                if (r < 0 && r != -CAS_E_NOTFOUND) {
+                        *err = miss;
+                        return r;
+                }
+                if (r == 0 && cas_chain_manifest(value.data, value.len_bytes, &noted) &&
+                    cas_digest_equal(&noted, manifest))
+                        cas_batch_del(batch, CAS_FAMILY_CHAINS, &key, sizeof(key));
+        }
+        return 0;
+}
+
 int cas_chain_cut(struct cas_store *s, const struct cas_digest *diff_ids, size_t count,
                   size_t *out_base_count, struct cas_err *err)
 {

@@ -12,6 +12,10 @@
 int cas_chain_note(struct cas_store *s, struct cas_batch *batch, const struct cas_digest *diff_ids,
                    size_t count, const struct cas_digest *manifest,
                    struct cas_err *err) CAS_MUST_CHECK;
+/* Takes those notes back. */
+int cas_chain_forget(struct cas_index *ix, struct cas_batch *batch,
+                     const struct cas_digest *diff_ids, size_t count,
+                     const struct cas_digest *manifest, struct cas_err *err) CAS_MUST_CHECK;
 /* How many layers the lower tree takes: the longest proper beginning of the chain that another
  * chain of the store has too and that no earlier attempt found unfit; 0: one flat tree. */
 int cas_chain_cut(struct cas_store *s, const struct cas_digest *diff_ids, size_t count,

@@ -256,6 +256,8 @@ static int check_tag(struct change *ch, const struct cas_name_record *tag, struc
 static int change_fill(struct change *ch, const struct cas_commit *c, struct cas_err *err)
 {
         struct cas_name_record rec;
+        if (c->changes->fill && c->changes->fill(c->changes->fill_arg, err) < 0)
+                return -(int)err->code;
         const struct cas_buf *records = c->changes->records;
         struct cas_cursor at = cas_cursor_over(records->data, records->len_bytes);
         for (uint32_t i = 0; i < c->changes->count; i++) {

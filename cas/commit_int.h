@@ -18,6 +18,10 @@ struct cas_name_changes {
         /* repo NUL digest: blobs that manifests of this commit name in their repository; NULL: none
          */
         const struct cas_map *named;
+        /* Called when the commit's turn has come, with the index as it is then, in any thread: may
+         * fill in records, count and the batch. NULL: they are as they shall be. */
+        int (*fill)(void *arg, struct cas_err *err);
+        void *fill_arg;
         cas_tag_guard_fn guard; /* cas_publish_guard_tags; NULL: none */
         void *guard_arg;
 };

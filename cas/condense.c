@@ -298,6 +298,7 @@ static int start_anew(struct condensing *c, uint64_t blob_bytes, struct cas_err 
         if (rc < 0)
                 return rc;
         cas_recipe_writer_init(&c->w, c->s);
+        c->w.pins = c->pins;
         rc = condense_file(c, err);
         cas_recipe_writer_release(&c->w);
         return rc;

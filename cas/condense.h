@@ -65,6 +65,7 @@ int cas_condense_blob(struct cas_store *s, const struct cas_digest *blob,
  * was moved stays moved; another call goes on. Errors: BUSY (under way), NOSPACE, IO. */
 struct cas_recode_result {
         uint64_t packs; /* moved wholly and removed */
+        uint64_t empty; /* of them: nothing was to be moved */
         uint64_t bytes_before, bytes_after;
         uint64_t damaged; /* packs; fsck tells more */
 };

@@ -1,454 +1,326 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Garbage collection, offline: publications wait. What refers goes before what
- * is referred to, and index entries before files, so that a crash at any point
- * leaves garbage and nothing else:
- * names > trees > layers > recipes > blobs > objects > chunks > packs. */
+/* A run of collection: kinds of condemned things in their order, page by page (spec/gc.md). What
+ * refers goes before what is referred to, and the index before files. */
 #include "cas/gc_int.h"
-#include "cas/chain_int.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <time.h>
 
-#include "cas/dirwalk_int.h"
 #include "cas/elsewhere_int.h"
+#include "cas/lease_int.h"
 #include "cas/map.h"
-#include "cas/packset_int.h"
+#include "cas/packfile_int.h"
+#include "cas/pins_int.h"
+#include "cas/tree_int.h"
 
-/* A batch of removals is written when it has grown to this. */
-#define BATCH_BYTES (1 * CAS_MIB)
+/* A batch that kept the gate closed for longer is followed by a smaller one. */
+#define GATE_NS 1000000
+/* At most so much work before the pace is kept to. */
+#define NAP_NS_MAX 50000000
+#define NS_PER_S UINT64_C(1000000000)
 
-struct gc {
-        struct cas_store *s;
-        const struct cas_gc_options *options;
-        const struct cas_progress *progress;
-        struct cas_gc_marks marks;
-        struct cas_gc_result *out;
-        struct cas_batch *batch;
-        struct cas_map *pack_live;   /* be64 pack id -> stored bytes of live chunks */
-        struct cas_hashset trees;    /* whose files stay */
-        struct cas_hashset fileless; /* blobs that stay, without a file */
-};
-
-static int flush(struct gc *gc, size_t above, struct cas_err *err)
+static uint64_t now_ns(void)
 {
-        if (gc->options->dry_run || cas_batch_bytes(gc->batch) <= above)
-                return 0;
-        return cas_index_write(gc->s->index, gc->batch, err);
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
-/* Removes one entry of the index, soon. */
-static int drop(struct gc *gc, enum cas_family family, const void *key, size_t key_len,
+/* ---- pace ---- */
+
+static bool is_told_to_stop(struct cas_gc_run *gc)
+{
+        if (!gc->out->stopped && gc->options->stop && gc->options->stop(gc->options->stop_arg))
+                gc->out->stopped = true;
+        return gc->out->stopped;
+}
+
+bool cas_gc_goes_on(struct cas_gc_run *gc)
+{
+        const unsigned duty = gc->options->duty_percent;
+        uint64_t now = now_ns();
+        if (duty > 0 && duty < 100) {
+                const uint64_t until = now + (now - gc->working_ns) * (100 - duty) / duty;
+                while (now < until && !is_told_to_stop(gc)) {
+                        uint64_t nap = cas_min_u64(until - now, NAP_NS_MAX);
+                        (void)nanosleep(&(struct timespec){.tv_nsec = (long)nap}, NULL);
+                        now = now_ns();
+                }
+        }
+        gc->working_ns = now;
+        return !is_told_to_stop(gc);
+}
+
+bool cas_gc_is_young(const struct cas_gc_run *gc, uint64_t since_unix_s)
+{
+        const uint64_t now = (uint64_t)time(NULL);
+        return gc->options->grace_s > 0 &&
+               since_unix_s > now - cas_min_u64(now, gc->options->grace_s);
+}
+
+void cas_gc_note_damage(struct cas_gc_run *gc, struct cas_err *err)
+{
+        if (gc->damage.code == CAS_OK) {
+                gc->damage = *err;
+                gc->damage.code = CAS_E_CORRUPT;
+        }
+        *err = (struct cas_err)CAS_ERR_INIT;
+}
+
+/* ---- pages ---- */
+
+static int take_condemned(void *arg, const void *key, size_t key_len, const void *value,
+                          size_t value_len, struct cas_err *err CAS_UNUSED)
+{
+        struct cas_gc_run *gc = arg;
+        struct cas_err why = CAS_ERR_INIT;
+        if (cas_condemned_decode(key, key_len, value, value_len, &gc->page[gc->page_count], &why) <
+            0)
+                cas_gc_note_damage(gc, &why);
+        else
+                gc->page_count++;
+        return gc->page_count == gc->things;
+}
+
+int cas_gc_page(struct cas_gc_run *gc, enum cas_condemned_kind kind, struct cas_record_key *after,
                 struct cas_err *err)
 {
-        if (!gc->options->dry_run)
-                cas_batch_del(gc->batch, family, key, key_len);
-        return flush(gc, BATCH_BYTES, err);
-}
-
-/* ---- names and leases ---- */
-
-static int drop_links(struct gc *gc, struct cas_err *err)
-{
-        if (gc->options->dry_run || gc->marks.unlink_count == 0)
-                return 0;
-        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
-        const struct cas_name_changes changes = {.records = &gc->marks.unlinks,
-                                                 .count = gc->marks.unlink_count};
-        return cas_commit_names(gc->s, batch, &changes, err);
-}
-
-static int sweep_lease(void *arg, const void *key, size_t key_len, const void *value,
-                       size_t value_len, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        struct cas_lease lease;
-        int rc = cas_lease_decode(key, key_len, value, value_len, &lease, err);
-        if (rc < 0 || lease.expires_unix_s == 0 || lease.expires_unix_s >= (uint64_t)time(NULL))
+        const uint8_t prefix = (uint8_t)kind;
+        gc->page_count = 0;
+        int rc = cas_index_scan(gc->ix,
+                                &(struct cas_scan){.family = CAS_FAMILY_CONDEMNED,
+                                                   .prefix = &prefix,
+                                                   .prefix_len = 1,
+                                                   .from = after->bytes,
+                                                   .from_len = after->len},
+                                take_condemned, gc, err);
+        if (rc < 0 || gc->page_count == 0)
                 return rc;
-        return drop(gc, CAS_FAMILY_LEASES, key, key_len, err);
+        cas_condemned_key(&gc->page[gc->page_count - 1], after);
+        after->bytes[after->len++] = 0; /* the least key behind it */
+        gc->out->looked_at += gc->page_count;
+        return 0;
 }
 
-/* Of tags that are gone. */
-static int sweep_tag_times(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
-                           size_t value_len CAS_UNUSED, struct cas_err *err)
+/* ---- batches ---- */
+
+void cas_gc_plan(struct cas_gc_run *gc)
 {
-        struct gc *gc = arg;
+        gc->sequence = cas_index_sequence(gc->ix);
+}
+
+void cas_gc_close(struct cas_gc_run *gc)
+{
+        if (!gc->trial) {
+                cas_mutex_lock(&gc->s->packset->replacing);
+                cas_trees_naming_lock(gc->s->trees, true);
+                cas_index_condemning_lock(gc->ix);
+        }
+        cas_gate_close(gc->s);
+        gc->closed_ns = now_ns();
+        gc->unchanged = gc->trial || gc->sequence == cas_index_sequence(gc->ix);
+}
+
+/* The next batch is as large as keeps others waiting for no more than they should. */
+static void note_closed(struct cas_gc_run *gc, uint64_t ns)
+{
+        unsigned bucket = 0;
+        while (bucket + 1 < CAS_GC_WAITS_BUCKETS && ns / 1000 >= UINT64_C(1) << bucket)
+                bucket++;
+        gc->out->waits[bucket]++;
+        gc->out->batches++;
+        if (ns > 2 * GATE_NS)
+                gc->things = (unsigned)cas_max_u64(gc->things / 2, CAS_GC_THINGS_MIN);
+        else if (ns < GATE_NS / 2)
+                gc->things =
+                        (unsigned)cas_min_u64(gc->things + gc->things / 4 + 1, CAS_GC_THINGS_MAX);
+}
+
+int cas_gc_write(struct cas_gc_run *gc, struct cas_batch *batch, struct cas_err *err)
+{
+        int rc = cas_index_write_soon(gc->ix, batch, err);
+        uint64_t ns = now_ns() - gc->closed_ns;
+        cas_gate_open(gc->s);
+        if (!gc->trial) {
+                cas_index_condemning_unlock(gc->ix);
+                cas_trees_naming_unlock(gc->s->trees);
+                cas_mutex_unlock(&gc->s->packset->replacing);
+        }
+        note_closed(gc, ns);
+        return rc;
+}
+
+int cas_gc_has(struct cas_gc_run *gc, enum cas_family family, const struct cas_record_key *key,
+               bool *out, struct cas_err *err)
+{
+        return cas_index_has(gc->ix, family, key->bytes, key->len, out, err);
+}
+
+int cas_gc_pass_on(struct cas_gc_run *gc, struct cas_batch *batch, enum cas_condemned_kind kind,
+                   const struct cas_hash *hash, struct cas_err *err)
+{
+        struct cas_record_key key;
         bool there;
-        int rc = cas_index_has(gc->s->index, CAS_FAMILY_TAGS, key, key_len, &there, err);
-        return rc < 0 || there ? rc : drop(gc, CAS_FAMILY_TAG_TIMES, key, key_len, err);
-}
-
-/* ---- trees ---- */
-
-static int sweep_tree(void *arg, const void *key, size_t key_len, const void *value,
-                      size_t value_len, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        struct cas_tree_record rec;
-        int rc = cas_tree_record_decode(value, value_len, &rec, err);
-        if (rc < 0)
-                return rc;
-        bool live = true;
-        for (size_t i = 0; i < rec.layer_count; i++)
-                live = live && cas_hashset_has(&gc->marks.layers, rec.layers[i].bytes);
-        free(rec.layers);
-        if (live) {
-                (void)cas_hashset_add(&gc->trees, rec.tree.bytes);
-                return 0;
-        }
-        gc->out->trees_removed++;
-        return drop(gc, CAS_FAMILY_TREES, key, key_len, err);
-}
-
-/* Removes a file unless this is a dry run; counts its bytes. */
-static int remove_file(struct gc *gc, const char *path, uint64_t *out_bytes, struct cas_err *err)
-{
-        int rc = cas_io_size(gc->s->io, gc->s->dirfd, path, out_bytes, err);
-        if (rc == 0 && !gc->options->dry_run)
-                rc = cas_io_unlink(gc->s->io, gc->s->dirfd, path, err);
-        if (rc == 0)
-                gc->out->bytes_freed += *out_bytes;
+        cas_condemned_key(&(struct cas_condemned){.kind = kind, .hash = *hash}, &key);
+        int rc = cas_gc_has(gc, CAS_FAMILY_CONDEMNED, &key, &there, err);
+        if (rc == 0 && !there)
+                cas_batch_condemn(batch, kind, hash, 0);
         return rc;
 }
 
-/* Files of trees that no record names: dropped ones, and what a crash left. */
-static int sweep_tree_file(void *arg, const char *path, const char *name, struct cas_err *err)
+/* ---- a run ---- */
+
+typedef int (*page_fn)(struct cas_gc_run *gc, struct cas_err *err);
+
+static int run_kind(struct cas_gc_run *gc, enum cas_condemned_kind kind, const char *what,
+                    page_fn fn, struct cas_err *err)
 {
-        struct gc *gc = arg;
-        struct cas_hash hash;
-        uint64_t bytes;
-        if (strlen(name) >= 64 && cas_hash_from_hex(name, 64, &hash) &&
-            strcmp(name + 64, ".erofs") == 0 && cas_hashset_has(&gc->trees, hash.bytes))
-                return 0;
-        return remove_file(gc, path, &bytes, err);
-}
-
-static int sweep_trees(struct gc *gc, struct cas_err *err)
-{
-        int rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_TREES},
-                                sweep_tree, gc, err);
-        if (rc == 0)
-                rc = flush(gc, 0, err);
-        return rc < 0 ? rc : cas_dir_each(gc->s, CAS_DIR_TREES, sweep_tree_file, gc, err);
-}
-
-/* ---- layers and blobs ---- */
-
-/* A record named by a blob stays while the blob is marked; *removed counts those that go. */
-static int sweep_by_blob(struct gc *gc, enum cas_family family, const struct cas_hashset *marked,
-                         uint64_t *removed, const void *key, size_t key_len, struct cas_err *err)
-{
-        struct cas_digest blob;
-        int rc = cas_digest_value_decode(key, key_len, &blob, err);
-        if (rc < 0 || cas_hashset_has(marked, blob.bytes))
-                return rc;
-        (*removed)++;
-        return drop(gc, family, key, key_len, err);
-}
-
-static int sweep_layer(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
-                       size_t value_len CAS_UNUSED, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        return sweep_by_blob(gc, CAS_FAMILY_LAYERS, &gc->marks.layers, &gc->out->layers_removed,
-                             key, key_len, err);
-}
-
-/* What is noted of layers that are elsewhere goes with the images that want them. */
-static int sweep_elsewhere(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
-                           size_t value_len CAS_UNUSED, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        return sweep_by_blob(gc, CAS_FAMILY_ELSEWHERE, &gc->marks.layers, &gc->out->layers_removed,
-                             key, key_len, err);
-}
-
-/* Orders of images that are gone; the latest of a repository goes with its image's. */
-static int sweep_order(void *arg, const void *key, size_t key_len, const void *value,
-                       size_t value_len, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        struct cas_digest manifest;
-        if (cas_order_manifest(key, key_len, value, value_len, &manifest) &&
-            cas_hashset_has(&gc->marks.blobs, manifest.bytes))
-                return 0;
-        return drop(gc, CAS_FAMILY_ORDERS, key, key_len, err);
-}
-
-static int sweep_recipe(void *arg, const void *key, size_t key_len, const void *value CAS_UNUSED,
-                        size_t value_len CAS_UNUSED, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        return sweep_by_blob(gc, CAS_FAMILY_RECIPES, &gc->marks.blobs, &gc->out->recipes_removed,
-                             key, key_len, err);
-}
-
-static int sweep_blob(void *arg, const void *key, size_t key_len, const void *value,
-                      size_t value_len, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        struct cas_digest blob;
-        struct cas_blob_record rec;
-        int rc = cas_digest_value_decode(key, key_len, &blob, err);
-        if (rc == 0)
-                rc = cas_blob_record_decode(value, value_len, &rec, err);
-        if (rc < 0)
-                return rc;
-        if (cas_hashset_has(&gc->marks.blobs, blob.bytes)) {
-                if (rec.copy == CAS_BLOB_CONDENSED)
-                        (void)cas_hashset_add(&gc->fileless, blob.bytes);
-                return 0;
-        }
-        if (rec.copy == CAS_BLOB_CONDENSED) /* others are counted by their files */
-                gc->out->blobs_removed++;
-        return drop(gc, CAS_FAMILY_BLOBS, key, key_len, err);
-}
-
-/* Notes of images that are gone, and of cuts that did not work (they are found again). */
-static int sweep_chain(void *arg, const void *key, size_t key_len, const void *value,
-                       size_t value_len, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        struct cas_digest manifest;
-        if (cas_chain_manifest(value, value_len, &manifest) &&
-            cas_hashset_has(&gc->marks.blobs, manifest.bytes))
-                return 0;
-        return drop(gc, CAS_FAMILY_CHAINS, key, key_len, err);
-}
-
-/* Files of blobs that stay in no case: dropped ones, what was never committed, and copies that the
- * index does not count any more. */
-static int sweep_blob_file(void *arg, const char *path, const struct cas_digest *digest,
-                           struct cas_err *err)
-{
-        struct gc *gc = arg;
-        uint64_t bytes;
-        bool is_copy = cas_hashset_has(&gc->fileless, digest->bytes);
-        if (cas_hashset_has(&gc->marks.blobs, digest->bytes) && !is_copy)
-                return 0;
-        int rc = remove_file(gc, path, &bytes, err);
-        if (rc == 0 && !is_copy) {
-                gc->out->blobs_removed++;
-                gc->out->blob_bytes += bytes;
-        }
-        return rc;
-}
-
-static int sweep_blobs(struct gc *gc, struct cas_err *err)
-{
-        int rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_LAYERS},
-                                sweep_layer, gc, err);
-        if (rc == 0)
-                rc = cas_index_scan(gc->s->index,
-                                    &(struct cas_scan){.family = CAS_FAMILY_ELSEWHERE},
-                                    sweep_elsewhere, gc, err);
-        if (rc == 0)
-                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_ORDERS},
-                                    sweep_order, gc, err);
-        if (rc == 0)
-                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_RECIPES},
-                                    sweep_recipe, gc, err);
-        if (rc == 0)
-                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_BLOBS},
-                                    sweep_blob, gc, err);
-        if (rc == 0)
-                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_CHAINS},
-                                    sweep_chain, gc, err);
-        if (rc == 0)
-                rc = flush(gc, 0, err);
-        return rc < 0 ? rc : cas_blob_files_each(gc->s, sweep_blob_file, NULL, gc, err);
-}
-
-/* ---- objects and chunks ---- */
-
-static int sweep_object(void *arg, const void *key, size_t key_len, const void *value,
-                        size_t value_len, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        struct cas_object_record rec;
-        struct cas_hash id;
-        int rc = cas_object_record_decode(value, value_len, &rec, err);
-        if (rc < 0 || key_len != CAS_HASH_BYTES || cas_hashset_has(&gc->marks.objects, key))
-                return rc;
-        memcpy(id.bytes, key, CAS_HASH_BYTES);
-        gc->out->objects_removed++;
-        if (!gc->options->dry_run)
-                cas_batch_del_object(gc->batch, &id, rec.chunk_count);
-        return flush(gc, BATCH_BYTES, err);
-}
-
-static int sweep_chunk(void *arg, const void *key, size_t key_len, const void *value,
-                       size_t value_len, struct cas_err *err)
-{
-        struct gc *gc = arg;
-        struct cas_chunk_record rec;
-        int rc = cas_chunk_record_decode(value, value_len, &rec, err);
-        if (rc < 0 || key_len != CAS_HASH_BYTES)
-                return rc;
-        if (!cas_hashset_has(&gc->marks.chunks, key)) {
-                gc->out->chunks_removed++;
-                return drop(gc, CAS_FAMILY_CHUNKS, key, key_len, err);
-        }
-        struct cas_record_key pack;
-        cas_key_pack(rec.pack_id, &pack);
-        *cas_map_put(gc->pack_live, pack.bytes, pack.len, NULL) +=
-                (uint64_t)rec.block_stored_bytes * rec.length_bytes /
-                cas_max_u64(rec.block_raw_bytes, 1);
-        return 0;
-}
-
-static int sweep_objects(struct gc *gc, struct cas_err *err)
-{
-        int rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_OBJECTS},
-                                sweep_object, gc, err);
-        if (rc == 0)
-                rc = flush(gc, 0, err);
-        if (rc == 0)
-                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_CHUNKS},
-                                    sweep_chunk, gc, err);
-        return rc < 0 ? rc : flush(gc, 0, err);
-}
-
-/* ---- packs ---- */
-
-/* The record that the index has now: others of the blob may tell of objects that are gone. */
-static bool recipe_is_live(const struct gc *gc, const struct cas_recipe_record *recipe)
-{
-        struct cas_recipe_record now;
-        struct cas_err err = CAS_ERR_INIT;
-        if (!cas_hashset_has(&gc->marks.blobs, recipe->blob.bytes))
-                return false;
-        int rc = cas_index_get_recipe(gc->s->index, &recipe->blob, &now, &err);
-        return rc == 0 ? now.is_proved && cas_hash_equal(&now.recipe, &recipe->recipe)
-                       : rc != -CAS_E_NOTFOUND;
-}
-
-static bool record_is_live(void *arg, enum cas_pack_record_kind kind, const void *key,
-                           size_t key_len CAS_UNUSED)
-{
-        const struct gc *gc = arg;
-        switch (kind) {
-        case CAS_PACK_BLOCK:
-                return cas_hashset_has(&gc->marks.chunks, key);
-        case CAS_PACK_OBJECT:
-                return cas_hashset_has(&gc->marks.objects, key);
-        case CAS_PACK_LAYER:
-                return cas_hashset_has(&gc->marks.layers, ((const struct cas_digest *)key)->bytes);
-        case CAS_PACK_RECIPE:
-                return recipe_is_live(gc, key);
-        }
-        return true;
-}
-
-struct thin_pack {
-        uint64_t pack_id;
-        uint64_t size_bytes;
-};
-struct thin_packs {
-        struct gc *gc;
-        struct thin_pack *list; /* owned */
-        size_t count, max;
-};
-
-/* Packs below the wanted live share. An empty pack that is still written to is none. */
-static bool find_thin_pack(void *arg, uint64_t pack_id, const struct cas_pack_record *rec)
-{
-        struct thin_packs *thin = arg;
-        struct cas_record_key key;
-        cas_key_pack(pack_id, &key);
-        const uint64_t *live = cas_map_get(thin->gc->pack_live, key.bytes, key.len);
-        uint64_t live_bytes = live ? *live : 0;
-        bool worth = live_bytes == 0 ||
-                     live_bytes * 100 < rec->size_bytes * thin->gc->options->live_percent_min;
-        if (!worth)
-                return true;
-        if (thin->count == thin->max) {
-                thin->max = thin->max ? 2 * thin->max : 64;
-                thin->list = cas_xrealloc(thin->list, thin->max * sizeof(thin->list[0]));
-        }
-        thin->list[thin->count++] =
-                (struct thin_pack){.pack_id = pack_id, .size_bytes = rec->size_bytes};
-        return true;
-}
-
-static int sweep_pack(struct gc *gc, const struct thin_pack *pack, struct cas_err *err)
-{
-        uint64_t written = 0;
-        if (!gc->options->dry_run) {
-                int rc = cas_packset_rewrite(gc->s->packset, pack->pack_id, record_is_live, gc,
-                                             &written, err);
-                if (rc < 0)
+        struct cas_record_key after = {.len = 0};
+        int rc = 0;
+        while (rc == 0 && !gc->out->stopped) {
+                rc = cas_gc_page(gc, kind, &after, err);
+                if (rc < 0 || gc->page_count == 0)
                         return rc;
+                rc = fn(gc, err);
+                cas_progress_update(gc->progress, what, gc->out->looked_at, 0);
+                (void)cas_gc_goes_on(gc);
         }
-        struct cas_record_key key;
-        cas_key_pack(pack->pack_id, &key);
-        if (cas_map_get(gc->pack_live, key.bytes, key.len))
-                gc->out->packs_rewritten++;
-        else
-                gc->out->packs_removed++;
-        gc->out->bytes_freed += pack->size_bytes - cas_min_u64(written, pack->size_bytes);
-        return 0;
-}
-
-static int sweep_packs(struct gc *gc, struct cas_err *err)
-{
-        struct thin_packs thin = {.gc = gc};
-        int rc = cas_index_each_pack(gc->s->index, find_thin_pack, &thin, err);
-        for (size_t i = 0; rc == 0 && i < thin.count; i++) {
-                cas_progress_update(gc->progress, "packs", i, thin.count);
-                rc = sweep_pack(gc, &thin.list[i], err);
-        }
-        free(thin.list);
         return rc;
 }
 
-/* ---- all ---- */
-
-static int collect(struct gc *gc, struct cas_err *err)
+/* A manifest's blobs are condemned when it goes, and an index's manifests: as deep as they are. */
+static int run_blobs(struct cas_gc_run *gc, struct cas_err *err)
 {
-        uint64_t now = (uint64_t)time(NULL);
-        uint64_t young = now - cas_min_u64(gc->options->grace_s, now) + (gc->options->grace_s == 0);
-        int rc = cas_gc_mark(gc->s, young, gc->progress, &gc->marks, err);
+        uint64_t before;
+        int rc;
+        do {
+                before = gc->blobs_condemned;
+                rc = run_kind(gc, CAS_CONDEMNED_BLOB, "blobs", cas_gc_blobs, err);
+        } while (rc == 0 && gc->options->grace_s == 0 && gc->blobs_condemned > before);
+        return rc < 0 ? rc : cas_gc_files(gc, err);
+}
+
+static int run_kinds(struct cas_gc_run *gc, struct cas_err *err)
+{
+        int rc = run_kind(gc, CAS_CONDEMNED_LINK, "links", cas_gc_links, err);
+        if (rc == 0)
+                rc = run_blobs(gc, err);
+        if (rc == 0)
+                rc = run_kind(gc, CAS_CONDEMNED_LISTING, "layers", cas_gc_parents, err);
+        if (rc == 0)
+                rc = run_kind(gc, CAS_CONDEMNED_RECIPE, "recipes", cas_gc_parents, err);
+        if (rc == 0)
+                rc = run_kind(gc, CAS_CONDEMNED_OBJECT, "objects", cas_gc_objects, err);
+        if (rc == 0)
+                rc = run_kind(gc, CAS_CONDEMNED_CHUNK, "chunks", cas_gc_chunks, err);
+        return rc;
+}
+
+static int expire_leases(struct cas_gc_run *gc, struct cas_err *err)
+{
+        uint64_t dropped;
+        struct cas_err why = CAS_ERR_INIT;
+        int rc = cas_leases_expire(gc->s, (uint64_t)time(NULL), &dropped, &why);
+        if (rc == -CAS_E_CORRUPT) {
+                cas_gc_note_damage(gc, &why);
+                return 0;
+        }
         if (rc < 0)
-                return rc;
-        rc = drop_links(gc, err);
+                *err = why;
+        return rc;
+}
+
+static int condemn_root(void *arg, const void *key, size_t key_len, const void *value,
+                        size_t value_len, struct cas_err *err CAS_UNUSED)
+{
+        struct cas_batch *batch = arg;
+        struct cas_lease lease;
+        struct cas_err ignored = CAS_ERR_INIT;
+        memset(&lease, 0, sizeof(lease));
+        if (cas_lease_decode(key, key_len, value, value_len, &lease, &ignored) == 0 &&
+            lease.expires_unix_s != 0 && lease.expires_unix_s < (uint64_t)time(NULL))
+                cas_batch_condemn_blob(batch, &lease.root, (uint64_t)time(NULL));
+        return 0;
+}
+
+/* What dropping the leases that have expired would condemn. */
+static int expire_in_trial(struct cas_gc_run *gc, struct cas_err *err)
+{
+        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        int rc = cas_index_scan(gc->ix, &(struct cas_scan){.family = CAS_FAMILY_LEASES},
+                                condemn_root, batch, err);
+        return rc < 0 ? rc : cas_index_write_soon(gc->ix, batch, err);
+}
+
+static int collect(struct cas_gc_run *gc, struct cas_err *err)
+{
+        bool due;
+        int rc = gc->trial ? expire_in_trial(gc, err) : expire_leases(gc, err);
         if (rc == 0)
-                rc = cas_index_scan(gc->s->index, &(struct cas_scan){.family = CAS_FAMILY_LEASES},
-                                    sweep_lease, gc, err);
+                rc = cas_gc_full_is_due(gc, &due, err);
+        if (rc == 0 && (due || gc->options->full))
+                rc = cas_gc_full(gc, err);
         if (rc == 0)
-                rc = cas_index_scan(gc->s->index,
-                                    &(struct cas_scan){.family = CAS_FAMILY_TAG_TIMES},
-                                    sweep_tag_times, gc, err);
+                rc = run_kinds(gc, err);
         if (rc == 0)
-                rc = sweep_trees(gc, err);
+                rc = cas_gc_note_dead(gc, err);
         if (rc == 0)
-                rc = sweep_blobs(gc, err);
+                rc = cas_index_sync(gc->ix, err);
+        if (rc == 0 && !gc->out->stopped)
+                rc = cas_gc_packs(gc, err);
+        return rc;
+}
+
+static int run(struct cas_gc_run *gc, struct cas_err *err)
+{
+        gc->things = CAS_GC_THINGS_MAX / 8;
+        gc->page = cas_xcalloc(CAS_GC_THINGS_MAX, sizeof(gc->page[0]));
+        gc->dead = cas_map_new();
+        gc->working_ns = now_ns();
+        int rc = collect(gc, err);
+        cas_gc_files_release(gc);
+        cas_map_free(gc->dead);
+        free(gc->page);
+        if (rc == 0 && gc->damage.code != CAS_OK) {
+                *err = gc->damage;
+                rc = -(int)err->code;
+        }
+        return rc;
+}
+
+/* The same on a copy of the index, which is thrown away. */
+static int run_trial(struct cas_gc_run *gc, struct cas_err *err)
+{
+        cas_cleanup_free char *path = cas_xasprintf("%s/" CAS_DIR_INDEX_TRIAL, gc->s->path);
+        int rc = cas_index_destroy(path, err);
         if (rc == 0)
-                rc = sweep_objects(gc, err);
-        return rc < 0 ? rc : sweep_packs(gc, err);
+                rc = cas_index_checkpoint(gc->s->index, path, err);
+        if (rc == 0)
+                rc = cas_index_open(path, false, &gc->ix, err);
+        if (rc == 0) {
+                gc->trial = true;
+                rc = run(gc, err);
+                cas_index_close(gc->ix);
+        }
+        struct cas_err left = CAS_ERR_INIT;
+        int removed = cas_index_destroy(path, &left);
+        if (rc == 0 && removed < 0) {
+                *err = left;
+                rc = removed;
+        }
+        return rc;
 }
 
 int cas_gc(struct cas_store *s, const struct cas_gc_options *options,
            const struct cas_progress *progress, struct cas_gc_result *out, struct cas_err *err)
 {
+        struct cas_gc_run gc = {
+                .s = s, .ix = s->index, .options = options, .progress = progress, .out = out};
         *out = (struct cas_gc_result){0};
-        struct gc gc = {.s = s,
-                        .options = options,
-                        .progress = progress,
-                        .out = out,
-                        .batch = cas_batch_new(),
-                        .pack_live = cas_map_new()};
-        cas_store_exclusive_begin(s);
-        atomic_fetch_add(&s->collections, 1);
-        int rc = collect(&gc, err);
-        atomic_fetch_add(&s->collections, 1);
-        cas_store_exclusive_end(s);
-        cas_elsewhere_changed(s);
-        cas_gc_marks_release(&gc.marks);
-        cas_hashset_release(&gc.trees);
-        cas_hashset_release(&gc.fileless);
-        cas_batch_free(gc.batch);
-        cas_map_free(gc.pack_live);
+        cas_mutex_lock(&s->collecting);
+        int rc = options->dry_run ? run_trial(&gc, err) : run(&gc, err);
+        cas_mutex_unlock(&s->collecting);
+        if (!options->dry_run)
+                cas_elsewhere_changed(s);
         return rc;
 }

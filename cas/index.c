@@ -31,8 +31,10 @@ struct cas_index {
         struct cas_indexdb *db;
         rocksdb_readoptions_t *point;   /* single keys */
         rocksdb_readoptions_t *peek;    /* the same, past the cache */
-        rocksdb_writeoptions_t *synced; /* every write */
-        struct cas_mutex packs;         /* held while pack records are written */
+        rocksdb_writeoptions_t *synced; /* every write but collection's */
+        rocksdb_writeoptions_t *soon;
+        struct cas_rwlock condemning; /* shared while references, condemned records are written */
+        struct cas_mutex packs;       /* held while pack records are written */
 };
 
 /* One change: u8 family, u8 put, le32 key_len, le32 value_len, key, value. */
@@ -54,11 +56,13 @@ int cas_index_open(const char *path, bool create, struct cas_index **out, struct
         struct cas_index *ix = cas_xcalloc(1, sizeof(*ix));
         ix->db = db;
         cas_mutex_init(&ix->packs, "index.packs");
+        cas_rwlock_init(&ix->condemning, "index.condemning");
         ix->point = rocksdb_readoptions_create();
         ix->peek = rocksdb_readoptions_create();
         rocksdb_readoptions_set_fill_cache(ix->peek, 0);
         ix->synced = rocksdb_writeoptions_create();
         rocksdb_writeoptions_set_sync(ix->synced, 1);
+        ix->soon = rocksdb_writeoptions_create();
         *out = ix;
         return 0;
 }
@@ -71,6 +75,8 @@ void cas_index_close(struct cas_index *ix)
         rocksdb_readoptions_destroy(ix->point);
         rocksdb_readoptions_destroy(ix->peek);
         rocksdb_writeoptions_destroy(ix->synced);
+        rocksdb_writeoptions_destroy(ix->soon);
+        cas_rwlock_release(&ix->condemning);
         cas_mutex_release(&ix->packs);
         free(ix);
 }
@@ -299,6 +305,65 @@ int cas_index_scan(struct cas_index *ix, const struct cas_scan *scan, cas_scan_f
         rocksdb_readoptions_destroy(options);
         cas_indexdb_leave(ix->db);
         return rc;
+}
+
+struct cas_index_walk {
+        struct cas_index *ix;
+        enum cas_family family;
+        rocksdb_readoptions_t *options;
+        rocksdb_iterator_t *it;
+};
+
+int cas_index_walk_open(struct cas_index *ix, enum cas_family family, struct cas_index_walk **out,
+                        struct cas_err *err)
+{
+        struct cas_indexdb_open in;
+        int rc = cas_indexdb_enter(ix->db, &in, err);
+        if (rc < 0)
+                return rc;
+        struct cas_index_walk *w = cas_xcalloc(1, sizeof(*w));
+        w->ix = ix;
+        w->family = family;
+        w->options = rocksdb_readoptions_create();
+        rocksdb_readoptions_set_fill_cache(w->options, 0);
+        w->it = rocksdb_create_iterator_cf(in.db, w->options,
+                                           in.columns[families[family].column]);
+        *out = w;
+        return 0;
+}
+
+void cas_index_walk_close(struct cas_index_walk *w)
+{
+        if (!w)
+                return;
+        rocksdb_iter_destroy(w->it);
+        rocksdb_readoptions_destroy(w->options);
+        cas_indexdb_leave(w->ix->db);
+        free(w);
+}
+
+/* How the iterator's key compares with the prefix: 0 when it starts with it. */
+static int compare_prefix(const struct cas_index_walk *w, const struct full_key *prefix)
+{
+        size_t len;
+        if (!rocksdb_iter_valid(w->it))
+                return 1;
+        const char *key = rocksdb_iter_key(w->it, &len);
+        int order = memcmp(key, prefix->bytes, cas_min_u64(len, prefix->len));
+        return order == 0 && len < prefix->len ? -1 : order;
+}
+
+int cas_index_walk_has(struct cas_index_walk *w, const void *prefix, size_t len, bool *out,
+                       struct cas_err *err)
+{
+        struct full_key full;
+        char *message = NULL;
+        full_key_set(&full, w->family, prefix, len);
+        if (!rocksdb_iter_valid(w->it) || compare_prefix(w, &full) < 0)
+                rocksdb_iter_seek(w->it, full.bytes, full.len);
+        *out = compare_prefix(w, &full) == 0;
+        rocksdb_iter_get_error(w->it, &message);
+        return message ? cas_indexdb_fail(err, message, "read index") : 0;
 }
 
 int cas_index_get_chunk(struct cas_index *ix, const struct cas_hash *chunk,
@@ -738,7 +803,8 @@ static void destroy_writebatch(rocksdb_writebatch_t **w)
 
 /* Inside the database. */
 static int write_ops(struct cas_index *ix, const struct cas_indexdb_open *in,
-                     const struct cas_batch *b, struct cas_map *ages, struct cas_err *err)
+                     const struct cas_batch *b, const rocksdb_writeoptions_t *how,
+                     struct cas_map *ages, struct cas_err *err)
 {
         __attribute__((cleanup(destroy_writebatch))) rocksdb_writebatch_t *w =
                 rocksdb_writebatch_create();
@@ -755,8 +821,26 @@ static int write_ops(struct cas_index *ix, const struct cas_indexdb_open *in,
                         write_op(in, w, &op);
         }
         char *message = NULL;
-        rocksdb_write(in->db, ix->synced, w, &message);
+        rocksdb_write(in->db, how, w, &message);
         return message ? cas_indexdb_failed(ix->db, err, message, "write index") : 0;
+}
+
+/* Whether collection must not be between its look and its batch while this one is written. */
+static bool is_of_references(const struct cas_batch *b)
+{
+        struct cas_cursor c = cas_cursor_over(b->ops.data, b->ops.len_bytes);
+        while (cas_cursor_left(&c) > 0) {
+                switch (next_op(&c).family) {
+                case CAS_FAMILY_CONDEMNED:
+                case CAS_FAMILY_BLOB_REFS:
+                case CAS_FAMILY_OBJECT_REFS:
+                case CAS_FAMILY_CHUNK_REFS:
+                        return true;
+                default:
+                        break;
+                }
+        }
+        return false;
 }
 
 static bool has_packs(const struct cas_batch *b)
@@ -769,20 +853,17 @@ static bool has_packs(const struct cas_batch *b)
         return false;
 }
 
-int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *err)
+static int write_batch(struct cas_index *ix, struct cas_batch *b, const rocksdb_writeoptions_t *how,
+                       struct cas_err *err)
 {
-        if (b->ops.len_bytes == 0)
-                return 0;
         struct cas_indexdb_open in;
-        int rc = cas_indexdb_mend(ix->db, err);
-        if (rc == 0)
-                rc = cas_indexdb_enter(ix->db, &in, err);
+        int rc = cas_indexdb_enter(ix->db, &in, err);
         if (rc < 0)
                 return rc;
         struct cas_map *ages = has_packs(b) ? cas_map_new() : NULL;
         if (ages)
                 cas_mutex_lock(&ix->packs);
-        rc = write_ops(ix, &in, b, ages, err);
+        rc = write_ops(ix, &in, b, how, ages, err);
         if (ages)
                 cas_mutex_unlock(&ix->packs);
         cas_map_free(ages);
@@ -790,4 +871,63 @@ int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *e
         if (rc == 0)
                 cas_buf_clear(&b->ops);
         return rc;
+}
+
+int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *err)
+{
+        if (b->ops.len_bytes == 0)
+                return 0;
+        bool refers = is_of_references(b);
+        int rc = cas_indexdb_mend(ix->db, err);
+        if (rc < 0)
+                return rc;
+        if (refers)
+                cas_rwlock_read(&ix->condemning);
+        rc = write_batch(ix, b, ix->synced, err);
+        if (refers)
+                cas_rwlock_unlock(&ix->condemning);
+        return rc;
+}
+
+/* ---- for collection ---- */
+
+void cas_index_condemning_lock(struct cas_index *ix)
+{
+        cas_rwlock_write(&ix->condemning);
+}
+
+void cas_index_condemning_unlock(struct cas_index *ix)
+{
+        cas_rwlock_unlock(&ix->condemning);
+}
+
+int cas_index_write_soon(struct cas_index *ix, struct cas_batch *b, struct cas_err *err)
+{
+        return b->ops.len_bytes > 0 ? write_batch(ix, b, ix->soon, err) : 0;
+}
+
+int cas_index_sync(struct cas_index *ix, struct cas_err *err)
+{
+        struct cas_indexdb_open in;
+        char *message = NULL;
+        int rc = cas_indexdb_mend(ix->db, err);
+        if (rc == 0)
+                rc = cas_indexdb_enter(ix->db, &in, err);
+        if (rc < 0)
+                return rc;
+        rocksdb_flush_wal(in.db, 1, &message);
+        cas_indexdb_leave(ix->db);
+        return message ? cas_indexdb_failed(ix->db, err, message, "sync index") : 0;
+}
+
+uint64_t cas_index_sequence(struct cas_index *ix)
+{
+        struct cas_indexdb_open in;
+        struct cas_err closed = CAS_ERR_INIT;
+        static _Atomic(uint64_t) never; /* what cannot be asked has changed */
+        if (cas_indexdb_enter(ix->db, &in, &closed) < 0)
+                return UINT64_MAX - atomic_fetch_add(&never, 1);
+        uint64_t sequence = rocksdb_get_latest_sequence_number(in.db);
+        cas_indexdb_leave(ix->db);
+        return sequence;
 }

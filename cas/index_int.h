@@ -205,4 +205,29 @@ void cas_batch_join(struct cas_batch *b, struct cas_batch *from);
  * of the pack (shorter, or not sealed) is left out, unless the pack was removed before it. */
 int cas_index_write(struct cas_index *ix, struct cas_batch *b, struct cas_err *err) CAS_MUST_CHECK;
 
+/* Goes forward through a family beside another one. One thread; it sees the index as it was when
+ * it was made. */
+struct cas_index_walk;
+int cas_index_walk_open(struct cas_index *ix, enum cas_family family, struct cas_index_walk **out,
+                        struct cas_err *err) CAS_MUST_CHECK;
+void cas_index_walk_close(struct cas_index_walk *w); /* NULL does nothing */
+/* Whether a key starts with `prefix`. */
+int cas_index_walk_has(struct cas_index_walk *w, const void *prefix, size_t len, bool *out,
+                       struct cas_err *err) CAS_MUST_CHECK;
+
+/* ---- for collection ---- */
+
+/* From lock to unlock nobody else's batch condemns or refers to anything: what is found needed in
+ * between can lose its record, since who removes the last need condemns it later; and a reference
+ * that is found to be of nothing can go. Waits for batches that are being written. */
+void cas_index_condemning_lock(struct cas_index *ix);
+void cas_index_condemning_unlock(struct cas_index *ix);
+/* With that lock. As cas_index_write, but durable no later than cas_index_sync or any batch that is
+ * written after it. */
+int cas_index_write_soon(struct cas_index *ix, struct cas_batch *b,
+                         struct cas_err *err) CAS_MUST_CHECK;
+int cas_index_sync(struct cas_index *ix, struct cas_err *err) CAS_MUST_CHECK;
+/* Grows with each batch that is written. */
+uint64_t cas_index_sequence(struct cas_index *ix);
+
 #endif

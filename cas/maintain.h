@@ -5,6 +5,7 @@
 
 #include "cas/store.h"
 
+#define CAS_GC_WAITS_BUCKETS 24
 struct cas_gc_result {
         uint64_t links_removed;
         uint64_t blobs_removed, blob_bytes;
@@ -13,7 +14,10 @@ struct cas_gc_result {
         uint64_t bytes_freed; /* of files removed, less what was written */
         uint64_t looked_at;   /* condemned things */
         uint64_t waiting;     /* condemned still: young, pinned or leased */
-        bool full, stopped;   /* told to stop before the end: the next run goes on */
+        /* Batches, for whose time others waited; by how long: less than 2^i us, the last: longer. */
+        uint64_t batches, waits[CAS_GC_WAITS_BUCKETS];
+        bool full;    /* looked for what was never noted as well */
+        bool stopped; /* told to stop before the end: the next run goes on */
 };
 /* Removes what nothing needs, while everything else goes on (spec/gc.md). A run looks at what has
  * changed since the last one; a full run also looks for what was never noted. What stays: manifests

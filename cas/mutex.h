@@ -21,6 +21,7 @@
  * learned as it happens, together with this table, and a thread that closes a circle is told. */
 #define CAS_LOCK_RANKS(X)                                                                          \
         X(5, "repair")             /* one thing is repaired at a time */                           \
+        X(5, "store.collecting")   /* a run of collection */                                       \
         X(10, "store.keeping")     /* who puts frames of a blob into packs as they are */          \
         X(20, "elsewhere.loading") /* the list of other stores' parts */                           \
         X(30, "condenser")                                                                         \
@@ -28,11 +29,13 @@
         X(45, "filler")            /* a layer that comes in the background */                      \
         X(50, "store.blob_files")  /* commits of blobs shared, who drops copies alone */           \
         X(60, "store.names")       /* who waits to commit, or takes the lead */                    \
-        X(65, "gate")              /* who pins or leases shared, collection alone for a batch */   \
         X(70, "packset.replacing") /* who moves chunks, or puts kept frames in their place */      \
         X(80, "openblock")         /* chunks of one ingest that are not written yet */             \
         X(90, "packfile.sync")     /* while a pack is synced */                                    \
         X(100, "packset")          /* open packs, pending chunks */                                \
+        X(103, "trees.naming")     /* who makes trees known shared, collection alone */            \
+        X(105, "index.condemning") /* batches that condemn shared, collection's alone */           \
+        X(107, "gate")             /* who pins or leases shared, collection alone for a batch */   \
         X(110, "flights")          /* streams of blobs that are made again */                      \
         X(120, "flight")                                                                           \
         X(130, "pins") /* one set of pins */                                                       \

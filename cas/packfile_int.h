@@ -46,6 +46,8 @@ struct cas_packset {
         struct cas_mutex mutex;  /* guards all below */
         struct cas_map *pending; /* chunk name to struct cas_pending (cas/packwriter_int.h) */
         struct cas_map *live;    /* pack id to struct cas_packfile, of all that there are */
+        struct cas_map *claimed; /* pack ids: cas_packset_claim */
+        struct cas_map *dead;    /* pack id to bytes: cas_packset_note_dead */
         struct cas_packfile *idle;
         unsigned idle_count;
         uint64_t next_id;
@@ -61,19 +63,23 @@ void cas_packset_give_locked(struct cas_packset *ps, struct cas_packfile *pf);
 /* Takes the pack of that id (0: any) out of the idle list, NULL when it is not there. The
  * descriptor may be closed: cas_packfile_reopen. */
 struct cas_packfile *cas_packset_take_id(struct cas_packset *ps, uint64_t pack_id);
-/* Whether nobody writes to the pack, nor counts on what the index does not know of it. *size_bytes:
- * when it grows past that, it was written to since; UINT64_MAX: nobody can. */
-bool cas_packset_is_quiet(struct cas_packset *ps, uint64_t pack_id, uint64_t *size_bytes);
-/* The same, and not longer than `size_bytes`. It was taken out of the idle list then, when it was
- * there: *out, to be given back or let go, else NULL. */
-bool cas_packset_claim(struct cas_packset *ps, uint64_t pack_id, uint64_t size_bytes,
-                       struct cas_packfile **out);
+/* A pack that is one thread's: nobody else writes to it, or claims it. */
+struct cas_pack_claim {
+        uint64_t pack_id;
+        struct cas_packfile *idle; /* taken out of the idle list; NULL: it was not there */
+};
+/* False while somebody writes to the pack, counts on what the index does not know of it, or has it
+ * claimed. */
+bool cas_packset_claim(struct cas_packset *ps, uint64_t pack_id, struct cas_pack_claim *out);
+/* Whether that would be true. */
+bool cas_packset_is_quiet(struct cas_packset *ps, uint64_t pack_id);
+/* Whether somebody writes to the pack, may come to do so, or has it claimed. */
+bool cas_packset_is_open(struct cas_packset *ps, uint64_t pack_id);
+/* gone: the index does not know the pack any more. */
+void cas_packset_unclaim(struct cas_packset *ps, const struct cas_pack_claim *claim, bool gone);
 /* Writes a batch of the index; `replaces`: it puts kept frames in the place of chunks. */
 int cas_packset_write(struct cas_packset *ps, struct cas_batch *batch, bool replaces,
                       struct cas_err *err) CAS_MUST_CHECK;
-/* Removes the file of a pack that the index does not know any more. */
-int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, uint32_t tier,
-                       struct cas_err *err) CAS_MUST_CHECK;
 /* An id that no pack of this store has or had: it follows the clock. */
 uint64_t cas_packset_new_id(struct cas_packset *ps);
 

@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writing packs anew with a denser codec, beside publications.
+/* Writing packs anew, denser or without what is dead in them, beside publications.
  *
- * A pack is walked, and what is live in it is added to a writer of the wanted
- * style. A step ends when the writer has written STEP_BYTES: packs synced, then
- * one batch of the index that moves those chunks which it still has where they
- * were read. During a step collection is kept away, so a writer's pack is not
- * collected under it; between steps everything may happen, since a chunk that
- * was moved or removed meanwhile is left out of the next batch.
+ * A pack is claimed, so that nobody else writes to it or takes it, and walked; what is live in it
+ * is added to a writer of the wanted style. A step ends when the writer has written STEP_BYTES:
+ * packs synced, then one batch of the index that moves those chunks which it still has where they
+ * were read. Between steps everything may happen, since a chunk that was moved or removed meanwhile
+ * is left out of the next batch.
  *
- * Only packs are taken to which nobody writes, and in which nobody counts on
- * what the index does not know yet. One that was walked to its end goes with the
- * batch that moves its last chunk, unless something was appended to it since it
- * was taken: then it stays for the next time.
+ * Only packs are taken to which nobody writes, and in which nobody counts on what the index does
+ * not know yet. One that was walked to its end goes with the batch that moves its last chunk.
  *
  * Readers go on: they look a chunk up again when its pack has gone. */
 #include "cas/packwriter_int.h"
@@ -23,11 +20,10 @@
 
 /* A pack that was walked, and waits for its last chunks to be committed. */
 struct walked {
-        uint64_t pack_id;
-        uint64_t quiet_bytes; /* its length when it was taken */
         uint64_t size_bytes;
         uint32_t tier;
-        struct cas_packfile *claimed; /* while it is being removed; may be NULL then, too */
+        struct cas_pack_claim claim;
+        bool was_empty; /* nothing in it was live */
         bool removing;
 };
 
@@ -35,10 +31,11 @@ struct cas_recoder {
         struct cas_packset *ps;
         struct cas_recode_hooks hooks;
         struct cas_packwriter writer;
-        bool in_step;
-        uint64_t step_bytes; /* taken in during this step */
-        uint64_t pack_id;    /* that is being walked */
-        int fd;              /* of it */
+        uint64_t step_bytes;         /* taken in during this step */
+        struct cas_pack_claim claim; /* of the pack that is being walked */
+        enum cas_pack_density from;  /* its density */
+        int fd;                      /* of it */
+        bool any_live;               /* in it */
         struct cas_buf block, scratch;
         struct walked *walked; /* owned */
         size_t walked_count, walked_max;
@@ -47,14 +44,21 @@ struct cas_recoder {
 
 static const struct cas_packstyle *style_of(enum cas_pack_density density)
 {
-        return density == CAS_PACK_COLD ? &cas_packstyle_cold : &cas_packstyle_default;
+        switch (density) {
+        case CAS_PACK_FAST:
+                return &cas_packstyle_fast;
+        case CAS_PACK_DEFAULT:
+                return &cas_packstyle_default;
+        case CAS_PACK_COLD:
+                return &cas_packstyle_cold;
+        }
+        cas_assert(false);
 }
 
 struct cas_recoder *cas_recoder_new(struct cas_packset *ps, enum cas_pack_density density,
                                     const struct cas_recode_hooks *hooks)
 {
         struct cas_recoder *r = cas_xcalloc(1, sizeof(*r));
-        cas_assert(density != CAS_PACK_FAST);
         r->ps = ps;
         r->hooks = *hooks;
         r->fd = -1;
@@ -62,29 +66,13 @@ struct cas_recoder *cas_recoder_new(struct cas_packset *ps, enum cas_pack_densit
         return r;
 }
 
-static void step_begin(struct cas_recoder *r)
-{
-        if (r->in_step)
-                return;
-        r->hooks.enter(r->hooks.arg);
-        r->in_step = true;
-        r->step_bytes = 0;
-}
-
-static void step_leave(struct cas_recoder *r)
-{
-        if (!r->in_step)
-                return;
-        r->in_step = false;
-        r->hooks.leave(r->hooks.arg);
-}
-
 void cas_recoder_free(struct cas_recoder *r)
 {
         if (!r)
                 return;
         cas_packwriter_release(&r->writer);
-        step_leave(r);
+        for (size_t i = 0; i < r->walked_count; i++)
+                cas_packset_unclaim(r->ps, &r->walked[i].claim, false);
         cas_buf_release(&r->block);
         cas_buf_release(&r->scratch);
         free(r->walked);
@@ -98,35 +86,33 @@ static void choose_removals(struct cas_recoder *r, struct cas_batch *batch)
 {
         for (size_t i = 0; i < r->walked_count; i++) {
                 struct walked *w = &r->walked[i];
-                w->removing = !cas_packwriter_waits(&r->writer, w->pack_id) &&
-                              cas_packset_claim(r->ps, w->pack_id, w->quiet_bytes, &w->claimed);
-                if (w->removing)
-                        cas_batch_del_pack(batch, w->pack_id);
+                struct cas_record_key key;
+                w->removing = !cas_packwriter_waits(&r->writer, w->claim.pack_id);
+                if (!w->removing)
+                        continue;
+                cas_key_pack(w->claim.pack_id, &key);
+                cas_batch_del_pack(batch, w->claim.pack_id);
+                cas_batch_del(batch, CAS_FAMILY_PACK_DEAD, key.bytes, key.len);
         }
 }
 
-/* The index has forgotten them, or has not (`gone` false). */
-static int settle_removals(struct cas_recoder *r, bool gone, struct cas_err *err)
+/* The index has forgotten them: their files go. */
+static int settle_removals(struct cas_recoder *r, struct cas_err *err)
 {
         size_t kept = 0;
         int rc = 0;
         for (size_t i = 0; i < r->walked_count; i++) {
                 struct walked w = r->walked[i];
-                if (w.claimed && gone)
-                        cas_packfile_unref(r->ps, w.claimed);
-                else if (w.claimed)
-                        cas_packset_give(r->ps, w.claimed);
-                if (w.removing && gone && rc == 0) {
-                        rc = cas_packset_unlink(r->ps, w.pack_id, w.tier, err);
-                        r->result.packs++;
-                        r->result.bytes_before += w.size_bytes;
+                if (!w.removing) {
+                        r->walked[kept++] = w;
+                        continue;
                 }
-                /* One that could not be claimed is written to: it is for the next time. */
-                if (!gone || (!w.removing && cas_packwriter_waits(&r->writer, w.pack_id)))
-                        r->walked[kept++] = (struct walked){.pack_id = w.pack_id,
-                                                            .quiet_bytes = w.quiet_bytes,
-                                                            .size_bytes = w.size_bytes,
-                                                            .tier = w.tier};
+                cas_packset_unclaim(r->ps, &w.claim, true);
+                if (rc == 0)
+                        rc = cas_packset_unlink(r->ps, w.claim.pack_id, w.tier, err);
+                r->result.packs++;
+                r->result.empty += w.was_empty;
+                r->result.bytes_before += w.size_bytes;
         }
         r->walked_count = kept;
         return rc;
@@ -137,7 +123,6 @@ static int settle_removals(struct cas_recoder *r, bool gone, struct cas_err *err
 static int step_commit(struct cas_recoder *r, bool all, struct cas_err *err)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
-        step_begin(r);
         /* Nobody replaces a chunk between the look at where it is and the batch that moves it. */
         cas_mutex_lock(&r->ps->replacing);
         int rc = all ? cas_packwriter_flush(&r->writer, batch, err)
@@ -145,18 +130,14 @@ static int step_commit(struct cas_recoder *r, bool all, struct cas_err *err)
         if (rc == 0) {
                 choose_removals(r, batch);
                 rc = cas_index_write(r->ps->index, batch, err);
-                struct cas_err unlink_err = CAS_ERR_INIT;
-                int settled = settle_removals(r, rc == 0, &unlink_err);
-                if (rc == 0 && settled < 0) {
-                        *err = unlink_err;
-                        rc = settled;
-                }
         }
+        int settled = rc == 0 ? settle_removals(r, err) : 0;
         cas_mutex_unlock(&r->ps->replacing);
-        if (rc == 0)
-                cas_packwriter_published(&r->writer);
-        step_leave(r);
-        return rc;
+        if (rc < 0)
+                return rc;
+        cas_packwriter_published(&r->writer);
+        r->step_bytes = 0;
+        return settled;
 }
 
 /* After each item: ends a step that is long enough. */
@@ -174,12 +155,12 @@ static int step_check(struct cas_recoder *r, struct cas_err *err)
 
 /* ---- walking ---- */
 
-static int chunk_is_here(struct cas_recoder *r, const struct cas_pack_item *item,
+static int chunk_is_here(struct cas_index *ix, const struct cas_pack_item *item,
                          const struct cas_pack_chunk *chunk, bool *out, struct cas_err *err)
 {
         struct cas_chunk_record rec;
         struct cas_err miss = CAS_ERR_INIT;
-        int rc = cas_index_get_chunk(r->ps->index, &chunk->chunk, &rec, &miss);
+        int rc = cas_index_get_chunk(ix, &chunk->chunk, &rec, &miss);
         *out = rc == 0 && rec.pack_id == item->block.pack_id &&
                rec.block_offset == item->block.block_offset &&
                rec.chunk_offset == chunk->chunk_offset;
@@ -189,13 +170,52 @@ static int chunk_is_here(struct cas_recoder *r, const struct cas_pack_item *item
         return rc;
 }
 
-static int any_is_here(struct cas_recoder *r, const struct cas_pack_item *item, bool *out,
-                       struct cas_err *err)
+static int recipe_is_known(struct cas_index *ix, const struct cas_recipe_record *recipe, bool *out,
+                           struct cas_err *err)
 {
+        struct cas_recipe_record now;
+        struct cas_err miss = CAS_ERR_INIT;
+        int rc = cas_index_get_recipe(ix, &recipe->blob, &now, &miss);
+        *out = rc == 0 && cas_hash_equal(&now.recipe, &recipe->recipe);
+        if (rc == 0 || rc == -CAS_E_NOTFOUND)
+                return 0;
+        *err = miss;
+        return rc;
+}
+
+int cas_pack_item_is_live(struct cas_index *ix, const struct cas_pack_item *item, bool *out,
+                          struct cas_err *err)
+{
+        struct cas_record_key key;
         int rc = 0;
         *out = false;
-        for (uint32_t i = 0; rc == 0 && !*out && i < item->chunk_count; i++)
-                rc = chunk_is_here(r, item, &item->chunks[i], out, err);
+        switch (item->kind) {
+        case CAS_PACK_BLOCK:
+                for (uint32_t i = 0; rc == 0 && !*out && i < item->chunk_count; i++)
+                        rc = chunk_is_here(ix, item, &item->chunks[i], out, err);
+                return rc;
+        case CAS_PACK_OBJECT:
+                return cas_index_has(ix, CAS_FAMILY_OBJECTS, item->object.bytes, CAS_HASH_BYTES,
+                                     out, err);
+        case CAS_PACK_LAYER:
+                cas_key_digest(&item->layer.blob, &key);
+                return cas_index_has(ix, CAS_FAMILY_LAYERS, key.bytes, key.len, out, err);
+        case CAS_PACK_RECIPE:
+                return recipe_is_known(ix, &item->recipe, out, err);
+        }
+        return 0;
+}
+
+static int count_here(struct cas_recoder *r, const struct cas_pack_item *item, uint32_t *out,
+                      struct cas_err *err)
+{
+        int rc = 0;
+        *out = 0;
+        for (uint32_t i = 0; rc == 0 && i < item->chunk_count; i++) {
+                bool here;
+                rc = chunk_is_here(r->ps->index, item, &item->chunks[i], &here, err);
+                *out += rc == 0 && here;
+        }
         return rc;
 }
 
@@ -203,7 +223,7 @@ static int move_chunk(struct cas_recoder *r, const struct cas_pack_item *item,
                       const struct cas_pack_chunk *chunk, struct cas_err *err)
 {
         bool here;
-        int rc = chunk_is_here(r, item, chunk, &here, err);
+        int rc = chunk_is_here(r->ps->index, item, chunk, &here, err);
         if (rc < 0 || !here)
                 return rc;
         r->step_bytes += chunk->length_bytes;
@@ -220,8 +240,8 @@ static int move_chunk(struct cas_recoder *r, const struct cas_pack_item *item,
                                   err);
 }
 
-/* A frame that a recipe counts on. */
-static int move_kept(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
+/* A block as it is. */
+static int move_frame(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
 {
         r->step_bytes += item->block.block_raw_bytes;
         cas_buf_clear(&r->block);
@@ -232,14 +252,17 @@ static int move_kept(struct cas_recoder *r, const struct cas_pack_item *item, st
         return cas_packwriter_add_frame(&r->writer, item, r->block.data, err);
 }
 
+/* A frame that a recipe counts on, and one that is as dense as it shall be and wholly live, stay as
+ * they are. */
 static int move_block(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
 {
-        bool here;
-        int rc = any_is_here(r, item, &here, err);
-        if (rc < 0 || !here)
+        uint32_t here;
+        int rc = count_here(r, item, &here, err);
+        if (rc < 0)
                 return rc;
-        if (item->block.codec == CAS_CODEC_ZSTD_KEPT)
-                return move_kept(r, item, err);
+        if (item->block.codec == CAS_CODEC_ZSTD_KEPT ||
+            (here == item->chunk_count && r->from == r->writer.style->density))
+                return move_frame(r, item, err);
         cas_buf_clear(&r->block);
         cas_buf_reserve(&r->block, item->block.block_raw_bytes);
         rc = cas_block_read(r->fd, &item->block, r->block.data, &r->scratch, err);
@@ -248,113 +271,94 @@ static int move_block(struct cas_recoder *r, const struct cas_pack_item *item, s
         return rc;
 }
 
-/* Records beside blocks matter while the index knows what they tell of. */
-static int move_object(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
+static int move_live(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
 {
-        bool known;
-        int rc = cas_index_has(r->ps->index, CAS_FAMILY_OBJECTS, item->object.bytes, CAS_HASH_BYTES,
-                               &known, err);
-        if (rc < 0 || !known)
-                return rc;
-        return cas_packwriter_object(&r->writer, &item->object, item->object_bytes, item->refs,
-                                     item->ref_count, item->is_kept, err);
-}
-
-static int move_layer(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
-{
-        struct cas_record_key key;
-        bool known;
-        cas_key_digest(&item->layer.blob, &key);
-        int rc = cas_index_has(r->ps->index, CAS_FAMILY_LAYERS, key.bytes, key.len, &known, err);
-        if (rc < 0 || !known)
-                return rc;
-        return cas_packwriter_layer(&r->writer, &item->layer, err);
-}
-
-static int move_recipe(struct cas_recoder *r, const struct cas_pack_item *item, struct cas_err *err)
-{
-        struct cas_recipe_record now;
-        struct cas_err miss = CAS_ERR_INIT;
-        int rc = cas_index_get_recipe(r->ps->index, &item->recipe.blob, &now, &miss);
-        if (rc == -CAS_E_NOTFOUND ||
-            (rc == 0 && !cas_hash_equal(&now.recipe, &item->recipe.recipe)))
-                return 0;
-        if (rc < 0) {
-                *err = miss;
-                return rc;
+        switch (item->kind) {
+        case CAS_PACK_BLOCK:
+                return move_block(r, item, err);
+        case CAS_PACK_OBJECT:
+                return cas_packwriter_object(&r->writer, &item->object, item->object_bytes,
+                                             item->refs, item->ref_count, item->is_kept, err);
+        case CAS_PACK_LAYER:
+                return cas_packwriter_layer(&r->writer, &item->layer, err);
+        case CAS_PACK_RECIPE:
+                return cas_packwriter_recipe(&r->writer, &item->recipe, err);
         }
-        return cas_packwriter_recipe(&r->writer, &item->recipe, err);
+        return 0;
 }
 
 static int move_item(void *arg, const struct cas_pack_item *item, struct cas_err *err)
 {
         struct cas_recoder *r = arg;
-        int rc = 0;
-        step_begin(r);
-        switch (item->kind) {
-        case CAS_PACK_BLOCK:
-                rc = move_block(r, item, err);
-                break;
-        case CAS_PACK_OBJECT:
-                rc = move_object(r, item, err);
-                break;
-        case CAS_PACK_LAYER:
-                rc = move_layer(r, item, err);
-                break;
-        case CAS_PACK_RECIPE:
-                rc = move_recipe(r, item, err);
-                break;
-        }
+        bool live;
+        int rc = cas_pack_item_is_live(r->ps->index, item, &live, err);
+        if (rc == 0 && live)
+                rc = move_live(r, item, err);
+        r->any_live = r->any_live || live;
         return rc < 0 ? rc : step_check(r, err);
 }
 
-static void note_walked(struct cas_recoder *r, const struct cas_pack_record *rec, uint64_t quiet)
+/* The recoder has the claim from now on. */
+static void note_walked(struct cas_recoder *r, const struct cas_pack_record *rec)
 {
         if (r->walked_count == r->walked_max) {
                 r->walked_max = r->walked_max ? 2 * r->walked_max : 16;
                 r->walked = cas_xrealloc(r->walked, r->walked_max * sizeof(r->walked[0]));
         }
-        r->walked[r->walked_count++] = (struct walked){.pack_id = r->pack_id,
-                                                       .quiet_bytes = quiet,
+        r->walked[r->walked_count++] = (struct walked){.claim = r->claim,
                                                        .size_bytes = rec->size_bytes,
-                                                       .tier = rec->tier};
+                                                       .tier = rec->tier,
+                                                       .was_empty = !r->any_live};
 }
 
-static int walk(struct cas_recoder *r, const struct cas_pack_record *rec, uint64_t quiet_bytes,
-                struct cas_err *err)
+static int walk(struct cas_recoder *r, const struct cas_pack_record *rec, struct cas_err *err)
 {
         uint64_t end;
         bool sealed;
-        int rc = cas_pack_walk(r->ps->io, r->fd, r->pack_id, move_item, r, &end, &sealed, err);
+        int rc =
+                cas_pack_walk(r->ps->io, r->fd, r->claim.pack_id, move_item, r, &end, &sealed, err);
         /* An unsealed pack ends for a walk at damage too. */
         if (rc == 0 && !sealed && end < rec->size_bytes)
                 rc = cas_fail(err, CAS_E_CORRUPT, "record at %llu is damaged",
                               (unsigned long long)end);
+        return rc;
+}
+
+/* Of a pack that was claimed. *walked: it was read to its end. */
+static int take_pack(struct cas_recoder *r, bool *walked, struct cas_err *err)
+{
+        const uint64_t pack_id = r->claim.pack_id;
+        struct cas_pack_record rec;
+        struct cas_err gone = CAS_ERR_INIT;
+        *walked = false;
+        int rc = cas_index_get_pack(r->ps->index, pack_id, &rec, &gone);
+        if (rc == -CAS_E_NOTFOUND)
+                return 0; /* removed since */
         if (rc == 0)
-                note_walked(r, rec, quiet_bytes);
+                rc = cas_packset_open_pack(r->ps, pack_id, &r->fd, &gone);
+        if (rc < 0) {
+                *err = gone;
+                return rc;
+        }
+        r->from = (enum cas_pack_density)rec.density;
+        r->any_live = false;
+        rc = walk(r, &rec, err);
+        (void)close(cas_steal_fd(&r->fd));
+        *walked = rc == 0;
+        if (*walked)
+                note_walked(r, &rec);
         return rc;
 }
 
 int cas_recoder_pack(struct cas_recoder *r, uint64_t pack_id, struct cas_err *err)
 {
-        struct cas_pack_record rec;
-        struct cas_err gone = CAS_ERR_INIT;
         char name[CAS_PACK_NAME_BYTES];
-        uint64_t quiet_bytes;
-        if (!cas_packset_is_quiet(r->ps, pack_id, &quiet_bytes))
+        bool walked;
+        if (!cas_packset_claim(r->ps, pack_id, &r->claim))
                 return 0;
-        int rc = cas_index_get_pack(r->ps->index, pack_id, &rec, &gone);
-        if (rc == 0)
-                rc = cas_packset_open_pack(r->ps, pack_id, &r->fd, &gone);
-        if (rc == -CAS_E_NOTFOUND && cas_index_get_pack(r->ps->index, pack_id, &rec, err) < 0)
-                return 0; /* collected since */
-        if (rc < 0) {
-                *err = gone;
-                return rc;
-        }
-        r->pack_id = pack_id;
-        rc = walk(r, &rec, quiet_bytes, err);
-        (void)close(cas_steal_fd(&r->fd));
+        int rc = take_pack(r, &walked, err);
+        if (!walked)
+                cas_packset_unclaim(r->ps, &r->claim, false);
         return rc < 0 ? cas_err_wrap(err, "recode pack %s", cas_pack_name(pack_id, name)) : 0;
 }
 

@@ -7,6 +7,7 @@
 
 #include "cas/packfile_int.h"
 #include "cas/record_int.h"
+#include "cas/removals_int.h"
 
 /* Idle packs beyond this many have no descriptor. */
 #define IDLE_OPEN_MAX 16
@@ -90,41 +91,67 @@ struct cas_packfile *cas_packset_take_id(struct cas_packset *ps, uint64_t pack_i
         return take_idle(ps, pack_id, -1);
 }
 
-/* Sets *link to that of an idle pack, or to NULL where nobody has it in hand. */
+/* Whether nobody has the pack in hand. *link: to it in the idle list, or NULL. */
 static bool find_quiet_locked(struct cas_packset *ps, uint64_t pack_id, struct cas_packfile ***link)
 {
         struct cas_record_key key;
         cas_key_pack(pack_id, &key);
         *link = NULL;
+        if (cas_map_get(ps->claimed, key.bytes, key.len))
+                return false;
         if (!cas_map_get(ps->live, key.bytes, key.len))
                 return true;
         *link = find_idle_locked(ps, pack_id, -1);
         return *link && (**link)->ref_count == 1;
 }
 
-bool cas_packset_is_quiet(struct cas_packset *ps, uint64_t pack_id, uint64_t *size_bytes)
+bool cas_packset_is_quiet(struct cas_packset *ps, uint64_t pack_id)
 {
         struct cas_packfile **link;
         cas_mutex_lock(&ps->mutex);
         bool quiet = find_quiet_locked(ps, pack_id, &link);
-        *size_bytes = quiet && link ? (*link)->size_bytes : UINT64_MAX;
         cas_mutex_unlock(&ps->mutex);
         return quiet;
 }
 
-bool cas_packset_claim(struct cas_packset *ps, uint64_t pack_id, uint64_t size_bytes,
-                       struct cas_packfile **out)
+bool cas_packset_claim(struct cas_packset *ps, uint64_t pack_id, struct cas_pack_claim *out)
 {
+        struct cas_record_key key;
         struct cas_packfile **link;
-        *out = NULL;
+        cas_key_pack(pack_id, &key);
+        *out = (struct cas_pack_claim){.pack_id = pack_id};
         cas_mutex_lock(&ps->mutex);
         bool quiet = find_quiet_locked(ps, pack_id, &link);
         if (quiet && link)
-                quiet = (*link)->size_bytes <= size_bytes;
-        if (quiet && link)
-                *out = unlink_idle_locked(ps, link);
+                out->idle = unlink_idle_locked(ps, link);
+        if (quiet)
+                (void)cas_map_put(ps->claimed, key.bytes, key.len, NULL);
         cas_mutex_unlock(&ps->mutex);
         return quiet;
+}
+
+bool cas_packset_is_open(struct cas_packset *ps, uint64_t pack_id)
+{
+        struct cas_record_key key;
+        cas_key_pack(pack_id, &key);
+        cas_mutex_lock(&ps->mutex);
+        bool open = cas_map_get(ps->live, key.bytes, key.len) ||
+                    cas_map_get(ps->claimed, key.bytes, key.len);
+        cas_mutex_unlock(&ps->mutex);
+        return open;
+}
+
+void cas_packset_unclaim(struct cas_packset *ps, const struct cas_pack_claim *claim, bool gone)
+{
+        struct cas_record_key key;
+        cas_key_pack(claim->pack_id, &key);
+        cas_mutex_lock(&ps->mutex);
+        (void)cas_map_remove(ps->claimed, key.bytes, key.len);
+        if (claim->idle && gone)
+                cas_packfile_unref_locked(ps, claim->idle);
+        else if (claim->idle)
+                cas_packset_give_locked(ps, claim->idle);
+        cas_mutex_unlock(&ps->mutex);
 }
 
 int cas_packset_take(struct cas_packset *ps, enum cas_pack_density density,
@@ -447,6 +474,8 @@ int cas_packset_open(const struct cas_io *io, struct cas_backend *backend, struc
         ps->fds = cas_packfds_new();
         ps->pending = cas_map_new();
         ps->live = cas_map_new();
+        ps->claimed = cas_map_new();
+        ps->dead = cas_map_new();
         ps->next_id = 1;
         cas_mutex_init(&ps->replacing, "packset.replacing");
         cas_mutex_init(&ps->mutex, "packset");
@@ -469,6 +498,8 @@ void cas_packset_close(struct cas_packset *ps)
         cas_packfds_free(ps->fds);
         cas_map_free(ps->pending);
         cas_map_free(ps->live);
+        cas_map_free(ps->claimed);
+        cas_map_free(ps->dead);
         cas_mutex_release(&ps->mutex);
         cas_mutex_release(&ps->replacing);
         free(ps);
@@ -502,6 +533,49 @@ int cas_packset_seal(struct cas_packset *ps, struct cas_err *err)
                         return rc;
         }
         return 0;
+}
+
+int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, uint32_t tier, struct cas_err *err)
+{
+        char name[CAS_PACK_NAME_BYTES];
+        int dirfd;
+        cas_packset_fd_drop(ps, pack_id);
+        cas_removal_begin(ps->removals);
+        int rc = ps->backend->ops->pack_dir(ps->backend, pack_id, tier, &dirfd, err);
+        if (rc == 0)
+                rc = cas_io_unlink(ps->io, dirfd, cas_pack_name(pack_id, name), err);
+        if (rc == 0)
+                rc = cas_io_sync_dir(ps->io, dirfd, ".", err);
+        cas_removal_end(ps->removals);
+        return rc;
+}
+
+/* ---- dead bytes ---- */
+
+uint64_t cas_chunk_stored_bytes(const struct cas_chunk_record *rec)
+{
+        return ((uint64_t)rec->block_stored_bytes + CAS_PACK_RECORD_BYTES) * rec->length_bytes /
+                       cas_max_u64(rec->block_raw_bytes, 1) +
+               CAS_PACK_CHUNK_BYTES;
+}
+
+void cas_packset_note_dead(struct cas_packset *ps, const struct cas_chunk_record *rec)
+{
+        struct cas_record_key key;
+        cas_key_pack(rec->pack_id, &key);
+        cas_mutex_lock(&ps->mutex);
+        *cas_map_put(ps->dead, key.bytes, key.len, NULL) += cas_chunk_stored_bytes(rec);
+        cas_mutex_unlock(&ps->mutex);
+}
+
+struct cas_map *cas_packset_take_dead(struct cas_packset *ps)
+{
+        struct cas_map *none = cas_map_new();
+        cas_mutex_lock(&ps->mutex);
+        struct cas_map *dead = ps->dead;
+        ps->dead = none;
+        cas_mutex_unlock(&ps->mutex);
+        return dead;
 }
 
 int cas_packset_write(struct cas_packset *ps, struct cas_batch *batch, bool replaces,

@@ -93,23 +93,14 @@ int cas_packset_pack_path(struct cas_packset *ps, uint64_t pack_id, int *out_dir
                           struct cas_err *err) CAS_MUST_CHECK;
 /* Seals every pack that is open for writing. No ingest may be under way. */
 int cas_packset_seal(struct cas_packset *ps, struct cas_err *err) CAS_MUST_CHECK;
-/* Copies what `live` says is live of a pack to new packs (key: a chunk's or an object's
- * struct cas_hash, the struct cas_digest of a layer's blob, or a struct cas_recipe_record), syncs,
- * writes the index batch that moves them, then removes the old file. *written: new bytes. */
-int cas_packset_rewrite(struct cas_packset *ps, uint64_t pack_id,
-                        bool (*live)(void *arg, enum cas_pack_record_kind kind, const void *key,
-                                     size_t key_len),
-                        void *arg, uint64_t *written, struct cas_err *err) CAS_MUST_CHECK;
-/* Writes what is live of packs of less density anew, in the order of the packs, while publications
- * and readers go on; collection waits for a step of it at most. Chunks are moved where the index
- * has them, other records where it knows of what they tell; a pack goes when all of it has moved
- * and nobody writes to it. What a crash leaves is garbage, and the next call goes on. The caller
- * chooses the packs (recoders run side by side); `yield` is called between steps, when nothing is
- * held, and ends the work with what was done when it answers false. */
+/* Writes what is live of packs anew, in the order of the packs, while everything else goes on.
+ * Chunks are moved where the index has them, other records where it knows of what they tell; a pack
+ * goes when all of it has moved. One that somebody writes to, or takes, is left for another time.
+ * What a crash leaves is garbage, and the next call goes on. The caller chooses the packs (recoders
+ * run side by side); `yield` is called between steps, when nothing is held, and ends the work with
+ * what was done when it answers false. */
 struct cas_recoder;
 struct cas_recode_hooks {
-        void (*enter)(void *arg); /* keeps collection away … */
-        void (*leave)(void *arg); /* … until here */
         bool (*yield)(void *arg);
         void *arg;
 };
@@ -120,10 +111,22 @@ int cas_recoder_pack(struct cas_recoder *r, uint64_t pack_id, struct cas_err *er
 /* Commits what is left; the counts are whole then. */
 int cas_recoder_finish(struct cas_recoder *r, struct cas_recode_result *out,
                        struct cas_err *err) CAS_MUST_CHECK;
+/* Whether the index has what a record of a pack tells of, and a chunk of a block in that place. */
+int cas_pack_item_is_live(struct cas_index *ix, const struct cas_pack_item *item, bool *out,
+                          struct cas_err *err) CAS_MUST_CHECK;
 /* What was not committed is garbage. */
 void cas_recoder_free(struct cas_recoder *r);
-/* Removes a pack that holds nothing live: index first, then the file. */
-int cas_packset_remove(struct cas_packset *ps, uint64_t pack_id,
+/* Removes the file of a pack that the index does not know any more. */
+int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, uint32_t tier,
                        struct cas_err *err) CAS_MUST_CHECK;
+
+/* ---- dead bytes (spec/gc.md) ---- */
+
+/* What a chunk takes in its pack: its share of the block's record, and its entry in the table. */
+uint64_t cas_chunk_stored_bytes(const struct cas_chunk_record *rec);
+/* A chunk is not where it was any more. In memory, until collection takes it. */
+void cas_packset_note_dead(struct cas_packset *ps, const struct cas_chunk_record *rec);
+/* Bytes by pack id (be64) since the last call. The map is the caller's. */
+struct cas_map *cas_packset_take_dead(struct cas_packset *ps);
 
 #endif

@@ -27,15 +27,6 @@ const struct cas_packstyle cas_packstyle_cold = {
         .block_chunks = CAS_BLOCK_CHUNKS_MAX,
         .density = CAS_PACK_COLD,
 };
-const struct cas_packstyle cas_packstyle_thinned = {
-        .codec = CAS_CODEC_ZSTD,
-        .level = 3,
-        .block_bytes = 1 * CAS_MIB,
-        .block_bytes_max = 1 * CAS_MIB + CAS_CHUNK_BYTES_MAX,
-        .block_chunks = 16384,
-        .density = CAS_PACK_FAST,
-};
-
 /* A block is kept as it is unless compression wins at least this share of it. */
 #define WIN_DIVISOR 16
 
@@ -526,18 +517,23 @@ static int check_entries(const struct cas_packwriter *w, struct cas_err *err)
         return 0;
 }
 
-/* A moved chunk counts only while nobody else has moved or removed it. */
-static int is_where_it_was(const struct cas_packwriter *w, const struct cas_pending *e, bool *out,
-                           struct cas_err *err)
+/* Whether a chunk that was written goes into the index: one that is moved, only while nobody else
+ * has moved or removed it. What it takes the place of is dead. */
+static int settle_place(const struct cas_packwriter *w, const struct cas_pending *e, bool *out,
+                        struct cas_err *err)
 {
         struct cas_chunk_record rec;
         struct cas_err miss = CAS_ERR_INIT;
         *out = e->from.pack_id == 0;
-        if (*out)
+        if (*out && e->at.codec != CAS_CODEC_ZSTD_KEPT)
                 return 0;
         int rc = cas_index_get_chunk(w->ps->index, &e->chunk, &rec, &miss);
-        *out = rc == 0 && rec.pack_id == e->from.pack_id &&
-               rec.block_offset == e->from.block_offset && rec.chunk_offset == e->from.chunk_offset;
+        if (e->from.pack_id != 0)
+                *out = rc == 0 && rec.pack_id == e->from.pack_id &&
+                       rec.block_offset == e->from.block_offset &&
+                       rec.chunk_offset == e->from.chunk_offset;
+        if (rc == 0 && *out)
+                cas_packset_note_dead(w->ps, &rec);
         if (rc == 0 || rc == -CAS_E_NOTFOUND)
                 return 0;
         *err = miss;
@@ -558,7 +554,7 @@ static int flush_written(struct cas_packwriter *w, struct cas_batch *batch, stru
                 const struct cas_pending *e = w->entries[i];
                 bool counts = false;
                 if (e->pack)
-                        rc = is_where_it_was(w, e, &counts, err);
+                        rc = settle_place(w, e, &counts, err);
                 if (rc == 0 && counts)
                         cas_batch_put_chunk(batch, &e->chunk, &e->at);
         }
@@ -642,6 +638,25 @@ static void lose_block(struct cas_packwriter *w)
         w->block->raw_bytes = 0;
 }
 
+/* Chunks that were written, and that neither the index nor another writer counts on. */
+static void note_dropped(struct cas_packwriter *w)
+{
+        for (size_t i = 0; i < w->entry_count; i++) {
+                const struct cas_pending *e = w->entries[i];
+                struct cas_chunk_record rec;
+                struct cas_err miss = CAS_ERR_INIT;
+                cas_mutex_lock(&w->ps->mutex);
+                bool alone = e->pack && e->ref_count == 1;
+                cas_mutex_unlock(&w->ps->mutex);
+                if (!alone)
+                        continue;
+                int rc = cas_index_get_chunk(w->ps->index, &e->chunk, &rec, &miss);
+                if (rc == -CAS_E_NOTFOUND || (rc == 0 && (rec.pack_id != e->at.pack_id ||
+                                                          rec.block_offset != e->at.block_offset)))
+                        cas_packset_note_dead(w->ps, &e->at);
+        }
+}
+
 void cas_packwriter_release(struct cas_packwriter *w)
 {
         struct cas_err err = CAS_ERR_INIT;
@@ -649,6 +664,7 @@ void cas_packwriter_release(struct cas_packwriter *w)
         if (hide_block(w) || write_block(w, w->block, &err) < 0)
                 lose_block(w);
         cas_mutex_unlock(&w->block->mutex);
+        note_dropped(w);
         let_go(w, true);
         block_unref(w->ps, w->block);
         cas_compressor_free(w->compressor);

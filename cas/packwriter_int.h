@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Writing chunks, objects' lists and other records into packs, for one
- * publication, rewrite or recoding. A writer belongs to one thread at a time.
+ * publication or recoding. A writer belongs to one thread at a time.
  *
  * Chunks are collected in the writer's open block. A chunk that is not in the
  * index yet has a `cas_pending` in the set's map, so that other writers see it:
@@ -27,8 +27,6 @@ struct cas_packstyle {
 };
 extern const struct cas_packstyle cas_packstyle_fast; /* what is new */
 extern const struct cas_packstyle cas_packstyle_default, cas_packstyle_cold;
-/* What collection thins out while publications wait: nearly as dense as dense packs, but quick. */
-extern const struct cas_packstyle cas_packstyle_thinned;
 
 struct cas_openblock;
 
@@ -89,7 +87,7 @@ void cas_packwriter_release(struct cas_packwriter *w);
 /* Counts on a chunk that another writer has pending. False when there is none. */
 bool cas_packwriter_claim(struct cas_packwriter *w, const struct cas_hash *chunk);
 /* Takes a chunk in, unless another writer did so meanwhile. `shared` false: not in the map, for
- * rewrites. len is 1 to CAS_CHUNK_BYTES_MAX. */
+ * recoding. len is 1 to CAS_CHUNK_BYTES_MAX. */
 struct cas_packwriter_chunk {
         struct cas_hash name;
         const void *data;

@@ -17,6 +17,8 @@
 #include "cas/publish.h"
 #include "cas/spool.h"
 
+struct cas_pins;
+
 /* Numbers are in recipes. */
 enum cas_wrap_kind {
         CAS_WRAP_PLAIN = 0,       /* the blob is the tar stream */
@@ -71,7 +73,12 @@ struct cas_recipe_writer {
         struct cas_recipe_head head; /* the maker's: blob_bytes, tar_bytes, wrap */
         struct cas_recipe_mark last_mark;
         struct cas_store *store; /* borrowed */
+        /* Borrowed: objects that the recipe is to refer to are pinned before they are looked for, since
+         * nothing may need them yet. NULL: nobody collects. */
+        struct cas_pins *pins;
 };
+/* Pins an object, where there are pins. */
+void cas_recipe_writer_pin(const struct cas_recipe_writer *w, const struct cas_hash *object);
 void cas_recipe_writer_init(struct cas_recipe_writer *w, struct cas_store *s);
 void cas_recipe_writer_release(struct cas_recipe_writer *w);
 #define cas_cleanup_recipe_writer __attribute__((cleanup(cas_recipe_writer_release)))

@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Writing of recipes: sections are spooled while they are made, marks at their full width; the
  * recipe becomes one object in the end. */
+#include "cas/pins_int.h"
 #include "cas/recipe_int.h"
 
 #define COPY_BYTES (64 * CAS_KIB)
+
+void cas_recipe_writer_pin(const struct cas_recipe_writer *w, const struct cas_hash *object)
+{
+        if (w->pins)
+                cas_pin_object(w->pins, object);
+}
 
 void cas_recipe_writer_init(struct cas_recipe_writer *w, struct cas_store *s)
 {

@@ -34,18 +34,6 @@ struct recoding {
 
 /* ---- what recoders ask ---- */
 
-static void enter(void *arg)
-{
-        const struct recoding *rc = arg;
-        cas_store_shared_begin(rc->s);
-}
-
-static void leave(void *arg)
-{
-        const struct recoding *rc = arg;
-        cas_store_shared_end(rc->s);
-}
-
 static bool goes_on(const struct recoding *rc)
 {
         return !rc->stop || !atomic_load(rc->stop);
@@ -53,9 +41,7 @@ static bool goes_on(const struct recoding *rc)
 
 static bool yield(void *arg)
 {
-        const struct recoding *rc = arg;
-        cas_store_yield(rc->s);
-        return goes_on(rc);
+        return goes_on(arg);
 }
 
 /* ---- threads ---- */
@@ -83,6 +69,7 @@ static void note_result(struct recoding *rc, const struct cas_recode_result *par
 {
         cas_mutex_lock(&rc->mutex);
         rc->result.packs += part->packs;
+        rc->result.empty += part->empty;
         rc->result.bytes_before += part->bytes_before;
         rc->result.bytes_after += part->bytes_after;
         rc->result.damaged += part->damaged;
@@ -116,7 +103,7 @@ static void *work(void *arg)
         struct cas_recode_result part = {0};
         struct cas_err err = CAS_ERR_INIT;
         struct source source;
-        const struct cas_recode_hooks hooks = {enter, leave, yield, rc};
+        const struct cas_recode_hooks hooks = {yield, rc};
         struct cas_recoder *recoder = cas_recoder_new(rc->s->packset, rc->density, &hooks);
         uint64_t damaged = 0;
         int r = 0;

@@ -86,6 +86,12 @@ int cas_tree_references(const struct cas_hash *key, const struct cas_tree_record
                                       CAS_HASH_BYTES);
                 rc = fn(arg, &ref, err);
         }
+        if (rc == 0) { /* its file, which others may have as well */
+                struct cas_reference ref;
+                cas_reference_of_blob(&ref, &rec->tree, CAS_BLOB_IN_TREE, key->bytes,
+                                      CAS_HASH_BYTES);
+                rc = fn(arg, &ref, err);
+        }
         return rc < 0 ? rc : 0;
 }
 

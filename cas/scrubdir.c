@@ -90,14 +90,13 @@ static void check_pack_file(struct cas_look *look, void *arg)
         struct cas_packset *ps = f->run->s->packset;
         struct cas_pack_record rec;
         struct cas_err miss = CAS_ERR_INIT;
-        uint64_t size_bytes;
         /* Packs that are moved or removed go under this lock, from the index to their files. */
         cas_mutex_lock(&ps->replacing);
-        bool quiet = cas_packset_is_quiet(ps, f->pack_id, &size_bytes) && size_bytes == UINT64_MAX;
+        bool open = cas_packset_is_open(ps, f->pack_id);
         int rc = cas_index_get_pack(ps->index, f->pack_id, &rec, &miss);
         bool there = is_there(f->run, f->dirfd, f->path);
         cas_mutex_unlock(&ps->replacing);
-        if (rc == -CAS_E_NOTFOUND && quiet && there)
+        if (rc == -CAS_E_NOTFOUND && !open && there)
                 cas_look_found(look, CAS_FSCK_PACK_UNKNOWN, NULL, f->path, "%s", "");
 }
 

@@ -156,10 +156,8 @@ static int take_item(void *arg, const struct cas_pack_item *item, struct cas_err
 static void check_tail(struct pack_look *pack, int fd, uint64_t end)
 {
         struct cas_err err = CAS_ERR_INIT;
-        uint64_t size_bytes;
         bool more = false;
-        if (!cas_packset_is_quiet(pack->run->s->packset, pack->pack_id, &size_bytes) ||
-            size_bytes != UINT64_MAX)
+        if (cas_packset_is_open(pack->run->s->packset, pack->pack_id))
                 return;
         if (cas_pack_has_record(pack->run->s->io, fd, pack->pack_id, end + 1, &more, &err) < 0)
                 cas_look_found(pack->look, CAS_FSCK_PACK_DAMAGED, &pack->damage, pack->subject,
@@ -240,9 +238,8 @@ static void check_pack(struct pack_look *pack)
         struct cas_packset *ps = pack->run->s->packset;
         struct cas_err err = CAS_ERR_INIT;
         char name[CAS_PACK_NAME_BYTES];
-        uint64_t quiet_bytes;
         int dirfd;
-        pack->quiet = cas_packset_is_quiet(ps, pack->pack_id, &quiet_bytes);
+        pack->quiet = cas_packset_is_quiet(ps, pack->pack_id);
         int rc = cas_packset_pack_path(ps, pack->pack_id, &dirfd, name, &err);
         if (rc == -CAS_E_NOTFOUND && !cas_look_is_first(pack->look))
                 return; /* the index has forgotten it since */

@@ -16,6 +16,7 @@
 #include "cas/dirwalk_int.h"
 #include "cas/elsewhere_int.h"
 #include "cas/format_int.h"
+#include "cas/gc_int.h"
 #include "cas/kept_int.h"
 #include "cas/learner_int.h"
 #include "cas/lease_int.h"
@@ -247,6 +248,8 @@ static int make_store(struct cas_store *s, struct cas_err *err)
         if (rc == 0)
                 rc = cas_index_open(s->index_path, true, &s->index, err);
         if (rc == 0)
+                rc = cas_gc_note_made(s->index, err);
+        if (rc == 0)
                 rc = cas_io_sync_dir(s->io, s->dirfd, ".", err);
         if (rc == 0)
                 rc = cas_format_write(s->io, s->dirfd, &format, err);
@@ -308,6 +311,10 @@ static int open_index(struct cas_store *s, struct cas_err *err)
         if (s->index)
                 return 0; /* just made */
         int rc = cas_store_settle_index(s, err);
+        if (rc == 0 && is_there(s, CAS_DIR_INDEX_TRIAL)) {
+                cas_cleanup_free char *trial = cas_xasprintf("%s/" CAS_DIR_INDEX_TRIAL, s->path);
+                rc = cas_index_destroy(trial, err);
+        }
         if (rc == 0)
                 rc = cas_index_open(s->index_path, false, &s->index, err);
         if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT)
@@ -352,6 +359,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->io = config->io ? config->io : cas_io_posix();
         s->dirfd = s->lock_fd = s->packs_fd = -1;
         cas_mutex_init(&s->exclusive_mutex, "store.exclusive");
+        cas_mutex_init(&s->collecting, "store.collecting");
         cas_mutex_init(&s->names, "store.names");
         cas_mutex_init(&s->uploads_mutex, "store.uploads");
         cas_mutex_init(&s->keeping, "store.keeping");
@@ -411,8 +419,11 @@ int cas_store_open(const struct cas_store_config *config, struct cas_store **out
                 rc = cas_dir_each(s, CAS_DIR_UPLOADS, remove_temporary, s, err);
         if (rc == 0)
                 rc = cas_store_open_parts(s, config, err);
+        if (rc == 0)
+                rc = cas_gc_note_opened(s->index, err);
         if (rc < 0)
                 return rc;
+        s->is_open = true;
         *out = cas_steal(&s);
         return 0;
 }
@@ -424,6 +435,8 @@ void cas_store_close(struct cas_store *s)
         cas_elsewhere_end(s->elsewhere); /* it may be publishing */
         cas_flights_free(s->flights);    /* they may be sharing the store */
         cas_assert(s->publication_count == 0);
+        if (s->is_open && !s->commit_broken)
+                cas_gc_note_closed(s);
         if (s->packset)
                 cas_packset_close(s->packset);
         if (s->blocks)
@@ -447,6 +460,7 @@ void cas_store_close(struct cas_store *s)
         (void)pthread_cond_destroy(&s->exclusive_change);
         (void)pthread_cond_destroy(&s->names_change);
         cas_mutex_release(&s->exclusive_mutex);
+        cas_mutex_release(&s->collecting);
         cas_mutex_release(&s->names);
         cas_mutex_release(&s->uploads_mutex);
         cas_mutex_release(&s->blob_dirs_mutex);

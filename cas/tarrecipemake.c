@@ -17,6 +17,7 @@
 #define COMPARE_BYTES (128 * CAS_KIB)
 
 struct maker {
+        const struct cas_recipe_writer *writer;
         struct cas_store *store;
         struct cas_tarops ops;
 
@@ -196,6 +197,7 @@ static int take_hashed(struct maker *m, uint64_t bytes, const struct cas_listed 
                 l = find_listed_object(m, &id);
         if (l)
                 return finish_content(m, l, err);
+        cas_recipe_writer_pin(m->writer, &id);
         int ret = cas_object_stat(m->store, &id, &info, &reason);
         if (ret < 0 && ret != -CAS_E_NOTFOUND) {
                 *err = reason;
@@ -565,7 +567,8 @@ int cas_tarrecipe_make(struct cas_store *s, const struct cas_hash *listing, cas_
                        void *tar_arg, struct cas_recipe_writer *w, struct cas_tarrecipe_stats *out,
                        struct cas_err *err)
 {
-        cleanup_maker struct maker m = {.store = s, .source = tar, .arg = tar_arg};
+        cleanup_maker struct maker m = {
+                .store = s, .writer = w, .source = tar, .arg = tar_arg};
         m.window = cas_xmalloc(WINDOW_BYTES);
         m.listed_by_object = cas_map_new();
         m.verity = cas_verity_new();

@@ -22,7 +22,8 @@
 #define KEY_ALONE (UINT32_C(1) << 31)
 
 struct cas_trees {
-        struct cas_mutex mutex; /* "store.trees", a leaf; guards all below */
+        struct cas_rwlock naming; /* "trees.naming": cas_trees_naming_lock */
+        struct cas_mutex mutex;   /* "store.trees", a leaf; guards all below */
         pthread_cond_t change;
         struct cas_map *busy;    /* keys that a thread works on */
         struct cas_map *checked; /* digests of files that were found whole */
@@ -31,6 +32,7 @@ struct cas_trees {
 struct cas_trees *cas_trees_new(void)
 {
         struct cas_trees *t = cas_xcalloc(1, sizeof(*t));
+        cas_rwlock_init(&t->naming, "trees.naming");
         cas_mutex_init(&t->mutex, "store.trees");
         cas_cond_init(&t->change);
         t->busy = cas_map_new();
@@ -47,7 +49,21 @@ void cas_trees_free(struct cas_trees *t)
         cas_map_free(t->checked);
         (void)pthread_cond_destroy(&t->change);
         cas_mutex_release(&t->mutex);
+        cas_rwlock_release(&t->naming);
         free(t);
+}
+
+void cas_trees_naming_lock(struct cas_trees *t, bool exclusive)
+{
+        if (exclusive)
+                cas_rwlock_write(&t->naming);
+        else
+                cas_rwlock_read(&t->naming);
+}
+
+void cas_trees_naming_unlock(struct cas_trees *t)
+{
+        cas_rwlock_unlock(&t->naming);
 }
 
 void cas_trees_forget(struct cas_trees *t, const struct cas_digest *tree)
@@ -177,23 +193,14 @@ static int write_temporary(struct cas_store *s, const char *path, const struct c
         return rc;
 }
 
-/* Durable on return. Replaces a file that is there. */
-static int write_file(struct cas_store *s, const struct cas_buf *image,
-                      const struct cas_digest *tree, struct cas_err *err)
+/* Gives a file, synced, its tree's name, durably. Replaces one that is there. */
+static int name_file(struct cas_store *s, const char *temporary, const struct cas_digest *tree,
+                     struct cas_err *err)
 {
-        char temporary[CAS_TEMPORARY_PATH_BYTES], path[CAS_TREE_PATH_BYTES];
+        char path[CAS_TREE_PATH_BYTES];
         cas_tree_relative_path(tree, path);
-        int rc = cas_temporary_path(temporary, err);
-        if (rc == 0)
-                rc = write_temporary(s, temporary, image, err);
-        if (rc == 0)
-                rc = cas_io_rename(s->io, s->dirfd, temporary, s->dirfd, path, err);
-        if (rc < 0) {
-                struct cas_err ignored = CAS_ERR_INIT;
-                (void)!cas_io_unlink(s->io, s->dirfd, temporary, &ignored);
-                return rc;
-        }
-        return cas_io_sync_dir(s->io, s->dirfd, CAS_DIR_TREES, err);
+        int rc = cas_io_rename(s->io, s->dirfd, temporary, s->dirfd, path, err);
+        return rc < 0 ? rc : cas_io_sync_dir(s->io, s->dirfd, CAS_DIR_TREES, err);
 }
 
 /* ---- making ---- */
@@ -267,6 +274,50 @@ static int put_record(struct cas_store *s, const struct cas_hash *key,
         return rc < 0 ? rc : cas_index_write(s->index, batch, err);
 }
 
+/* File and record. */
+static int publish_tree(struct cas_store *s, const struct cas_hash *key,
+                        const struct cas_tree_chain *chain, const struct cas_buf *image,
+                        const struct cas_digest *tree, struct cas_err *err)
+{
+        char temporary[CAS_TEMPORARY_PATH_BYTES];
+        int rc = cas_temporary_path(temporary, err);
+        if (rc < 0)
+                return rc;
+        rc = write_temporary(s, temporary, image, err);
+        cas_trees_naming_lock(s->trees, false);
+        if (rc == 0)
+                rc = name_file(s, temporary, tree, err);
+        if (rc == 0)
+                rc = put_record(s, key, chain, tree, image->len_bytes, err);
+        cas_trees_naming_unlock(s->trees);
+        if (rc < 0)
+                (void)s->io->ops->unlinkat(s->io->ctx, s->dirfd, temporary, 0);
+        return rc;
+}
+
+/* The same listings of other blobs: the tree lives on with the blobs used last. False in *found:
+ * its file has gone with the others. */
+static int take_over(struct cas_store *s, const struct cas_hash *key,
+                     const struct cas_tree_chain *chain, const struct cas_tree_record *rec,
+                     bool *found, struct cas_err *err)
+{
+        char path[CAS_TREE_PATH_BYTES];
+        struct cas_err gone = CAS_ERR_INIT;
+        uint64_t bytes;
+        cas_tree_relative_path(&rec->tree, path);
+        cas_trees_naming_lock(s->trees, false);
+        int rc = cas_io_size(s->io, s->dirfd, path, &bytes, &gone);
+        *found = rc == 0;
+        if (rc == 0)
+                rc = put_record(s, key, chain, &rec->tree, rec->size_bytes, err);
+        else if (rc == -CAS_E_NOTFOUND)
+                rc = 0;
+        else
+                *err = gone;
+        cas_trees_naming_unlock(s->trees);
+        return rc;
+}
+
 static int make_tree(struct cas_store *s, const struct cas_hash *key,
                      const struct cas_tree_chain *chain, struct cas_tree_ref *out,
                      struct cas_err *err)
@@ -279,8 +330,7 @@ static int make_tree(struct cas_store *s, const struct cas_hash *key,
                 cas_merge_keep_marks(m);
         if (merge_chain(chain, m, err) < 0 ||
             cas_merge_write_erofs(m, &options, &image, &digest, err) < 0 ||
-            write_file(s, &image, &digest, err) < 0 ||
-            put_record(s, key, chain, &digest, image.len_bytes, err) < 0)
+            publish_tree(s, key, chain, &image, &digest, err) < 0)
                 return -(int)err->code;
         note_checked(s->trees, &digest);
         *out = (struct cas_tree_ref){.digest = digest, .size_bytes = image.len_bytes};
@@ -314,10 +364,7 @@ static int find_tree(struct cas_store *s, const struct cas_hash *key,
         }
         *found = true;
         *out = (struct cas_tree_ref){.digest = rec.tree, .size_bytes = rec.size_bytes};
-        /* The same listings of other blobs: the tree lives on with the blobs used last. */
-        if (!same_layers(&rec, chain))
-                return put_record(s, key, chain, &rec.tree, rec.size_bytes, err);
-        return 0;
+        return same_layers(&rec, chain) ? 0 : take_over(s, key, chain, &rec, found, err);
 }
 
 int cas_tree_ensure_chain(struct cas_store *s, const struct cas_tree_chain *chain,

@@ -13,6 +13,12 @@ void cas_trees_free(struct cas_trees *t);
 /* Forgets that a tree's file was found whole: whoever removes or damages it says so. */
 void cas_trees_forget(struct cas_trees *t, const struct cas_digest *tree);
 
+/* Who makes a tree known to the index has its file in place before, and both hold this; shared.
+ * Collection has it alone from looking whether a tree is to go to telling the index, and from
+ * looking whether a record names a file to removing it. */
+void cas_trees_naming_lock(struct cas_trees *t, bool exclusive);
+void cas_trees_naming_unlock(struct cas_trees *t);
+
 /* Gives the listing of layer `index` of the chain, which the callee releases. */
 typedef int (*cas_tree_listing_fn)(void *arg, size_t index, struct cas_listing *out,
                                    struct cas_err *err);

@@ -396,6 +396,7 @@ static int check_file(struct analysis *a, struct file *f, struct cas_err *err)
         if (!inserted)
                 return check_again(a, f, &a->files[*before - 1], err);
         *before = (uint64_t)(f - a->files) + 1;
+        cas_recipe_writer_pin(a->w, &f->id);
         if (cas_index_has(a->store->index, CAS_FAMILY_OBJECTS, f->id.bytes, CAS_HASH_BYTES, &here,
                           err) < 0 ||
             (here && check_object(a, f, &keeps, &same, err) < 0))

@@ -128,3 +128,25 @@ uint64_t test_seed(void)
         printf("LAMINA_SEED=%llu\n", (unsigned long long)seed);
         return seed;
 }
+
+static bool go_on(void *arg CAS_UNUSED)
+{
+        return true;
+}
+
+int test_packs_recode(struct test_packs *t, uint64_t pack_id, struct cas_recode_result *out,
+                      struct cas_err *err)
+{
+        const struct cas_recode_hooks hooks = {go_on, NULL};
+        struct cas_pack_record rec;
+        int rc = cas_index_get_pack(t->store.index, pack_id, &rec, err);
+        if (rc < 0)
+                return rc;
+        struct cas_recoder *recoder =
+                cas_recoder_new(t->store.packset, (enum cas_pack_density)rec.density, &hooks);
+        rc = cas_recoder_pack(recoder, pack_id, err);
+        if (rc == 0)
+                rc = cas_recoder_finish(recoder, out, err);
+        cas_recoder_free(recoder);
+        return rc;
+}

@@ -47,4 +47,8 @@ void test_random_fill(struct test_random *r, uint8_t *out, size_t len);
 CAS_NORETURN void test_failed(const char *what, const char *file, int line,
                               const struct cas_err *err);
 
+/* Writes a pack anew with its own density. 0 or -code. */
+int test_packs_recode(struct test_packs *t, uint64_t pack_id, struct cas_recode_result *out,
+                      struct cas_err *err);
+
 #endif

@@ -17,6 +17,7 @@
 #include "cas/pack_int.h"
 #include "cas/packset_int.h"
 #include "cas/record_int.h"
+#include "cas/refs_int.h"
 #include "cas/store_int.h"
 #include "tests/support/scratch.h"
 #include "tests/support/testimage.h"
@@ -186,6 +187,12 @@ static void gc_heeds_grace_and_leases(void **state)
         expect_fsck(t, "");
 }
 
+static int put_reference(void *arg, const struct cas_reference *ref, struct cas_err *err CAS_UNUSED)
+{
+        cas_batch_put_reference(arg, ref);
+        return 0;
+}
+
 static void put_tree(struct teststore *t, const char *bytes, const struct testimage *image)
 {
         struct cas_err err = CAS_ERR_INIT;
@@ -199,6 +206,7 @@ static void put_tree(struct teststore *t, const char *bytes, const struct testim
         char hex[CAS_DIGEST_TEXT_BYTES];
         cas_sha256(bytes, strlen(bytes), &key);
         cas_batch_put_tree(batch, &key, &rec);
+        ok(cas_tree_references(&key, &rec, put_reference, batch, &err));
         ok(cas_index_write(t->store->index, batch, &err));
         cas_cleanup_free char *path =
                 cas_xasprintf("trees/%s.erofs", cas_digest_hex(&rec.tree, hex));
@@ -382,8 +390,8 @@ static void fsck_reads_manifests(void **state)
         cas_batch_del(batch, CAS_FAMILY_LAYERS, &image.layer.blob, 33);
         ok(cas_index_write(t->store->index, batch, &err));
         expect_fsck(t, "manifest-reference manifest-malformed blob-link blob-unknown ");
-        /* And nothing is collected from a damaged store. */
-        assert_int_equal(cas_gc(t->store, &all_of_it, NULL, &r, &err), -CAS_E_INVALID);
+        ok(cas_gc(t->store, &all_of_it, NULL, &r, &err)); /* what they need is known */
+        assert_int_equal(r.blobs_removed + r.objects_removed, 0);
 }
 
 /* ---- rebuild and upgrade ---- */
@@ -421,8 +429,19 @@ static int append_blob(void *arg, const void *key, size_t key_len, const void *v
         return 0;
 }
 
+/* The place in the journal; whether a full collection is due is of no account. */
+static int append_meta(void *arg, const void *key, size_t key_len, const void *value,
+                       size_t value_len, struct cas_err *err)
+{
+        return key_len == 7 && memcmp(key, "journal", 7) == 0
+                       ? append_entry(arg, key, key_len, value, value_len, err)
+                       : 0;
+}
+
 static cas_scan_fn append_of(enum cas_family f)
 {
+        if (f == CAS_FAMILY_META)
+                return append_meta;
         return f == CAS_FAMILY_BLOBS ? append_blob : append_entry;
 }
 

@@ -302,13 +302,25 @@ static void headless_packs_are_cleared(void **state)
         test_packs_open(t);
 }
 
+/* The index forgets an object of one chunk. */
+static void forget(struct test_packs *t, const struct cas_hash *id)
+{
+        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        cas_batch_del_object(batch, id, 1);
+        cas_batch_del_chunk(batch, id);
+        test_ok(cas_index_write(t->store.index, batch, err));
+}
+
 static void ids_are_not_used_again(void **state)
 {
         struct test_packs *t = *state;
         struct cas_hash id;
         put(t, 1, 1000, &id);
         struct only_pack first = packs_of(t);
-        test_ok(cas_packset_remove(t->store.packset, first.id, err));
+        struct cas_recode_result recoded;
+        forget(t, &id);
+        test_ok(test_packs_recode(t, first.id, &recoded, err));
+        assert_int_equal(recoded.empty, 1);
         assert_int_equal(packs_of(t).count, 0);
         test_packs_close(t);
         test_packs_open(t);
@@ -398,23 +410,6 @@ static void a_footer_that_the_index_missed_counts(void **state)
 
 /* ---- collecting ---- */
 
-struct live_set {
-        const struct cas_hash *names;
-        unsigned count;
-};
-
-static bool is_live(void *arg, enum cas_pack_record_kind kind, const void *key, size_t key_len)
-{
-        const struct live_set *live = arg;
-        if (kind == CAS_PACK_LAYER)
-                return true;
-        assert_int_equal(key_len, CAS_HASH_BYTES);
-        for (unsigned i = 0; i < live->count; i++)
-                if (memcmp(key, live->names[i].bytes, CAS_HASH_BYTES) == 0)
-                        return true;
-        return false;
-}
-
 static int note_layers(void *arg, const struct cas_pack_item *item, struct cas_err *err CAS_UNUSED)
 {
         if (item->kind == CAS_PACK_LAYER && item->layer.tar_bytes == 4711)
@@ -426,7 +421,7 @@ static void rewriting_keeps_what_is_live(void **state)
 {
         struct test_packs *t = *state;
         enum { COUNT = 20 };
-        struct cas_hash ids[COUNT], live[2 + 16];
+        struct cas_hash ids[COUNT];
         struct cas_ingest *in = cas_ingest_new(t->store.packset, NULL);
         struct cas_layer_record layer = {.tar_bytes = 4711};
         static uint8_t data[600000];
@@ -444,14 +439,12 @@ static void rewriting_keeps_what_is_live(void **state)
         uint64_t old_bytes = file_bytes(t, old.name);
         assert_int_equal(old.count, 1);
 
-        struct cas_chunk_ref refs[16];
-        uint32_t ref_count;
-        struct live_set set = {.names = live, .count = 2};
-        test_ok(cas_index_get_object_chunks(t->store.index, &ids[7], 0, refs, 16, &ref_count, err));
-        live[0] = ids[3];
-        live[1] = ids[7];
-        for (uint32_t i = 0; i < ref_count; i++)
-                live[set.count++] = refs[i].chunk;
+        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        cas_batch_put_layer(batch, &layer);
+        test_ok(cas_index_write(t->store.index, batch, err));
+        for (unsigned i = 0; i < COUNT; i++)
+                if (i != 3 && i != 7)
+                        forget(t, &ids[i]);
         /* A reader that has the old pack open goes on. */
         struct cas_extent extents[16];
         uint32_t extent_count;
@@ -459,9 +452,11 @@ static void rewriting_keeps_what_is_live(void **state)
         test_ok(cas_object_extents(&t->store, &ids[7], 0, extents, 16, &extent_count, err));
         test_ok(cas_packset_open_pack(t->store.packset, old.id, &fd, err));
 
-        uint64_t written;
-        test_ok(cas_packset_rewrite(t->store.packset, old.id, is_live, &set, &written, err));
-        assert_in_range(written, 1, old_bytes - 1);
+        struct cas_recode_result recoded;
+        test_ok(test_packs_recode(t, old.id, &recoded, err));
+        assert_in_range(recoded.bytes_after, 1, old_bytes - 1);
+        assert_int_equal(recoded.packs, 1);
+        assert_int_equal(recoded.empty, 0);
         assert_int_equal(faccessat(t->dirfd, old.name, F_OK, 0), -1);
         struct only_pack p = packs_of(t);
         assert_int_equal(p.count, 1);
@@ -490,17 +485,16 @@ static void readers_follow_a_rewrite(void **state)
 {
         struct test_packs *t = *state;
         struct cas_hash id;
-        uint64_t written;
+        struct cas_recode_result recoded;
         put(t, 1, 9000, &id);
-        struct live_set set = {.names = &id, .count = 1};
         struct only_pack old = packs_of(t);
         test_ok(read_back(t, 1, 9000, &id, err));
-        test_ok(cas_packset_rewrite(t->store.packset, old.id, is_live, &set, &written, err));
+        test_ok(test_packs_recode(t, old.id, &recoded, err));
         test_ok(read_back(t, 1, 9000, &id, err));
-        set.count = 0;
+        forget(t, &id);
         old = packs_of(t);
-        test_ok(cas_packset_rewrite(t->store.packset, old.id, is_live, &set, &written, err));
-        assert_int_equal(written, 0);
+        test_ok(test_packs_recode(t, old.id, &recoded, err));
+        assert_int_equal(recoded.bytes_after, 0);
         assert_int_equal(packs_of(t).count, 0);
 }
 
@@ -508,16 +502,13 @@ static void a_damaged_pack_is_not_rewritten(void **state)
 {
         struct test_packs *t = *state;
         struct cas_hash id;
-        uint64_t written;
+        struct cas_recode_result recoded;
         struct cas_err reason = CAS_ERR_INIT;
         put(t, 1, 9000, &id);
-        struct live_set set = {.names = &id, .count = 1};
         struct only_pack p = packs_of(t);
         cas_cleanup_fd int fd = openat(t->dirfd, p.name, O_RDWR | O_CLOEXEC);
         assert_int_equal(pwrite(fd, "xxxx", 4, 200), 4);
-        assert_int_equal(
-                cas_packset_rewrite(t->store.packset, p.id, is_live, &set, &written, &reason),
-                -CAS_E_CORRUPT);
+        assert_int_equal(test_packs_recode(t, p.id, &recoded, &reason), -CAS_E_CORRUPT);
         assert_int_equal(faccessat(t->dirfd, p.name, F_OK, 0), 0);
         assert_int_equal(packs_of(t).count, 1);
 }
