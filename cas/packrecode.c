@@ -42,19 +42,6 @@ struct cas_recoder {
         struct cas_recode_result result;
 };
 
-static const struct cas_packstyle *style_of(enum cas_pack_density density)
-{
-        switch (density) {
-        case CAS_PACK_FAST:
-                return &cas_packstyle_fast;
-        case CAS_PACK_DEFAULT:
-                return &cas_packstyle_default;
-        case CAS_PACK_COLD:
-                return &cas_packstyle_cold;
-        }
-        cas_assert(false);
-}
-
 struct cas_recoder *cas_recoder_new(struct cas_packset *ps, enum cas_pack_density density,
                                     const struct cas_recode_hooks *hooks)
 {
@@ -62,7 +49,7 @@ struct cas_recoder *cas_recoder_new(struct cas_packset *ps, enum cas_pack_densit
         r->ps = ps;
         r->hooks = *hooks;
         r->fd = -1;
-        cas_packwriter_init(&r->writer, ps, style_of(density));
+        cas_packwriter_init(&r->writer, ps, cas_packstyle_of(density));
         return r;
 }
 

@@ -27,6 +27,19 @@ const struct cas_packstyle cas_packstyle_cold = {
         .block_chunks = CAS_BLOCK_CHUNKS_MAX,
         .density = CAS_PACK_COLD,
 };
+const struct cas_packstyle *cas_packstyle_of(enum cas_pack_density density)
+{
+        switch (density) {
+        case CAS_PACK_FAST:
+                return &cas_packstyle_fast;
+        case CAS_PACK_DEFAULT:
+                return &cas_packstyle_default;
+        case CAS_PACK_COLD:
+                return &cas_packstyle_cold;
+        }
+        cas_assert(false);
+}
+
 /* A block is kept as it is unless compression wins at least this share of it. */
 #define WIN_DIVISOR 16
 

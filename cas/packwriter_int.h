@@ -27,6 +27,7 @@ struct cas_packstyle {
 };
 extern const struct cas_packstyle cas_packstyle_fast; /* what is new */
 extern const struct cas_packstyle cas_packstyle_default, cas_packstyle_cold;
+const struct cas_packstyle *cas_packstyle_of(enum cas_pack_density density);
 
 struct cas_openblock;
 

@@ -22,7 +22,8 @@ struct pack_repair {
         struct cas_repair *r;
         uint64_t pack_id;
         struct cas_pack_record rec;
-        struct cas_packfile *claimed; /* NULL: nobody writes to it anyway */
+        struct cas_pack_claim claim;
+        bool is_claimed;
         int fd;                       /* -1: its file is gone */
         struct cas_packwriter writer;
         struct live_chunk *chunks; /* owned: what the index has in it */
@@ -38,8 +39,8 @@ static void pack_repair_release(struct pack_repair *p)
         cas_packwriter_release(&p->writer);
         if (p->fd >= 0)
                 (void)close(p->fd);
-        if (p->claimed)
-                cas_packset_give(p->r->s->packset, p->claimed);
+        if (p->is_claimed)
+                cas_packset_unclaim(p->r->s->packset, &p->claim, false);
         cas_map_free(p->by_name);
         cas_map_free(p->seen);
         cas_buf_release(&p->block);
@@ -463,8 +464,8 @@ static int end_pack(struct pack_repair *p, bool aside, struct cas_err *err)
                 rc = forget_pack(p, err);
         if (rc < 0)
                 return rc;
-        if (p->claimed)
-                cas_packfile_unref(s->packset, cas_steal(&p->claimed));
+        cas_packset_unclaim(s->packset, &p->claim, true);
+        p->is_claimed = false;
         if (aside)
                 cas_packset_fd_drop(s->packset, p->pack_id);
         return aside ? 0 : cas_packset_unlink(s->packset, p->pack_id, p->rec.tier, err);
@@ -475,17 +476,12 @@ static int claim(struct pack_repair *p, struct cas_err *err)
 {
         struct cas_packset *ps = p->r->s->packset;
         for (unsigned i = 0; i < CLAIM_TRIES; i++) {
-                if (cas_packset_claim(ps, p->pack_id, UINT64_MAX, &p->claimed))
+                p->is_claimed = cas_packset_claim(ps, p->pack_id, &p->claim);
+                if (p->is_claimed)
                         return 0;
                 (void)nanosleep(&(struct timespec){.tv_nsec = CLAIM_PAUSE_NS}, NULL);
         }
         return cas_fail(err, CAS_E_BUSY, "it is being written to");
-}
-
-/* What is left of a dense pack shall not grow by being moved. */
-static const struct cas_packstyle *style_of(const struct cas_pack_record *rec)
-{
-        return rec->density == CAS_PACK_FAST ? &cas_packstyle_fast : &cas_packstyle_thinned;
 }
 
 static int repair_pack(struct pack_repair *p, enum cas_repaired *out, struct cas_err *err)
@@ -531,7 +527,7 @@ int cas_repair_pack(struct cas_repair *r, uint64_t pack_id, enum cas_repaired *o
                         .fd = -1,
                         .by_name = cas_map_new(),
                         .seen = cas_map_new()};
-                cas_packwriter_init(&p.writer, r->s->packset, style_of(&rec));
+                cas_packwriter_init(&p.writer, r->s->packset, cas_packstyle_of((enum cas_pack_density)rec.density));
                 rc = repair_pack(&p, out, err);
         } else if (rc == -CAS_E_NOTFOUND) {
                 rc = 0; /* it has gone since */
