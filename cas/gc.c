@@ -318,7 +318,9 @@ int cas_gc(struct cas_store *s, const struct cas_gc_options *options,
                 .s = s, .ix = s->index, .options = options, .progress = progress, .out = out};
         *out = (struct cas_gc_result){0};
         cas_mutex_lock(&s->collecting);
+        atomic_fetch_add(&s->collections, !options->dry_run);
         int rc = options->dry_run ? run_trial(&gc, err) : run(&gc, err);
+        atomic_fetch_add(&s->collections, !options->dry_run);
         cas_mutex_unlock(&s->collecting);
         if (!options->dry_run)
                 cas_elsewhere_changed(s);
