@@ -240,8 +240,7 @@ tidy: ## Formatting and static analysis (.clang-format, .clang-tidy)
 	clang-format --dry-run -Werror $(C_FILES)
 	clang-tidy --quiet $(LIB_SRC) $(TOOL_SRC) -- -std=gnu17 $(CPPFLAGS) $(PKG_CFLAGS)
 
-MAN_NAMES := pull push copy import export pack unpack images inspect tag rm mount umount mounts run serve gc fsck condense stats \
-             upgrade dump
+MAN_NAMES := $(filter-out man,$(patsubst tools/cmd_%.c,%,$(sort $(wildcard tools/cmd_*.c)))) umount mounts
 MAN := $(MAN_NAMES:%=$(B)/man/lamina-%.1)
 $(MAN): $(B)/man/lamina-%.1: $(B)/lamina
 	@mkdir -p $(@D)

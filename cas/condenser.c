@@ -1,56 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cas/condenser.h"
 
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
 #include "cas/log.h"
-#include "cas/mutex.h"
-
-#define NICENESS 10
+#include "cas/pacer.h"
 
 struct cas_condenser {
         struct cas_store *store;
         struct cas_condenser_config config;
         pthread_t thread;
         _Atomic bool stop_packs; /* for cas_condense_packs */
-        struct cas_mutex mutex;  /* guards all below */
-        pthread_cond_t change;
-        bool stopping;
+        struct cas_pacer pacer;
 };
 
-static uint64_t now_ms(void)
+/* After work that took `ms`. False: it is time to end. */
+static bool rest(struct cas_condenser *c, uint64_t ms)
 {
-        struct timespec t;
-        (void)clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
-/* False: it is time to end. */
-static bool pause_ms(struct cas_condenser *c, uint64_t ms)
-{
-        struct timespec deadline;
-        (void)clock_gettime(CLOCK_MONOTONIC, &deadline);
-        deadline.tv_sec += (time_t)(ms / 1000);
-        deadline.tv_nsec += (long)(ms % 1000) * 1000000;
-        if (deadline.tv_nsec >= 1000000000) {
-                deadline.tv_sec++;
-                deadline.tv_nsec -= 1000000000;
-        }
-        cas_mutex_lock(&c->mutex);
-        while (!c->stopping && cas_mutex_timedwait(&c->mutex, &c->change, &deadline))
-                ;
-        bool go_on = !c->stopping;
-        cas_mutex_unlock(&c->mutex);
-        return go_on;
-}
-
-/* After work that took `ms`: the rest of its time's share. */
-static bool pace(struct cas_condenser *c, uint64_t ms)
-{
-        return pause_ms(c, ms * (100 - c->config.share_percent) / c->config.share_percent);
+        return cas_pacer_rest(&c->pacer, ms, c->config.share_percent);
 }
 
 /* Layers whose recipe is to be looked for, a few at a time: the index is not held open long. */
@@ -82,14 +47,14 @@ static bool condense_some(struct cas_condenser *c, const struct batch *b)
                 struct cas_recipe_record rec;
                 struct cas_err err = CAS_ERR_INIT;
                 char text[CAS_DIGEST_TEXT_BYTES];
-                uint64_t start = now_ms();
+                uint64_t start = cas_clock_ms();
                 cas_digest_text(&b->blobs[i], text);
                 if (cas_condense_blob(c->store, &b->blobs[i], &options, NULL, &rec, &err) < 0)
                         cas_log(CAS_LOG_WARN, "condense", "layer=%s error=\"%s\"", text, err.msg);
                 else
                         cas_log(CAS_LOG_INFO, "condense", "layer=%s made-by=\"%s\" verbatim=\"%s\"",
                                 text, rec.text, rec.reason);
-                if (!pace(c, now_ms() - start))
+                if (!rest(c, cas_clock_ms() - start))
                         return false;
         }
         return true;
@@ -107,14 +72,14 @@ static bool condense_layers(struct cas_condenser *c)
                 b.more = false;
                 if (cas_layer_each(c->store, after, take_layer, &b, &err) < 0) {
                         cas_log(CAS_LOG_WARN, "condense", "error=\"%s\"", err.msg);
-                        return pause_ms(c, 0);
+                        return !cas_pacer_stopping(&c->pacer);
                 }
                 last = b.last;
                 after = &last;
                 if (!condense_some(c, &b))
                         return false;
         } while (b.more);
-        return pause_ms(c, 0);
+        return !cas_pacer_stopping(&c->pacer);
 }
 
 static void recode_packs(struct cas_condenser *c)
@@ -132,9 +97,9 @@ static void recode_packs(struct cas_condenser *c)
 static void *condenser_main(void *arg)
 {
         struct cas_condenser *c = arg;
-        /* Of this thread alone, on Linux. */
-        (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICENESS);
-        while (pause_ms(c, (uint64_t)c->config.idle_s * 1000) && condense_layers(c))
+        cas_thread_is_background();
+        while (cas_pacer_pause_ms(&c->pacer, (uint64_t)c->config.idle_s * 1000) &&
+               condense_layers(c))
                 recode_packs(c);
         return NULL;
 }
@@ -146,8 +111,7 @@ struct cas_condenser *cas_condenser_start(struct cas_store *s,
         struct cas_condenser *c = cas_xcalloc(1, sizeof(*c));
         c->store = s;
         c->config = *config;
-        cas_mutex_init(&c->mutex, "condenser");
-        cas_cond_init(&c->change);
+        cas_pacer_init(&c->pacer);
         int rc = pthread_create(&c->thread, NULL, condenser_main, c);
         cas_assert(rc == 0);
         return c;
@@ -158,12 +122,8 @@ void cas_condenser_stop(struct cas_condenser *c)
         if (!c)
                 return;
         atomic_store(&c->stop_packs, true);
-        cas_mutex_lock(&c->mutex);
-        c->stopping = true;
-        (void)pthread_cond_signal(&c->change);
-        cas_mutex_unlock(&c->mutex);
+        cas_pacer_stop(&c->pacer);
         (void)pthread_join(c->thread, NULL);
-        (void)pthread_cond_destroy(&c->change);
-        cas_mutex_release(&c->mutex);
+        cas_pacer_release(&c->pacer);
         free(c);
 }

@@ -50,6 +50,20 @@ static const struct cli_option options[] = {
         {0},
 };
 
+static struct cas_caretaker_config care_of(const struct config *c)
+{
+        return (struct cas_caretaker_config){
+                .gc_every_s = (unsigned)c->gc_every_s,
+                .gc = {.grace_s = c->gc_grace_s,
+                       .duty_percent = c->gc_share_percent,
+                       .live_percent_min = c->gc_live_percent},
+                .scrub_every_s = (unsigned)c->scrub_every_s,
+                .scrub = {.bytes_per_s = c->scrub_rate_bytes,
+                          .duty_percent = c->scrub_share_percent,
+                          .repair = c->scrub_repair},
+        };
+}
+
 static int run(const struct cli *cli, void *args)
 {
         const struct serve_args *a = args;
@@ -82,6 +96,7 @@ static int run(const struct cli *cli, void *args)
                         .condense_share_percent =
                                 config.condense && !background ? config.condense_share_percent : 0,
                         .condense_cold = config.condense_cold,
+                        .care = background ? (struct cas_caretaker_config){0} : care_of(&config),
                         .learn_ms = config.learn_s * 1000,
                         .source_wait_ms = config.source_wait_s * 1000,
                         .registry = a->no_registry ? NULL : &config.registry,
@@ -124,6 +139,16 @@ const struct cli_command cmd_serve = {
                 "[condense] background (yes or no: keep recipes in place of blobs, see "
                 "lamina-condense(1)), share (percent of one CPU that it may take, 50), codec "
                 "(default or cold)\n\n"
+                "[gc] every (from the end of a collection to the next, 10m; 0: none in the "
+                "background), grace (what nothing needs stays for that long, 24h: longer than a "
+                "push "
+                "takes), share (percent of the time that it works, 25), live (packs of which fewer "
+                "percent are in use are rewritten, 50)\n\n"
+                "[scrub] every (from the end of a pass to the next, 7d; 0: none in the "
+                "background), "
+                "rate (bytes read in a second at most, 32M; 0: no limit), share (percent of the "
+                "time "
+                "that it works, 25), repair (yes or no: put damage right from other copies)\n\n"
                 "[registry] listen (ADDR:PORT), threads (0: one per CPU), trusted_proxies "
                 "(networks "
                 "such as 10.0.0.0/8 or ::1, or the word unix: what their X-Forwarded-For and "

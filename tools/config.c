@@ -6,11 +6,13 @@
 #include <stdio.h>
 
 #include "cas/limits.h"
+#include "tools/maintenance.h"
 #include "tools/options.h"
 
 #define THREADS_MAX 1024
 #define LOCK_WAIT_S_DEFAULT 30
 #define LEARN_S_MAX 3600
+#define TIME_S_MAX (10 * 365 * 24 * 3600)
 #define SOURCE_WAIT_S_MAX 3600
 #define LOCK_WAIT_S_MAX 86400
 #define BLOB_CACHE_BYTES_DEFAULT CAS_GIB
@@ -24,6 +26,14 @@ void config_init(struct config *c)
                 .blob_cache_bytes = BLOB_CACHE_BYTES_DEFAULT,
                 .condense = true,
                 .condense_share_percent = CONDENSE_SHARE_DEFAULT,
+                .gc_every_s = GC_EVERY_DEFAULT_S,
+                .gc_grace_s = GC_GRACE_DEFAULT_S,
+                .gc_share_percent = GC_SHARE_DEFAULT,
+                .gc_live_percent = GC_LIVE_PERCENT_DEFAULT,
+                .scrub_every_s = SCRUB_EVERY_DEFAULT_S,
+                .scrub_rate_bytes = SCRUB_RATE_DEFAULT,
+                .scrub_share_percent = SCRUB_SHARE_DEFAULT,
+                .scrub_repair = true,
         };
 }
 
@@ -54,6 +64,19 @@ static bool switch_set(const char *text, bool *out)
 {
         *out = strcmp(text, "yes") == 0;
         return *out || strcmp(text, "no") == 0;
+}
+
+/* 1 to 100. */
+static bool share_set(const char *text, unsigned *out)
+{
+        return number_set(text, 100, out) && *out > 0;
+}
+
+/* Seconds, or "10m" and the like. */
+static bool time_set(const char *text, uint64_t *out)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        return reg_config_seconds(text, out, &err) == 0 && *out <= TIME_S_MAX;
 }
 
 static bool codec_set(const char *text, bool *out_cold)
@@ -101,6 +124,29 @@ static bool registry_line(struct parse *p, const char *section, const char *key,
         return rc == 0;
 }
 
+/* A line of what looks after the store. */
+static bool care_line(struct config *c, const char *name, const char *value, bool *known)
+{
+        if (strcmp(name, "gc.every") == 0)
+                return time_set(value, &c->gc_every_s);
+        if (strcmp(name, "gc.grace") == 0)
+                return time_set(value, &c->gc_grace_s);
+        if (strcmp(name, "gc.share") == 0)
+                return share_set(value, &c->gc_share_percent);
+        if (strcmp(name, "gc.live") == 0)
+                return number_set(value, 100, &c->gc_live_percent);
+        if (strcmp(name, "scrub.every") == 0)
+                return time_set(value, &c->scrub_every_s);
+        if (strcmp(name, "scrub.rate") == 0)
+                return cli_bytes_parse(value, &c->scrub_rate_bytes);
+        if (strcmp(name, "scrub.share") == 0)
+                return share_set(value, &c->scrub_share_percent);
+        if (strcmp(name, "scrub.repair") == 0)
+                return switch_set(value, &c->scrub_repair);
+        *known = false;
+        return false;
+}
+
 /* Returns 0 for a line that is wrong, as inih wants it. */
 static int line_seen(void *user, const char *section, const char *key, const char *value)
 {
@@ -134,12 +180,11 @@ static int line_seen(void *user, const char *section, const char *key, const cha
         else if (strcmp(name, "condense.background") == 0)
                 good = switch_set(value, &c->condense);
         else if (strcmp(name, "condense.share") == 0)
-                good = number_set(value, 100, &c->condense_share_percent) &&
-                       c->condense_share_percent > 0;
+                good = share_set(value, &c->condense_share_percent);
         else if (strcmp(name, "condense.codec") == 0)
                 good = codec_set(value, &c->condense_cold);
         else
-                known = false;
+                good = care_line(c, name, value, &known);
         if (good)
                 return 1;
         if (!p->failed && known)

@@ -19,6 +19,13 @@ struct config {
         bool condense_cold;
         unsigned regenerations; /* at a time; 0: two per CPU */
         uint64_t blob_cache_bytes;
+        uint64_t gc_every_s; /* 0: not in the background */
+        uint64_t gc_grace_s;
+        unsigned gc_share_percent, gc_live_percent;
+        uint64_t scrub_every_s; /* 0: not in the background */
+        uint64_t scrub_rate_bytes;
+        unsigned scrub_share_percent;
+        bool scrub_repair;
         unsigned learn_s;       /* first reads after a mount are noted; 0: the default */
         unsigned source_wait_s; /* of readers of lazy mounts; 0: the default */
 };

@@ -18,6 +18,7 @@
 #define IDLE_S (24 * 3600) /* an operation may be silent for long */
 
 struct control_server {
+        _Atomic bool ending;
         struct reg_http_server *http;
         struct cas_store *store;
         struct reg_registry *registry; /* NULL: none */
@@ -118,7 +119,8 @@ static void call_run(struct call *call, const json_t *args)
         struct cas_progress sink = {.update = progress_send, .arg = call, .items = items_note};
         struct op_context ctx = {.progress = &sink,
                                  .registry = call->server->registry,
-                                 .remotes = call->server->remotes};
+                                 .remotes = call->server->remotes,
+                                 .ending = &call->server->ending};
         struct cas_err err = CAS_ERR_INIT;
         json_t *result = NULL;
         uint64_t start_ns = monotonic_ns();
@@ -234,6 +236,7 @@ int control_server_start(struct cas_store *s, struct reg_registry *registry,
 
 void control_server_stop(struct control_server *c)
 {
+        atomic_store(&c->ending, true);
         (void)unlinkat(cas_store_dirfd(c->store), CONTROL_SOCKET_NAME, 0);
         reg_http_stop(c->http, STOP_WAIT_MS);
         json_decref(c->info);

@@ -15,7 +15,8 @@ struct control_server;
 int control_server_start(struct cas_store *s, struct reg_registry *registry,
                          struct remotes *remotes, json_t *info, struct control_server **out,
                          struct cas_err *err) CAS_MUST_CHECK;
-/* Ends; operations under way are waited for. Removes the socket. */
+/* Ends; operations under way are waited for, and those that can go on later are told to stop.
+ * Removes the socket. */
 void control_server_stop(struct control_server *c);
 /* When the last request ended (CLOCK_MONOTONIC, seconds), or now while one is under way. */
 uint64_t control_server_used_s(const struct control_server *c);

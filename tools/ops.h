@@ -17,6 +17,8 @@ struct op_context {
         const struct cas_progress *progress; /* may be NULL */
         struct reg_registry *registry;       /* that this process runs on the store; may be NULL */
         struct remotes *remotes;             /* of this process; may be NULL */
+        const _Atomic bool *ending; /* this process is about to end: long work stops where it can go
+                                     * on later; may be NULL */
 };
 
 /* args: an object, borrowed. *result: a new reference. Thread-safe. */
@@ -87,8 +89,14 @@ int op_blob_write(struct cas_store *s, const json_t *args, const struct op_conte
 /* ops_maintain.c */
 int op_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
           struct cas_err *err);
+int op_why(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+           struct cas_err *err);
 int op_fsck(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
             struct cas_err *err);
+int op_scrub(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
+             struct cas_err *err);
+int op_checkpoint(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                  json_t **result, struct cas_err *err);
 int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
              struct cas_err *err);
 /* ops_retention.c */

@@ -42,6 +42,7 @@ struct owner {
         struct ffs_resolver *resolver;
         struct reg_registry *registry;
         struct cas_condenser *condenser;
+        struct cas_caretaker *caretaker;
         struct remotes *remotes;
         struct cas_filler *filler;
         struct control_server *control;
@@ -182,6 +183,7 @@ static int owner_start(struct owner *o, struct cas_err *err)
                 };
                 o->condenser = cas_condenser_start(o->store, &condenser);
         }
+        o->caretaker = cas_caretaker_start(o->store, &c->care);
         if (c->learn_ms)
                 cas_order_set_watch_ms(o->store, c->learn_ms);
         o->filler = cas_filler_start(o->store);
@@ -228,6 +230,7 @@ static void owner_stop(struct owner *o)
                 reg_stop(o->registry, REGISTRY_STOP_MS);
         cas_filler_stop(o->filler);
         cas_condenser_stop(o->condenser);
+        cas_caretaker_stop(o->caretaker);
         if (o->resolver && !owner_has_mounts(o) && ffs_host_shutdown(&o->host, &err) < 0)
                 cas_log(CAS_LOG_WARN, "owner", "shutdown=failed message=\"%s\"", err.msg);
         if (o->resolver)

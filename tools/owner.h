@@ -4,7 +4,7 @@
 #ifndef TOOLS_OWNER_H
 #define TOOLS_OWNER_H
 
-#include "cas/store.h"
+#include "cas/caretaker.h"
 #include "registry/reg_config.h"
 #include "tools/decoder.h"
 
@@ -17,6 +17,7 @@ struct owner_config {
         uint64_t blob_cache_bytes;       /* of verbatim copies of condensed blobs */
         unsigned condense_share_percent; /* 0: not in the background */
         bool condense_cold;
+        struct cas_caretaker_config care; /* gc_every_s, scrub_every_s 0: not in the background */
         unsigned learn_ms;       /* first reads after a mount are noted for so long; 0: default */
         unsigned source_wait_ms; /* readers wait so long for a source of a lazy mount; 0: default */
         const struct reg_config *registry; /* NULL: none */
