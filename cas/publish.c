@@ -89,7 +89,7 @@ void cas_publish_keep_object(struct cas_publish *p, const struct cas_hash *objec
         cas_pin_object(p->pins, object);
 }
 
-static void drop_open_blob(struct cas_publish *p)
+void cas_publish_blob_drop(struct cas_publish *p)
 {
         const struct cas_io *io = p->store->io;
         if (p->open.fd < 0)
@@ -104,7 +104,7 @@ void cas_publish_free(struct cas_publish *p)
         if (!p)
                 return;
         const struct cas_io *io = p->store->io;
-        drop_open_blob(p);
+        cas_publish_blob_drop(p);
         for (size_t i = 0; i < p->blob_count; i++) {
                 if (p->blobs[i].path[0])
                         (void)io->ops->unlinkat(io->ctx, p->store->dirfd, p->blobs[i].path, 0);
@@ -357,7 +357,7 @@ int cas_publish_blob_end(struct cas_publish *p, const struct cas_digest *expecte
         cas_hasher_final(p->open.hasher, &digest);
         int rc = end_open_blob(p, expected, &digest, err);
         uint64_t size_bytes = p->open.size_bytes;
-        drop_open_blob(p); /* where it was not staged */
+        cas_publish_blob_drop(p); /* where it was not staged */
         if (rc < 0)
                 return rc;
         if (out)
@@ -375,7 +375,7 @@ int cas_publish_blob(struct cas_publish *p, const void *data, size_t len,
                 return rc;
         rc = cas_publish_blob_write(p, data, len, err);
         if (rc < 0) {
-                drop_open_blob(p);
+                cas_publish_blob_drop(p);
                 return rc;
         }
         return cas_publish_blob_end(p, expected, out, NULL, err);

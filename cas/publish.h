@@ -64,6 +64,8 @@ int cas_publish_blob_write(struct cas_publish *p, const void *data, size_t len,
 int cas_publish_blob_end(struct cas_publish *p, const struct cas_digest *expected,
                          struct cas_digest *out, uint64_t *out_bytes,
                          struct cas_err *err) CAS_MUST_CHECK;
+/* Gives up the open blob, if there is one; the publication goes on. */
+void cas_publish_blob_drop(struct cas_publish *p);
 /* All three for bytes in memory. */
 int cas_publish_blob(struct cas_publish *p, const void *data, size_t len,
                      const struct cas_digest *expected, struct cas_digest *out,

@@ -103,6 +103,10 @@ int reg_remote_blob_open_url(struct reg_remote *r, const char *url, uint64_t off
 /* A cas_source_fn. *out_len 0: the end. */
 int reg_remote_blob_read(void *blob, void *buf, size_t len, size_t *out_len,
                          struct cas_err *err) CAS_MUST_CHECK;
+/* The whole of a blob goes into a publication as its open blob (cas/publish.h), digest checked.
+ * When it fails, the publication is as it was. */
+int reg_blob_take(struct reg_remote *remote, const char *repo, const struct cas_digest *digest,
+                  struct cas_publish *p, struct cas_err *err) CAS_MUST_CHECK;
 void reg_remote_blob_close(struct reg_remote_blob *b);
 CAS_DEFINE_CLEANUP(reg_cleanup_remote_blob_, struct reg_remote_blob *, reg_remote_blob_close);
 #define reg_cleanup_remote_blob __attribute__((cleanup(reg_cleanup_remote_blob_)))

@@ -6,6 +6,7 @@
 #include "tools/maintenance.h"
 #include "tools/ops.h"
 #include "tools/ops_json.h"
+#include "tools/repair_source.h"
 
 #define WHY_PATHS_DEFAULT 3
 #define WHY_PATHS_MAX 1000
@@ -182,13 +183,16 @@ int op_scrub(struct cas_store *s, const json_t *args, const struct op_context *c
                 return scrub_state(s, result, err);
         op_cleanup_json json_t *findings = json_array();
         struct op_context asked = *ctx;
-        struct cas_scrub_options options = {
+        struct repair_source source = {.registry = ctx->registry, .remotes = ctx->remotes};
+        const struct cas_scrub_options options = {
                 .from_start = json_is_true(json_object_get(args, "fromStart")),
                 .repair = json_is_true(json_object_get(args, "repair")),
                 .bytes_per_s = number_arg(args, "rate", 0),
                 .duty_percent = percent_arg(args, "share", 0),
                 .stop = told_to_stop,
                 .stop_arg = &asked,
+                .fetch_blob = repair_source_fetch,
+                .fetch_arg = &source,
         };
         struct cas_fsck_result r = {0};
         if (cas_scrub(s, &options, ctx->progress, finding_seen, findings, &r, err) < 0)

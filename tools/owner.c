@@ -24,6 +24,7 @@
 #include "tools/ops_json.h"
 #include "tools/paths.h"
 #include "tools/remotes.h"
+#include "tools/repair_source.h"
 
 #define TICK_S 1
 #define UPLOAD_AGE_S (24 * 3600) /* unfinished uploads that nobody touches go */
@@ -42,6 +43,7 @@ struct owner {
         struct ffs_resolver *resolver;
         struct reg_registry *registry;
         struct cas_condenser *condenser;
+        struct repair_source source;
         struct cas_caretaker *caretaker;
         struct remotes *remotes;
         struct cas_filler *filler;
@@ -183,7 +185,11 @@ static int owner_start(struct owner *o, struct cas_err *err)
                 };
                 o->condenser = cas_condenser_start(o->store, &condenser);
         }
-        o->caretaker = cas_caretaker_start(o->store, &c->care);
+        o->source = (struct repair_source){.registry = o->registry, .remotes = o->remotes};
+        struct cas_caretaker_config care = c->care;
+        care.scrub.fetch_blob = repair_source_fetch;
+        care.scrub.fetch_arg = &o->source;
+        o->caretaker = cas_caretaker_start(o->store, &care);
         if (c->learn_ms)
                 cas_order_set_watch_ms(o->store, c->learn_ms);
         o->filler = cas_filler_start(o->store);
@@ -226,11 +232,11 @@ static void owner_stop(struct owner *o)
         remotes_break(o->remotes); /* so that no operation waits for what does not come */
         if (o->control)            /* first: operations tell the registry's listeners */
                 control_server_stop(o->control);
+        cas_caretaker_stop(o->caretaker); /* it may be asking the registry's upstreams */
         if (o->registry)
                 reg_stop(o->registry, REGISTRY_STOP_MS);
         cas_filler_stop(o->filler);
         cas_condenser_stop(o->condenser);
-        cas_caretaker_stop(o->caretaker);
         if (o->resolver && !owner_has_mounts(o) && ffs_host_shutdown(&o->host, &err) < 0)
                 cas_log(CAS_LOG_WARN, "owner", "shutdown=failed message=\"%s\"", err.msg);
         if (o->resolver)
