@@ -54,6 +54,7 @@
         X(900, "learner")                                                                          \
         X(900, "leases")                                                                           \
         X(900, "pace")                                                                             \
+        X(900, "maintenance")                                                                      \
         X(900, "packfds")                                                                          \
         X(900, "pool")                                                                             \
         X(900, "progress")                                                                         \

@@ -379,6 +379,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->blob_cache_bytes = config->blob_cache_bytes;
         cas_rwlock_init(&s->blob_files, "store.blob_files");
         cas_removals_init(&s->removals);
+        cas_maintenance_init(&s->maintenance);
         return s;
 }
 
@@ -466,6 +467,7 @@ void cas_store_close(struct cas_store *s)
         cas_mutex_release(&s->blob_dirs_mutex);
         cas_mutex_release(&s->keeping);
         cas_removals_release(&s->removals);
+        cas_maintenance_release(&s->maintenance);
         if (s->packs_fd >= 0)
                 (void)close(s->packs_fd);
         if (s->lock_fd >= 0)

@@ -4,6 +4,7 @@
 #define CAS_STORE_INT_H
 
 #include "cas/index_int.h"
+#include "cas/maintenance_int.h"
 #include "cas/mutex.h"
 #include "cas/removals_int.h"
 #include "cas/store.h"
@@ -88,7 +89,8 @@ struct cas_store {
         uint64_t blob_cache_bytes;
         struct cas_rwlock blob_files; /* cas_blob_files_lock */
 
-        struct cas_removals removals; /* has its own lock */
+        struct cas_removals removals;       /* has its own lock */
+        struct cas_maintenance maintenance; /* the same */
 
         struct cas_mutex keeping; /* cas_keeping_lock */
 

@@ -12,6 +12,7 @@
 #include "cas/blobstream.h"
 #include "cas/json.h"
 #include "cas/log.h"
+#include "cas/maintenance.h"
 #include "cas/mutex.h"
 #include "cas/version.h"
 #include "registry/accesslog.h"
@@ -373,6 +374,47 @@ static void append_stats(struct reg_operation *op, struct cas_buf *out)
         }
 }
 
+static void append_maintenance(struct reg_operation *op, struct cas_buf *out)
+{
+        struct cas_maintenance_stats t;
+        cas_maintenance_stats(op->store, &t);
+        const struct {
+                const char *name, *type, *help;
+                uint64_t value;
+        } rows[] = {
+                {"lamina_gc_runs_total", "counter", "Collections.", t.gc_runs},
+                {"lamina_gc_full_runs_total", "counter", "Collections that looked at everything.",
+                 t.gc_full_runs},
+                {"lamina_gc_failed_total", "counter", "Collections that met an error.",
+                 t.gc_failed},
+                {"lamina_gc_ended_seconds", "gauge", "When the last collection ended.",
+                 t.gc_ended_unix_s},
+                {"lamina_gc_milliseconds", "gauge", "How long it took.", t.gc_ms},
+                {"lamina_gc_waiting", "gauge",
+                 "What nothing needs, and is young or in use: it stays for now.", t.gc_waiting},
+                {"lamina_gc_blobs_total", "counter", "Blobs that were removed.", t.gc_blobs},
+                {"lamina_gc_objects_total", "counter", "Files that were removed.", t.gc_objects},
+                {"lamina_gc_packs_total", "counter", "Packs that were removed.", t.gc_packs},
+                {"lamina_gc_packs_rewritten_total", "counter", "Packs that were written anew.",
+                 t.gc_packs_rewritten},
+                {"lamina_scrub_passes_total", "counter", "Passes of scrub over the whole store.",
+                 t.scrub_passes},
+                {"lamina_scrub_ended_seconds", "gauge", "When the last pass ended.",
+                 t.scrub_ended_unix_s},
+                {"lamina_scrub_failed_total", "counter", "Passes that met an error.",
+                 t.scrub_failed},
+                {"lamina_scrub_errors_total", "counter", "Damage that was found.", t.scrub_errors},
+                {"lamina_scrub_repaired_total", "counter", "Damage that was repaired.",
+                 t.scrub_repaired},
+                {"lamina_scrub_quarantined_total", "counter", "Damage that was put aside.",
+                 t.scrub_quarantined},
+        };
+        for (size_t i = 0; i < CAS_COUNT(rows); i++) {
+                reg_metrics_head(out, rows[i].name, rows[i].type, rows[i].help);
+                reg_metrics_sample(out, rows[i].name, "", rows[i].value);
+        }
+}
+
 static void append_webhooks(struct reg_operation *op, struct cas_buf *out)
 {
         static const struct {
@@ -423,6 +465,7 @@ static void reply_metrics(struct reg_operation *op, struct reg_http_req *req)
         cas_buf_append_str(&out, "\"} 1\n");
         reg_metrics_append(op->metrics, &out);
         append_regenerations(op, &out);
+        append_maintenance(op, &out);
         append_stats(op, &out);
         append_webhooks(op, &out);
         append_disk(op, &out);
