@@ -72,12 +72,12 @@ static uint64_t scrub_wait_s(struct cas_caretaker *c)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_scrub_state state;
-        uint64_t now = (uint64_t)time(NULL);
+        uint64_t now = (uint64_t)time(NULL), soon = cas_min_u64(AGAIN_S, c->config.scrub_every_s);
         if (cas_scrub_state(c->store, &state, &err) < 0 || state.bytes_checked > 0 ||
             state.ended_unix_s == 0 || state.ended_unix_s > now)
-                return AGAIN_S;
+                return soon;
         uint64_t passed = now - state.ended_unix_s;
-        return passed >= c->config.scrub_every_s ? AGAIN_S : c->config.scrub_every_s - passed;
+        return passed >= c->config.scrub_every_s ? soon : c->config.scrub_every_s - passed;
 }
 
 static void scrub(struct cas_caretaker *c)
