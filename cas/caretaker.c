@@ -4,7 +4,7 @@
 #include <time.h>
 
 #include "cas/log.h"
-#include "cas/pacer.h"
+#include "cas/background.h"
 
 /* A pass of scrub that met an error, and one that had been told to stop, go on after this. */
 #define AGAIN_S 60
@@ -14,14 +14,14 @@
 struct cas_caretaker {
         struct cas_store *store;
         struct cas_caretaker_config config;
-        struct cas_pacer pacer;
+        struct cas_background background;
         pthread_t gc_thread, scrub_thread;
 };
 
 static bool told_to_stop(void *arg)
 {
         struct cas_caretaker *c = arg;
-        return cas_pacer_stopping(&c->pacer);
+        return cas_background_stopping(&c->background);
 }
 
 /* ---- collection ---- */
@@ -48,7 +48,7 @@ static void *gc_main(void *arg)
         struct cas_caretaker *c = arg;
         cas_thread_is_background();
         uint64_t wait_s = cas_min_u64(SETTLE_S, c->config.gc_every_s);
-        while (cas_pacer_pause_ms(&c->pacer, wait_s * 1000)) {
+        while (cas_background_pause_ms(&c->background, wait_s * 1000)) {
                 collect(c);
                 wait_s = c->config.gc_every_s;
         }
@@ -100,7 +100,7 @@ static void *scrub_main(void *arg)
 {
         struct cas_caretaker *c = arg;
         cas_thread_is_background();
-        while (cas_pacer_pause_ms(&c->pacer, scrub_wait_s(c) * 1000))
+        while (cas_background_pause_ms(&c->background, scrub_wait_s(c) * 1000))
                 scrub(c);
         return NULL;
 }
@@ -117,7 +117,7 @@ struct cas_caretaker *cas_caretaker_start(struct cas_store *s,
         c->config.gc.stop_arg = c;
         c->config.scrub.stop = told_to_stop;
         c->config.scrub.stop_arg = c;
-        cas_pacer_init(&c->pacer);
+        cas_background_init(&c->background);
         int rc = 0;
         if (config->gc_every_s > 0)
                 rc = pthread_create(&c->gc_thread, NULL, gc_main, c);
@@ -131,11 +131,11 @@ void cas_caretaker_stop(struct cas_caretaker *c)
 {
         if (!c)
                 return;
-        cas_pacer_stop(&c->pacer);
+        cas_background_stop(&c->background);
         if (c->config.gc_every_s > 0)
                 (void)pthread_join(c->gc_thread, NULL);
         if (c->config.scrub_every_s > 0)
                 (void)pthread_join(c->scrub_thread, NULL);
-        cas_pacer_release(&c->pacer);
+        cas_background_release(&c->background);
         free(c);
 }

@@ -2,20 +2,20 @@
 #include "cas/condenser.h"
 
 #include "cas/log.h"
-#include "cas/pacer.h"
+#include "cas/background.h"
 
 struct cas_condenser {
         struct cas_store *store;
         struct cas_condenser_config config;
         pthread_t thread;
         _Atomic bool stop_packs; /* for cas_condense_packs */
-        struct cas_pacer pacer;
+        struct cas_background background;
 };
 
 /* After work that took `ms`. False: it is time to end. */
 static bool rest(struct cas_condenser *c, uint64_t ms)
 {
-        return cas_pacer_rest(&c->pacer, ms, c->config.share_percent);
+        return cas_background_rest(&c->background, ms, c->config.share_percent);
 }
 
 /* Layers whose recipe is to be looked for, a few at a time: the index is not held open long. */
@@ -72,14 +72,14 @@ static bool condense_layers(struct cas_condenser *c)
                 b.more = false;
                 if (cas_layer_each(c->store, after, take_layer, &b, &err) < 0) {
                         cas_log(CAS_LOG_WARN, "condense", "error=\"%s\"", err.msg);
-                        return !cas_pacer_stopping(&c->pacer);
+                        return !cas_background_stopping(&c->background);
                 }
                 last = b.last;
                 after = &last;
                 if (!condense_some(c, &b))
                         return false;
         } while (b.more);
-        return !cas_pacer_stopping(&c->pacer);
+        return !cas_background_stopping(&c->background);
 }
 
 static void recode_packs(struct cas_condenser *c)
@@ -98,7 +98,7 @@ static void *condenser_main(void *arg)
 {
         struct cas_condenser *c = arg;
         cas_thread_is_background();
-        while (cas_pacer_pause_ms(&c->pacer, (uint64_t)c->config.idle_s * 1000) &&
+        while (cas_background_pause_ms(&c->background, (uint64_t)c->config.idle_s * 1000) &&
                condense_layers(c))
                 recode_packs(c);
         return NULL;
@@ -111,7 +111,7 @@ struct cas_condenser *cas_condenser_start(struct cas_store *s,
         struct cas_condenser *c = cas_xcalloc(1, sizeof(*c));
         c->store = s;
         c->config = *config;
-        cas_pacer_init(&c->pacer);
+        cas_background_init(&c->background);
         int rc = pthread_create(&c->thread, NULL, condenser_main, c);
         cas_assert(rc == 0);
         return c;
@@ -122,8 +122,8 @@ void cas_condenser_stop(struct cas_condenser *c)
         if (!c)
                 return;
         atomic_store(&c->stop_packs, true);
-        cas_pacer_stop(&c->pacer);
+        cas_background_stop(&c->background);
         (void)pthread_join(c->thread, NULL);
-        cas_pacer_release(&c->pacer);
+        cas_background_release(&c->background);
         free(c);
 }

@@ -24,7 +24,7 @@
         X(5, "store.collecting")   /* a run of collection */                                       \
         X(10, "store.keeping")     /* who puts frames of a blob into packs as they are */          \
         X(20, "elsewhere.loading") /* the list of other stores' parts */                           \
-        X(30, "pacer")                                                                             \
+        X(30, "background")                                                                        \
         X(40, "elsewhere")         /* layers of other stores */                                    \
         X(45, "filler")            /* a layer that comes in the background */                      \
         X(50, "store.blob_files")  /* commits of blobs shared, who drops copies alone */           \

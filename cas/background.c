@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cas/pacer.h"
+#include "cas/background.h"
 
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -11,20 +11,20 @@
 #define IOPRIO_WHO_PROCESS 1
 #define IOPRIO_LOWEST ((2 << 13) | 7)
 
-void cas_pacer_init(struct cas_pacer *p)
+void cas_background_init(struct cas_background *p)
 {
-        *p = (struct cas_pacer){0};
-        cas_mutex_init(&p->mutex, "pacer");
+        *p = (struct cas_background){0};
+        cas_mutex_init(&p->mutex, "background");
         cas_cond_init(&p->change);
 }
 
-void cas_pacer_release(struct cas_pacer *p)
+void cas_background_release(struct cas_background *p)
 {
         (void)pthread_cond_destroy(&p->change);
         cas_mutex_release(&p->mutex);
 }
 
-void cas_pacer_stop(struct cas_pacer *p)
+void cas_background_stop(struct cas_background *p)
 {
         cas_mutex_lock(&p->mutex);
         p->stopping = true;
@@ -32,7 +32,7 @@ void cas_pacer_stop(struct cas_pacer *p)
         cas_mutex_unlock(&p->mutex);
 }
 
-bool cas_pacer_stopping(struct cas_pacer *p)
+bool cas_background_stopping(struct cas_background *p)
 {
         cas_mutex_lock(&p->mutex);
         bool stopping = p->stopping;
@@ -40,7 +40,7 @@ bool cas_pacer_stopping(struct cas_pacer *p)
         return stopping;
 }
 
-bool cas_pacer_pause_ms(struct cas_pacer *p, uint64_t ms)
+bool cas_background_pause_ms(struct cas_background *p, uint64_t ms)
 {
         struct timespec deadline;
         (void)clock_gettime(CLOCK_MONOTONIC, &deadline);
@@ -58,10 +58,10 @@ bool cas_pacer_pause_ms(struct cas_pacer *p, uint64_t ms)
         return go_on;
 }
 
-bool cas_pacer_rest(struct cas_pacer *p, uint64_t ms, unsigned share_percent)
+bool cas_background_rest(struct cas_background *p, uint64_t ms, unsigned share_percent)
 {
         cas_assert(share_percent >= 1 && share_percent <= 100);
-        return cas_pacer_pause_ms(p, ms * (100 - share_percent) / share_percent);
+        return cas_background_pause_ms(p, ms * (100 - share_percent) / share_percent);
 }
 
 uint64_t cas_clock_ms(void)
