@@ -428,9 +428,15 @@ static int take_names(struct rebuild *rb, struct cas_err *err)
                 *err = bad;
                 return rc;
         }
-        if (rc < 0 || have.sequence < seen.sequence || have.generation < seen.generation)
+        bool lost = rc < 0 || have.sequence < seen.sequence || have.generation < seen.generation;
+        bool readable = rc == 0;
+        if (lost) {
                 rc = names_from_old(rb, err);
-        else
+                /* Both are damaged: the journal as far as it goes is more than nothing. */
+                if (rc == -CAS_E_CORRUPT && readable)
+                        lost = false;
+        }
+        if (!lost)
                 rc = cas_journal_replay(s->journal, take_name, rb, NULL, err);
         if (rc < 0)
                 return rc;

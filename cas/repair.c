@@ -87,6 +87,21 @@ static int look_at_note(struct cas_store *s, const struct cas_damage_note *note,
         return rc;
 }
 
+static void tell_note(struct cas_repair *r, const struct cas_damage_note *note,
+                      enum cas_repaired how)
+{
+        char subject[CAS_DIGEST_TEXT_BYTES];
+        if (note->is_blob)
+                (void)cas_digest_text(&note->blob, subject);
+        else
+                (void)cas_hash_hex(&note->chunk, subject);
+        if (r->fn)
+                r->fn(r->arg, CAS_FSCK_ERROR, note->is_blob ? "recipe-digest" : "chunk-digest",
+                      subject,
+                      how == CAS_QUARANTINED ? "a reader met the damage; put aside"
+                                             : "a reader met the damage; repaired");
+}
+
 int cas_repair_noted(struct cas_repair *r, struct cas_fsck_result *out, struct cas_err *err)
 {
         struct cas_damage_note notes[16];
@@ -102,6 +117,8 @@ int cas_repair_noted(struct cas_repair *r, struct cas_fsck_result *out, struct c
                                              : cas_repair_chunk(r, &notes[i].chunk, &how, err);
                         if (rc < 0)
                                 return rc;
+                        if (!sound)
+                                tell_note(r, &notes[i], how);
                         out->errors += !sound;
                         out->repaired += !sound && how == CAS_REPAIRED;
                         out->quarantined += !sound && how == CAS_QUARANTINED;

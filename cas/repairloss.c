@@ -12,6 +12,7 @@
 #include "cas/log.h"
 #include "cas/object.h"
 #include "cas/pack_int.h"
+#include "cas/pins_int.h"
 #include "cas/record_int.h"
 #include "cas/refs_int.h"
 #include "cas/repair_run_int.h"
@@ -471,10 +472,11 @@ static int drop_unasked(struct cas_store *s, struct cas_losses *l, struct cas_er
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
         int rc = 0;
+        cas_gate_close(s); /* who is about to ask for one has pinned it */
         for (size_t i = 0; rc == 0 && i < l->count; i++) {
                 struct cas_loss *loss = &l->list[i];
                 bool asked = true;
-                if (loss->found || loss->is_list)
+                if (loss->found || loss->is_list || cas_chunk_is_pinned(s, &loss->name))
                         continue;
                 rc = is_asked_for(s, &loss->name, &asked, err);
                 if (rc == 0 && !asked) {
@@ -484,6 +486,7 @@ static int drop_unasked(struct cas_store *s, struct cas_losses *l, struct cas_er
         }
         if (rc == 0 && cas_batch_bytes(batch) > 0)
                 rc = cas_index_write(s->index, batch, err);
+        cas_gate_open(s);
         return rc;
 }
 

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "cas/log.h"
 #include "cas/scrubturn_int.h"
 
 static const char place_key[] = "scrub";
@@ -355,6 +356,14 @@ static void run_release(struct cas_scrub_run *run)
         cas_pace_release(&run->pace);
 }
 
+/* What readers met comes first. What cannot be looked at now is met again. */
+static void begin_with_noted(struct cas_scrub_run *run)
+{
+        struct cas_err why = CAS_ERR_INIT;
+        if (run->repair && cas_repair_noted(run->repair, run->out, &why) < 0)
+                cas_log(CAS_LOG_WARN, "repair", "error=\"%s\"", why.msg);
+}
+
 int cas_scrub(struct cas_store *s, const struct cas_scrub_options *options,
               const struct cas_progress *progress, cas_fsck_fn fn, void *arg,
               struct cas_fsck_result *out, struct cas_err *err)
@@ -369,6 +378,7 @@ int cas_scrub(struct cas_store *s, const struct cas_scrub_options *options,
         }
         run_init(&run);
         int was = paced ? io_idle() : 0;
+        begin_with_noted(&run);
         int rc = run_pass(&run, err);
         if (paced)
                 io_restore(was);

@@ -470,6 +470,39 @@ static void what_nothing_needs_is_removed(void **state)
         expect_fsck(t, "");
 }
 
+static int skip_bytes(void *arg CAS_UNUSED, const void *data CAS_UNUSED, size_t len CAS_UNUSED,
+                      struct cas_err *err CAS_UNUSED)
+{
+        return 0;
+}
+
+/* Readers get an error that says what to do, and the next scrub begins with what they met. */
+static void what_readers_meet_is_noted_and_repaired(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        const struct cas_fsck_options options = {.repair = true};
+        struct cas_fsck_result r;
+        cleanup_pushedimage struct pushedimage a;
+        put(t, &a, "a", 0, PUSHED_GZIP);
+        struct cas_hash object = file_of(&a, 1);
+        damage_chunk(t, &object);
+        teststore_reopen(t);
+        for (unsigned i = 0; i < 2; i++) {
+                assert_int_equal(cas_object_each(t->store, &object, skip_bytes, NULL, &err),
+                                 -CAS_E_CORRUPT);
+                assert_non_null(strstr(err.msg, "lamina scrub --repair"));
+                assert_int_equal(cas_scrub_noted(t->store), 1);
+        }
+        cas_buf_clear(&told);
+        ok(cas_fsck(t->store, &options, NULL, tell, NULL, &r, &err));
+        assert_int_equal(cas_scrub_noted(t->store), 0);
+        assert_true(r.errors > 0 && r.repaired == r.errors);
+        assert_non_null(strstr(cas_buf_str(&told), "chunk-digest "));
+        expect_whole(t, &a);
+        expect_fsck(t, "");
+}
+
 /* ---- objects ---- */
 
 static void wrong_lists_are_made_again(void **state)
@@ -775,6 +808,7 @@ int main(void)
                 TEST(chunks_come_from_an_upstream),
                 TEST(what_is_lost_is_named_and_healed_by_a_push),
                 TEST(what_nothing_needs_is_removed),
+                TEST(what_readers_meet_is_noted_and_repaired),
                 TEST(wrong_lists_are_made_again),
                 TEST(blobs_are_made_from_their_recipes),
                 TEST(blobs_come_from_an_upstream),
