@@ -58,6 +58,9 @@ int cas_packfile_create(struct cas_packset *ps, enum cas_pack_density density,
                 return rc;
         }
         rc = cas_io_pwrite_all(ps->io, pf->fd, header, sizeof(header), 0, name, err);
+        /* So that a crash leaves no records without a header, which could only be put aside. */
+        if (rc == 0)
+                rc = cas_io_fdatasync(ps->io, pf->fd, name, err);
         if (rc < 0) {
                 (void)ps->io->ops->unlinkat(ps->io->ctx, dirfd, name, 0);
                 packfile_free(ps, pf);

@@ -104,6 +104,17 @@ static int put_far_manifest(struct cas_store *s, const struct cas_layer_record *
         return cas_manifest_put(s, &options, manifest, strlen(manifest), NULL, err);
 }
 
+static enum outcome look_elsewhere(struct cas_store *s)
+{
+        struct cas_digest d;
+        cas_cleanup_free char *blob = cas_xasprintf("layer %u %u", FAR_SEED, FILES);
+        struct cas_digest layer = test_digest(blob);
+        if (!image_is_whole(s, "old", 0))
+                return BROKEN;
+        if (image_is_whole(s, "new", FAR_SEED))
+                return AFTER;
+        return has_tag(s, "new", &d) && !cas_layer_is_elsewhere(s, &layer) ? BROKEN : BEFORE;
+}
 /* Listing, record and config; then the name; then files and blob. */
 static int run_elsewhere(struct cas_store *s, struct cas_err *err)
 {
@@ -114,6 +125,8 @@ static int run_elsewhere(struct cas_store *s, struct cas_err *err)
         cas_cleanup_free char *config = cas_xasprintf("{\"seed\":%u}", FAR_SEED);
         struct cas_elsewhere_layer rec = {.blob_bytes = strlen("layer 20 6"), .source = "far"};
         struct cas_hash id;
+        if (look_elsewhere(s) == AFTER)
+                return 0;
         far_listing(&bytes, &rec.layer);
         rec.manifest = rec.layer.blob;
         cas_store_set_remotes(s, &remotes);
@@ -135,17 +148,6 @@ static int run_elsewhere(struct cas_store *s, struct cas_err *err)
         return rc < 0 ? rc : cas_elsewhere_complete(s, &rec.layer.blob, NULL, err);
 }
 
-static enum outcome look_elsewhere(struct cas_store *s)
-{
-        struct cas_digest d;
-        cas_cleanup_free char *blob = cas_xasprintf("layer %u %u", FAR_SEED, FILES);
-        struct cas_digest layer = test_digest(blob);
-        if (!image_is_whole(s, "old", 0))
-                return BROKEN;
-        if (image_is_whole(s, "new", FAR_SEED))
-                return AFTER;
-        return has_tag(s, "new", &d) && !cas_layer_is_elsewhere(s, &layer) ? BROKEN : BEFORE;
-}
 static const struct operation list[] = {
         {.name = "elsewhere", .prepare = prepare_one, .run = run_elsewhere, .look = look_elsewhere},
 };
