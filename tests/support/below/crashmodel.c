@@ -15,7 +15,8 @@
 /* What is certain of a file or a directory. */
 struct node {
         bool is_dir;
-        uint64_t hash; /* of data; 0: not taken yet */
+        bool keeps_order; /* of its names */
+        uint64_t hash;    /* of data; 0: not taken yet */
         struct cas_buf data;
 };
 /* A name. */
@@ -207,6 +208,12 @@ static void read_whole(const char *path, struct cas_buf *out)
         }
 }
 
+static void note_directory(struct node *node, const char *name)
+{
+        node->is_dir = true;
+        node->keeps_order = strncmp(name, CRASH_ROCKSDB_DIR, strlen(CRASH_ROCKSDB_DIR)) == 0;
+}
+
 /* Directories come before what is in them. */
 static void load_base(struct crash_model *m, const char *base)
 {
@@ -215,7 +222,8 @@ static void load_base(struct crash_model *m, const char *base)
         for (size_t i = 0; i < count; i++) {
                 const struct recorder_file f = recorder_file(m->r, i);
                 struct node *node = node_at(m, (uint32_t)i);
-                node->is_dir = f.is_dir;
+                if (f.is_dir)
+                        note_directory(node, f.name);
                 paths[i] =
                         i == 0 ? cas_xstrdup(base) : cas_xasprintf("%s/%s", paths[f.dir], f.name);
                 if (i > 0)
@@ -438,7 +446,10 @@ bool crash_model_step(struct crash_model *m)
         case RECORDER_NOTE:
                 return true;
         case RECORDER_CREATE:
-                node_at(m, op.file)->is_dir = op.is_dir;
+                if (op.is_dir)
+                        note_directory(node_at(m, op.file), op.name);
+                else
+                        (void)node_at(m, op.file);
                 break;
         default:
                 break;
@@ -634,11 +645,26 @@ struct walk {
         bool ended;
 };
 
+/* Of directories that keep it: of RocksDB. */
+static bool names_in_order(const struct crash_model *m, const uint8_t *choices)
+{
+        bool lost = false;
+        for (size_t i = 0; i < m->pending_count; i++) {
+                const struct pending *p = &m->pending[i];
+                if (p->doomed || !is_name_change(&p->op) || !m->nodes[p->op.dir].keeps_order)
+                        continue;
+                if (lost && choices[i] != CHOICE_ABSENT)
+                        return false;
+                lost = lost || choices[i] == CHOICE_ABSENT;
+        }
+        return true;
+}
+
 /* Whether the rules allow the choices; CRASH_ORDERED forbids some. */
 static bool is_allowed(const struct crash_model *m, const uint8_t *choices)
 {
         if (m->rules == CRASH_POSIX)
-                return true;
+                return names_in_order(m, choices);
         bool name_lost = false;
         for (size_t i = 0; i < m->pending_count; i++) {
                 const struct recorder_op *op = &m->pending[i].op;

@@ -9,10 +9,12 @@
  *   order. A sync of a directory says nothing about what is in its files or in directories below.
  * - A rename is atomic: between two directories its old name may be left beside the new one, but
  *   never is there neither.
- * CRASH_ORDERED (as ext4 does with data=ordered): changes of names come in their order, whatever
- * the directory, and any sync brings all before it. A file that grows does so in order, and its
- * length never comes before its bytes; writes over what was there come in any order, and may be
- * torn.
+ * - But for directories of RocksDB: there, names change in order. When it opens a database it
+ * renames CURRENT before it syncs the directory, and so counts on that (as file systems with a
+ * journal of names give it). CRASH_ORDERED (as ext4 does with data=ordered): changes of names come
+ * in their order, whatever the directory, and any sync brings all before it. A file that grows does
+ * so in order, and its length never comes before its bytes; writes over what was there come in any
+ * order, and may be torn.
  *
  * A sync that failed leaves what it should have brought uncertain for ever, whatever is synced
  * later. That the process alone ends is the state in which everything came. */
@@ -20,6 +22,8 @@
 #define TESTS_BELOW_CRASHMODEL_H
 
 #include "tests/support/below/recorder.h"
+
+#define CRASH_ROCKSDB_DIR "index" /* how names of such directories begin */
 
 enum crash_rules { CRASH_POSIX, CRASH_ORDERED };
 
