@@ -76,21 +76,6 @@ MUTATIONS = [
      "rc = 0;\n        u->state->named", ["chunk"]),
     ("tree not synced", "cas/tree.c", "rc = cas_io_fsync(s->io, fd, path, err);", "rc = 0;",
      ["tree"]),
-    ("copy goes before its record", "cas/blobcache.c", [
-        ("""        if (rc == 0)
-                rc = cas_index_write(s->index, batch, err);
-        if (rc < 0)
-                return rc;
-        cas_mutex_lock(&s->blobcache->mutex);
-        for""", """        for (size_t i = 0; rc == 0 && i < count; i++)
-                rc = drops[i] ? remove_file(s, &digests[i], err) : 0;
-        if (rc == 0)
-                rc = cas_index_write(s->index, batch, err);
-        if (rc < 0)
-                return rc;
-        cas_mutex_lock(&s->blobcache->mutex);
-        for"""),
-     ], None, ["copy"]),
     ("pack goes before its chunks have moved", "cas/packrecode.c",
      """                rc = cas_index_write(r->ps->index, batch, err);
                 struct cas_err unlink_err = CAS_ERR_INIT;
@@ -99,7 +84,6 @@ MUTATIONS = [
                 int settled = settle_removals(r, rc == 0, &unlink_err);
                 rc = cas_index_write(r->ps->index, batch, err);
 """, ["recode"]),
-    ("collection's files go before the batch", "cas/gcblobs.c", None, None, ["gc"]),
     ("format not synced", "cas/io.c",
      "rc = cas_io_fsync(io, fd, temporary, err);", "rc = 0;", ["upgrade"]),
     ("checkpoint not synced", "cas/checkpoint.c", "if (syncfs(cp->copy->dirfd) != 0)", "if (0)",
