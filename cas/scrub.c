@@ -22,30 +22,42 @@ static const struct step {
         const char *name; /* kept in the index */
         const char *at;   /* told */
         cas_scrub_step_fn fn;
+        enum cas_family family; /* of references */
 } steps[] = {
-        {"tables", "index", cas_scrub_tables},
-        {"index-files", "index", cas_scrub_index_files},
-        {"leases", "index", cas_scrub_leases},
-        {"chains", "index", cas_scrub_chains},
-        {"orders", "index", cas_scrub_orders},
-        {"tag-times", "index", cas_scrub_tag_times},
-        {"condemned", "index", cas_scrub_condemned},
-        {"pack-dead", "index", cas_scrub_pack_dead},
-        {"packs", "packs", cas_scrub_packs},
-        {"places", "packs", cas_scrub_places},
-        {"objects", "objects", cas_scrub_objects},
-        {"unused", "objects", cas_scrub_unused},
-        {"blobs", "blobs", cas_scrub_blobs},
-        {"recipes", "blobs", cas_scrub_recipes},
-        {"layers", "layers", cas_scrub_layers},
-        {"elsewhere", "layers", cas_scrub_elsewhere},
-        {"trees", "trees", cas_scrub_trees},
-        {"manifests", "names", cas_scrub_manifests},
-        {"blob-links", "names", cas_scrub_blob_links},
-        {"tags", "names", cas_scrub_tags},
-        {"referrers", "names", cas_scrub_referrers},
-        {"journal", "names", cas_scrub_journal},
-        {"directories", "directories", cas_scrub_directories},
+        {"tables", "index", cas_scrub_tables, 0},
+        {"index-files", "index", cas_scrub_index_files, 0},
+        {"leases", "index", cas_scrub_leases, 0},
+        {"chains", "index", cas_scrub_chains, 0},
+        {"orders", "index", cas_scrub_orders, 0},
+        {"tag-times", "index", cas_scrub_tag_times, 0},
+        {"condemned", "index", cas_scrub_condemned, 0},
+        {"pack-dead", "index", cas_scrub_pack_dead, 0},
+        {"packs", "packs", cas_scrub_packs, 0},
+        {"places", "packs", cas_scrub_places, 0},
+        {"objects", "objects", cas_scrub_objects, 0},
+        {"unused", "objects", cas_scrub_unused, 0},
+        {"blobs", "blobs", cas_scrub_blobs, 0},
+        {"recipes", "blobs", cas_scrub_recipes, 0},
+        {"layers", "layers", cas_scrub_layers, 0},
+        {"elsewhere", "layers", cas_scrub_elsewhere, 0},
+        {"trees", "trees", cas_scrub_trees, 0},
+        {"manifests", "names", cas_scrub_manifests, 0},
+        {"blob-links", "names", cas_scrub_blob_links, 0},
+        {"tags", "names", cas_scrub_tags, 0},
+        {"referrers", "names", cas_scrub_referrers, 0},
+        {"journal", "names", cas_scrub_journal, 0},
+        {"refs-manifests", "references", cas_scrub_references, CAS_FAMILY_MANIFESTS},
+        {"refs-blob-links", "references", cas_scrub_references, CAS_FAMILY_BLOB_LINKS},
+        {"refs-layers", "references", cas_scrub_references, CAS_FAMILY_LAYERS},
+        {"refs-elsewhere", "references", cas_scrub_references, CAS_FAMILY_ELSEWHERE},
+        {"refs-recipes", "references", cas_scrub_references, CAS_FAMILY_RECIPES},
+        {"refs-trees", "references", cas_scrub_references, CAS_FAMILY_TREES},
+        {"refs-objects", "references", cas_scrub_references, CAS_FAMILY_OBJECTS},
+        {"refs-nodes", "references", cas_scrub_references, CAS_FAMILY_NODES},
+        {"refs-blob-refs", "references", cas_scrub_references, CAS_FAMILY_BLOB_REFS},
+        {"refs-object-refs", "references", cas_scrub_references, CAS_FAMILY_OBJECT_REFS},
+        {"refs-chunk-refs", "references", cas_scrub_references, CAS_FAMILY_CHUNK_REFS},
+        {"directories", "directories", cas_scrub_directories, 0},
 };
 
 static uint64_t now_ns(void)
@@ -292,6 +304,7 @@ static int run_pass(struct cas_scrub_run *run, struct cas_err *err)
         estimate(run);
         while (rc == 0 && step < CAS_COUNT(steps)) {
                 run->doing = steps[step].at;
+                run->family = steps[step].family;
                 steps[step].fn(run);
                 cas_scrub_wait(run);
                 repair_noted(run);

@@ -47,7 +47,8 @@ struct cas_scrub_run {
         struct cas_scrub_place place;
         struct cas_batch *notes; /* written with the place */
         uint64_t saved_ns;
-        const char *doing; /* of progress; static text */
+        const char *doing;      /* of progress; static text */
+        enum cas_family family; /* of a step of references */
 
         struct cas_mutex mutex; /* a leaf; guards all below, and calls of fn */
         struct cas_fsck_result *out;
@@ -98,6 +99,8 @@ void cas_scrub_blob_links(struct cas_scrub_run *run);
 void cas_scrub_tags(struct cas_scrub_run *run);
 void cas_scrub_referrers(struct cas_scrub_run *run);
 void cas_scrub_journal(struct cas_scrub_run *run);
+/* scrubref.c: of run->family */
+void cas_scrub_references(struct cas_scrub_run *run);
 /* scrubdir.c */
 void cas_scrub_directories(struct cas_scrub_run *run);
 
