@@ -326,8 +326,7 @@ int cas_index_walk_open(struct cas_index *ix, enum cas_family family, struct cas
         w->family = family;
         w->options = rocksdb_readoptions_create();
         rocksdb_readoptions_set_fill_cache(w->options, 0);
-        w->it = rocksdb_create_iterator_cf(in.db, w->options,
-                                           in.columns[families[family].column]);
+        w->it = rocksdb_create_iterator_cf(in.db, w->options, in.columns[families[family].column]);
         *out = w;
         return 0;
 }

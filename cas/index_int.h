@@ -114,8 +114,8 @@ int cas_index_checkpoint(struct cas_index *ix, const char *path,
 int cas_index_each_table(struct cas_index *ix,
                          int (*fn)(void *arg, const char *name, struct cas_err *err), void *arg,
                          struct cas_err *err) CAS_MUST_CHECK;
-/* A log of before the database was opened, by its name in the directory: all of it that counts is in
- * tables. Its end may be torn, as a crash left it. */
+/* A log of before the database was opened, by its name in the directory: all of it that counts is
+ * in tables. Its end may be torn, as a crash left it. */
 bool cas_index_log_is_over(const struct cas_index *ix, const char *name);
 /* Removes an index that is not open. Absent is success. */
 int cas_index_destroy(const char *path, struct cas_err *err) CAS_MUST_CHECK;

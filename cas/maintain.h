@@ -14,7 +14,8 @@ struct cas_gc_result {
         uint64_t bytes_freed; /* of files removed, less what was written */
         uint64_t looked_at;   /* condemned things */
         uint64_t waiting;     /* condemned still: young, pinned or leased */
-        /* Batches, for whose time others waited; by how long: less than 2^i us, the last: longer. */
+        /* Batches, for whose time others waited; by how long: less than 2^i us, the last: longer.
+         */
         uint64_t batches, waits[CAS_GC_WAITS_BUCKETS];
         bool full;    /* looked for what was never noted as well */
         bool stopped; /* told to stop before the end: the next run goes on */

@@ -73,8 +73,8 @@ struct cas_recipe_writer {
         struct cas_recipe_head head; /* the maker's: blob_bytes, tar_bytes, wrap */
         struct cas_recipe_mark last_mark;
         struct cas_store *store; /* borrowed */
-        /* Borrowed: objects that the recipe is to refer to are pinned before they are looked for, since
-         * nothing may need them yet. NULL: nobody collects. */
+        /* Borrowed: objects that the recipe is to refer to are pinned before they are looked for,
+         * since nothing may need them yet. NULL: nobody collects. */
         struct cas_pins *pins;
 };
 /* Pins an object, where there are pins. */

@@ -24,7 +24,7 @@ struct pack_repair {
         struct cas_pack_record rec;
         struct cas_pack_claim claim;
         bool is_claimed;
-        int fd;                       /* -1: its file is gone */
+        int fd; /* -1: its file is gone */
         struct cas_packwriter writer;
         struct live_chunk *chunks; /* owned: what the index has in it */
         size_t count, max;
@@ -527,7 +527,8 @@ int cas_repair_pack(struct cas_repair *r, uint64_t pack_id, enum cas_repaired *o
                         .fd = -1,
                         .by_name = cas_map_new(),
                         .seen = cas_map_new()};
-                cas_packwriter_init(&p.writer, r->s->packset, cas_packstyle_of((enum cas_pack_density)rec.density));
+                cas_packwriter_init(&p.writer, r->s->packset,
+                                    cas_packstyle_of((enum cas_pack_density)rec.density));
                 rc = repair_pack(&p, out, err);
         } else if (rc == -CAS_E_NOTFOUND) {
                 rc = 0; /* it has gone since */

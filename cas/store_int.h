@@ -32,7 +32,7 @@ struct cas_commit;
 struct cas_store {
         /* fixed after opening */
         bool is_open; /* all of it */
-        char *path; /* absolute */
+        char *path;   /* absolute */
         char *index_path;
         char id[33];
         const struct cas_io *io;
@@ -65,8 +65,8 @@ struct cas_store {
         unsigned exclusive_waiting;
         bool exclusive;
 
-        struct cas_mutex collecting; /* one run of collection at a time */
-        _Atomic(uint64_t) collections;                              /* begun and ended (cas/gc.c) */
+        struct cas_mutex collecting;   /* one run of collection at a time */
+        _Atomic(uint64_t) collections; /* begun and ended (cas/gc.c) */
         _Atomic(uint64_t) names_generations[CAS_NAMES_GENERATIONS]; /* cas_names_generation */
 
         struct cas_mutex names; /* "store.names": guards all to commit_error but the journal */
@@ -101,7 +101,7 @@ struct cas_store {
 /* Directories of a store. */
 #define CAS_DIR_INDEX "index"
 #define CAS_DIR_INDEX_TRIAL "index.trial" /* what a dry run of collection changes */
-#define CAS_DIR_INDEX_OLD "index.old" /* while a rebuilt one takes its place */
+#define CAS_DIR_INDEX_OLD "index.old"     /* while a rebuilt one takes its place */
 #define CAS_DIR_BLOBS "blobs"
 #define CAS_DIR_JOURNAL "journal"
 #define CAS_DIR_TREES "trees"

@@ -567,8 +567,7 @@ int cas_tarrecipe_make(struct cas_store *s, const struct cas_hash *listing, cas_
                        void *tar_arg, struct cas_recipe_writer *w, struct cas_tarrecipe_stats *out,
                        struct cas_err *err)
 {
-        cleanup_maker struct maker m = {
-                .store = s, .writer = w, .source = tar, .arg = tar_arg};
+        cleanup_maker struct maker m = {.store = s, .writer = w, .source = tar, .arg = tar_arg};
         m.window = cas_xmalloc(WINDOW_BYTES);
         m.listed_by_object = cas_map_new();
         m.verity = cas_verity_new();

@@ -389,7 +389,8 @@ static void fsck_reads_manifests(void **state)
         cas_batch_del(batch, CAS_FAMILY_BLOBS, &image.config, 33);
         cas_batch_del(batch, CAS_FAMILY_LAYERS, &image.layer.blob, 33);
         ok(cas_index_write(t->store->index, batch, &err));
-        expect_fsck(t, "manifest-reference manifest-malformed blob-link reference-stale blob-unknown ");
+        expect_fsck(
+                t, "manifest-reference manifest-malformed blob-link reference-stale blob-unknown ");
         ok(cas_gc(t->store, &all_of_it, NULL, &r, &err)); /* what they need is known */
         assert_int_equal(r.blobs_removed + r.objects_removed, 0);
 }
