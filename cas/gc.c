@@ -30,6 +30,9 @@ static uint64_t now_ns(void)
 
 static bool is_told_to_stop(struct cas_gc_run *gc)
 {
+        /* A run that takes its time makes way for one that somebody waits for. */
+        if (gc->options->duty_percent > 0 && atomic_load(&gc->s->collectors_waiting) > 0)
+                gc->out->stopped = true;
         if (!gc->out->stopped && gc->options->stop && gc->options->stop(gc->options->stop_arg))
                 gc->out->stopped = true;
         return gc->out->stopped;
@@ -317,12 +320,17 @@ int cas_gc(struct cas_store *s, const struct cas_gc_options *options,
         struct cas_gc_run gc = {
                 .s = s, .ix = s->index, .options = options, .progress = progress, .out = out};
         *out = (struct cas_gc_result){0};
+        atomic_fetch_add(&s->collectors_waiting, 1);
         cas_mutex_lock(&s->collecting);
+        atomic_fetch_sub(&s->collectors_waiting, 1);
+        const uint64_t began_ns = now_ns();
         atomic_fetch_add(&s->collections, !options->dry_run);
         int rc = options->dry_run ? run_trial(&gc, err) : run(&gc, err);
         atomic_fetch_add(&s->collections, !options->dry_run);
         cas_mutex_unlock(&s->collecting);
-        if (!options->dry_run)
-                cas_elsewhere_changed(s);
+        if (options->dry_run)
+                return rc;
+        cas_elsewhere_changed(s);
+        cas_maintenance_note_gc(&s->maintenance, rc, out, (now_ns() - began_ns) / 1000000);
         return rc;
 }

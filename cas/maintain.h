@@ -25,7 +25,8 @@ struct cas_gc_result {
  * of repositories, with all they name; blobs linked to a repository that one of its manifests
  * names; what leases keep; what is younger than the grace; what operations under way count on.
  * Links of blobs that no manifest of their repository names and that are older than the grace are
- * dropped, as are leases that have expired. One run at a time: a second waits. Nothing is removed
+ * dropped, as are leases that have expired. One run at a time: a second waits, and one with a
+ * duty makes way for it (stopped). Nothing is removed
  * because of what cannot be read: a damaged listing or recipe keeps what it refers to, and is told
  * as an error (CORRUPT) after all else has been done. */
 struct cas_gc_options {

@@ -52,9 +52,10 @@ int cas_packfile_create(struct cas_packset *ps, enum cas_pack_density density,
         struct cas_packfile *pf = packfile_new(id, tier, density, dirfd);
         (void)cas_pack_name(id, name);
         cas_pack_header_encode(id, header);
+        enlist(ps, pf); /* before there is a file: who finds one asks whose it is */
         rc = cas_io_open(ps->io, dirfd, name, O_RDWR | O_CREAT | O_EXCL, PACK_MODE, &pf->fd, err);
         if (rc < 0) {
-                packfile_free(ps, pf);
+                cas_packfile_unref(ps, pf);
                 return rc;
         }
         rc = cas_io_pwrite_all(ps->io, pf->fd, header, sizeof(header), 0, name, err);
@@ -63,11 +64,12 @@ int cas_packfile_create(struct cas_packset *ps, enum cas_pack_density density,
                 rc = cas_io_fdatasync(ps->io, pf->fd, name, err);
         if (rc < 0) {
                 (void)ps->io->ops->unlinkat(ps->io->ctx, dirfd, name, 0);
-                packfile_free(ps, pf);
+                cas_packfile_unref(ps, pf);
                 return rc;
         }
+        cas_mutex_lock(&ps->mutex);
         pf->size_bytes = sizeof(header);
-        enlist(ps, pf);
+        cas_mutex_unlock(&ps->mutex);
         *out = pf;
         return 0;
 }

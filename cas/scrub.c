@@ -397,6 +397,7 @@ int cas_scrub(struct cas_store *s, const struct cas_scrub_options *options,
                 io_restore(was);
         run_release(&run);
         cas_scrub_turn_give(s);
+        cas_maintenance_note_scrub(&s->maintenance, rc, out);
         return rc;
 }
 

@@ -65,8 +65,9 @@ struct cas_store {
         unsigned exclusive_waiting;
         bool exclusive;
 
-        struct cas_mutex collecting;   /* one run of collection at a time */
-        _Atomic(uint64_t) collections; /* begun and ended (cas/gc.c) */
+        struct cas_mutex collecting; /* one run of collection at a time */
+        _Atomic(unsigned) collectors_waiting;
+        _Atomic(uint64_t) collections;                              /* begun and ended (cas/gc.c) */
         _Atomic(uint64_t) names_generations[CAS_NAMES_GENERATIONS]; /* cas_names_generation */
 
         struct cas_mutex names; /* "store.names": guards all to commit_error but the journal */

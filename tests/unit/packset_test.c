@@ -590,7 +590,7 @@ static void a_failed_sync_ends_the_pack(void **state)
         struct cas_hash id;
         struct cas_err reason = CAS_ERR_INIT;
         disk.error = EIO;
-        atomic_store(&disk.syncs_left, 0);
+        atomic_store(&disk.syncs_left, 1); /* that of the header */
         assert_int_equal(try_put(t, 1, 5000, &id, &reason), -CAS_E_IO);
         atomic_store(&disk.syncs_left, -1);
         test_ok(try_put(t, 1, 5000, &id, err));

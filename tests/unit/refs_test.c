@@ -357,6 +357,7 @@ static int see_tree(void *arg, const void *key, size_t key_len, const void *valu
         ok(cas_tree_record_decode(value, value_len, &rec, &err));
         for (size_t i = 0; i < rec.layer_count; i++)
                 blob_line(arg, &rec.layers[i], 't', key, key, key_len);
+        blob_line(arg, &rec.tree, 't', key, key, key_len); /* its file */
         free(rec.layers);
         return 0;
 }
