@@ -23,8 +23,6 @@ static int run(const struct cli *cli, void *args)
         struct cas_err err = CAS_ERR_INIT;
         cas_cleanup_free char *dir = NULL;
         op_cleanup_json json_t *call = json_object();
-        if (cli->operand_count != 1)
-                return cli_usage_error(cli, "give a directory");
         if (path_absolute(cli->operands[0], &dir, &err) < 0 ||
             access_arg(call, "dir", dir, &err) < 0)
                 return cli_report(cli->command->name, &err);
@@ -44,5 +42,7 @@ const struct cli_command cmd_checkpoint = {
                 "sandboxes are not in it. On the same disk it is no guard against that disk's "
                 "failing.",
         .examples = "lamina checkpoint /backup/lamina-$(date +%F)",
+        .operands_min = 1,
+        .operands_max = 1,
         .run = run,
 };

@@ -40,8 +40,6 @@ static int run(const struct cli *cli, void *args)
         op_cleanup_json json_t *call = json_object();
         char *end = NULL;
         unsigned long paths = a->paths ? strtoul(a->paths, &end, 10) : 0;
-        if (cli->operand_count != 1)
-                return cli_usage_error(cli, "give a digest or a name");
         if (a->paths && (*end || paths < 1 || paths > 1000))
                 return cli_usage_error(cli, "--paths: a number from 1 to 1000, not %s", a->paths);
         if (a->paths)
@@ -64,6 +62,8 @@ const struct cli_command cmd_why = {
         .examples = "lamina why "
                     "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
         .options = options,
+        .operands_min = 1,
+        .operands_max = 1,
         .args_bytes = sizeof(struct why_args),
         .run = run,
 };
