@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "cas/limits.h"
-#include "tools/maintenance.h"
+#include "tools/care_defaults.h"
 #include "tools/options.h"
 
 #define THREADS_MAX 1024

@@ -3,7 +3,7 @@
 #include <stdatomic.h>
 
 #include "cas/scrub.h"
-#include "tools/maintenance.h"
+#include "tools/care_defaults.h"
 #include "tools/ops.h"
 #include "tools/ops_json.h"
 #include "tools/repair_source.h"

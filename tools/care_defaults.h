@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What maintenance does where nothing else is said: commands and the background agree. */
-#ifndef TOOLS_MAINTENANCE_H
-#define TOOLS_MAINTENANCE_H
+#ifndef TOOLS_CARE_DEFAULTS_H
+#define TOOLS_CARE_DEFAULTS_H
 
 /* A push may take that long from the first blob to the manifest. */
 #define GC_GRACE_DEFAULT_S (24 * 3600)
