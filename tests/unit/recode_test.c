@@ -198,7 +198,7 @@ static void collection_thins_dense_packs(void **state)
         ok(cas_gc(t->store, &options, NULL, &gc, &err));
         assert_int_equal(gc.packs_rewritten, 1);
         assert_true(packs_of(t).bytes < before.bytes * 3 / 5);
-        (void)largest_block(t); /* no lz4 */
+        (void)largest_block(t);                                  /* no lz4 */
         assert_int_equal(recode(t, CAS_CONDENSE_COLD).packs, 0); /* as dense as it was */
         expect_no_errors(t);
         assert_true(testimage_is_whole(t->store, &stays, 40, FILES));
