@@ -6,7 +6,7 @@
 #include "cas/elsewhere_int.h"
 #include "cas/map.h"
 #include "cas/pack_int.h"
-#include "cas/packset_int.h"
+#include "cas/packfile_int.h"
 
 /* Parents that were seen are remembered, this many at most. */
 #define PARENTS_MAX (1U << 20)
@@ -329,33 +329,64 @@ struct recount {
         struct cas_gc_full *f;
         uint64_t pack_bytes; /* of all */
         bool sum;
+        struct cas_err *err;
+        int rc;
 };
+
+/* Bytes behind what the index knows of a pack to which nobody writes any more: a crash or an error
+ * left them. */
+static int tail_of(struct cas_store *s, uint64_t pack_id, const struct cas_pack_record *rec,
+                   uint64_t *out, struct cas_err *err)
+{
+        char name[CAS_PACK_NAME_BYTES];
+        uint64_t file_bytes = 0;
+        struct cas_err why = CAS_ERR_INIT;
+        int dirfd;
+        *out = 0;
+        if (rec->sealed || cas_packset_is_open(s->packset, pack_id))
+                return 0;
+        int rc = cas_packset_pack_path(s->packset, pack_id, &dirfd, name, &why);
+        if (rc == 0)
+                rc = cas_io_size(s->io, dirfd, name, &file_bytes, &why);
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
+                *err = why;
+                return rc;
+        }
+        *out = file_bytes - cas_min_u64(file_bytes, rec->size_bytes);
+        return 0;
+}
 
 static bool recount_pack(void *arg, uint64_t pack_id, const struct cas_pack_record *rec)
 {
         struct recount *r = arg;
         struct cas_record_key key;
+        uint64_t tail;
         if (r->sum) {
                 r->pack_bytes += rec->size_bytes;
                 return true;
         }
+        r->rc = tail_of(r->f->gc->s, pack_id, rec, &tail, r->err);
+        if (r->rc < 0)
+                return false;
         cas_key_pack(pack_id, &key);
         const uint64_t *live = cas_map_get(r->f->live, key.bytes, key.len);
         /* Nobody knows in which pack other records lie: they are taken to be spread evenly. */
         long double share = (long double)rec->size_bytes / (long double)r->pack_bytes;
         uint64_t others = CAS_PACK_HEADER_BYTES + (uint64_t)(share * (long double)r->f->list_bytes);
         uint64_t used = (live ? *live : 0) + others;
-        cas_batch_put_pack_dead(r->f->batch, pack_id,
-                                rec->size_bytes - cas_min_u64(used, rec->size_bytes));
+        uint64_t dead = rec->size_bytes - cas_min_u64(used, rec->size_bytes) + tail;
+        cas_batch_put_pack_dead(r->f->batch, pack_id, cas_min_u64(dead, rec->size_bytes));
         return true;
 }
 
 int cas_gc_recount_packs(struct cas_gc_full *f, struct cas_err *err)
 {
-        struct recount r = {.f = f, .sum = true};
+        struct recount r = {.f = f, .sum = true, .err = err};
         int rc = cas_index_each_pack(f->gc->ix, recount_pack, &r, err);
         r.sum = false;
         if (rc == 0)
                 rc = cas_index_each_pack(f->gc->ix, recount_pack, &r, err);
+        if (rc == 0)
+                rc = r.rc;
         return rc < 0 ? rc : cas_index_write(f->gc->ix, f->batch, err);
 }

@@ -107,7 +107,9 @@ static void child_prepare(struct arena *a)
         cas_cleanup_free char *path = cas_xasprintf("%s/store", a->base);
         struct cas_store *s = open_store(path);
         a->op->prepare(s);
-        /* Not closed in order: prepare may have left what a crash leaves. */
+        if (a->op->closes)
+                cas_store_close(s);
+        /* Else not closed in order: prepare may have left what a crash leaves. */
         _exit(0);
 }
 
@@ -420,8 +422,9 @@ static void parse_options(char **arg, struct options *o)
 
 int main(int argc CAS_UNUSED, char **argv)
 {
-        static const struct operations *const tables[] = {
-                &crash_push, &crash_names, &crash_condense, &crash_elsewhere, &crash_maintain};
+        static const struct operations *const tables[] = {&crash_push,     &crash_names,
+                                                          &crash_condense, &crash_elsewhere,
+                                                          &crash_maintain, &crash_repair};
         struct options options;
         parse_options(argv, &options);
         if (access("/dev/shm", W_OK) == 0)

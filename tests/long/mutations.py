@@ -78,12 +78,16 @@ MUTATIONS = [
      ["tree"]),
     ("pack goes before its chunks have moved", "cas/packrecode.c",
      """                rc = cas_index_write(r->ps->index, batch, err);
-                struct cas_err unlink_err = CAS_ERR_INIT;
-                int settled = settle_removals(r, rc == 0, &unlink_err);
-""", """                struct cas_err unlink_err = CAS_ERR_INIT;
-                int settled = settle_removals(r, rc == 0, &unlink_err);
+        }
+        int settled = rc == 0 ? settle_removals(r, err) : 0;
+""", """        }
+        int settled = rc == 0 ? settle_removals(r, err) : 0;
+        if (rc == 0)
                 rc = cas_index_write(r->ps->index, batch, err);
 """, ["recode"]),
+    ("files go before the index is synced", "cas/gcfiles.c",
+     "int rc = gc->file_count > 0 ? cas_index_sync(gc->ix, err) : 0;", "int rc = 0;",
+     ["gc-part"]),
     ("format not synced", "cas/io.c",
      "rc = cas_io_fsync(io, fd, temporary, err);", "rc = 0;", ["upgrade"]),
     ("checkpoint not synced", "cas/checkpoint.c", "if (syncfs(cp->copy->dirfd) != 0)", "if (0)",

@@ -136,7 +136,7 @@ static int run_again(const struct operation *op, struct cas_store *s, struct cas
 void check_whole(const struct operation *op, struct cas_store *s, bool acknowledged, bool failed)
 {
         struct cas_err err = CAS_ERR_INIT;
-        if (!failed)
+        if (!failed && !op->damaged)
                 check_fsck(s, false);
         enum outcome now = op->look(s);
         must(now != BROKEN);
@@ -146,7 +146,7 @@ void check_whole(const struct operation *op, struct cas_store *s, bool acknowled
                 _exit(1);
         }
         must(!op->run || op->look(s) == AFTER);
-        if (failed)
+        if (failed || op->damaged)
                 check_fsck(s, false);
 }
 

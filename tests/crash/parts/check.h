@@ -15,8 +15,9 @@ struct print {
 
 /* Each ends the process with a message when something does not hold. */
 struct cas_store *open_store(const char *path);
-/* In a store that is open: no error of fsck, the outcome not BROKEN, and AFTER when it was
- * acknowledged; the operation succeeds when it is tried again. failed: a call did, in this process.
+/* In a store that is open: no error of fsck (but of a damaged one), the outcome not BROKEN, and
+ * AFTER when it was acknowledged; the operation succeeds when it is tried again. failed: a call
+ * did, in this process.
  */
 void check_whole(const struct operation *op, struct cas_store *s, bool acknowledged, bool failed);
 /* Of a store that is closed: the same, and collection finds what is left over. want NULL: nothing

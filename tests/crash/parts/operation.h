@@ -34,6 +34,8 @@ struct operation {
         int (*run_closed)(const struct cas_store_config *config, struct cas_err *err);
         enum outcome (*look)(struct cas_store *s);
         bool opening; /* it is the opening of the store that is cut short */
+        bool closes;  /* prepare ends by closing the store in order: no full collection is due */
+        bool damaged; /* the store is, until the operation has been done */
         bool quick;   /* make test does it, too */
 };
 struct operations {
@@ -41,7 +43,7 @@ struct operations {
         size_t count;
 };
 extern const struct operations crash_push, crash_names, crash_condense, crash_elsewhere,
-        crash_maintain;
+        crash_maintain, crash_repair;
 
 /* A directory beside the store, for what operations read. Set before the first prepare. */
 extern const char *crash_side;

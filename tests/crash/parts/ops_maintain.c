@@ -9,6 +9,21 @@
 #include "cas/tree.h"
 #include "tests/crash/parts/operation.h"
 
+static void append_to(struct cas_store *s, const char *path, const char *text)
+{
+        cas_cleanup_fd int fd =
+                openat(s->dirfd, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+        must(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+}
+
+static bool layer_of(struct cas_store *s, unsigned seed, struct cas_layer_record *out)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_free char *blob = cas_xasprintf("layer %u %u", seed, FILES);
+        struct cas_digest d = test_digest(blob);
+        return cas_layer_stat(s, &d, out, &err) == 0;
+}
+
 /* ---- collection ---- */
 
 /* A pack with two images, one of which goes: what stays moves to another pack. */
@@ -43,15 +58,54 @@ static int run_gc_full(struct cas_store *s, struct cas_err *err)
                       err);
 }
 
-/* ---- a tree ---- */
-
-static bool layer_of(struct cas_store *s, unsigned seed, struct cas_layer_record *out)
+/* With a tree of the image that goes. */
+static void prepare_gc_tree(struct cas_store *s)
 {
         struct cas_err err = CAS_ERR_INIT;
-        cas_cleanup_free char *blob = cas_xasprintf("layer %u %u", seed, FILES);
-        struct cas_digest d = test_digest(blob);
-        return cas_layer_stat(s, &d, out, &err) == 0;
+        struct cas_layer_record layer;
+        struct cas_tree_ref ref;
+        prepare_two(s);
+        must(layer_of(s, 50, &layer) && cas_tree_ensure(s, &layer, 1, &ref, &err) == 0);
+        must(cas_packset_seal(s->packset, &err) == 0);
+        must(run_delete(s, &err) == 0);
 }
+
+/* And what no record tells of: files that a crash left. */
+static void prepare_gc_files(struct cas_store *s)
+{
+        const struct cas_digest stray = test_digest("stray");
+        char blob[CAS_BLOB_PATH_BYTES], hex[CAS_DIGEST_TEXT_BYTES];
+        prepare_gc_tree(s);
+        cas_blob_path(&stray, blob);
+        append_to(s, blob, "stray");
+        cas_cleanup_free char *tree =
+                cas_xasprintf(CAS_DIR_TREES "/%s.erofs", cas_digest_hex(&stray, hex));
+        append_to(s, tree, "half of a tree");
+}
+
+static bool stop_after(void *arg)
+{
+        unsigned *asks = arg;
+        return (*asks)-- == 0;
+}
+
+/* Broken off again and again, a little later each time. */
+static int run_gc_stop(struct cas_store *s, struct cas_err *err)
+{
+        struct cas_gc_result r;
+        int rc;
+        for (unsigned asks = 1;; asks *= 2) {
+                unsigned left = asks;
+                rc = cas_gc(s,
+                            &(struct cas_gc_options){
+                                    .live_percent_min = 99, .stop = stop_after, .stop_arg = &left},
+                            NULL, &r, err);
+                if (rc < 0 || !r.stopped)
+                        return rc;
+        }
+}
+
+/* ---- a tree ---- */
 
 static int run_tree(struct cas_store *s, struct cas_err *err)
 {
@@ -164,13 +218,6 @@ static int run_checkpoint(struct cas_store *s, struct cas_err *err)
 
 /* ---- opening, after a crash and of nothing ---- */
 
-static void append_to(struct cas_store *s, const char *path, const char *text)
-{
-        cas_cleanup_fd int fd =
-                openat(s->dirfd, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-        must(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-}
-
 static void prepare_recover(struct cas_store *s)
 {
         prepare_two(s);
@@ -191,7 +238,13 @@ static enum outcome look_empty(struct cas_store *s)
 
 static const struct operation list[] = {
         {.name = "gc", .prepare = prepare_gc, .run = run_gc, .look = look_gc, .quick = true},
-        {.name = "gc-full", .prepare = prepare_gc, .run = run_gc_full, .look = look_gc},
+        {.name = "gc-part",
+         .prepare = prepare_gc_tree,
+         .run = run_gc,
+         .look = look_gc,
+         .closes = true},
+        {.name = "gc-full", .prepare = prepare_gc_files, .run = run_gc_full, .look = look_gc},
+        {.name = "gc-stop", .prepare = prepare_gc_files, .run = run_gc_stop, .look = look_gc},
         {.name = "tree", .prepare = prepare_one, .run = run_tree, .look = look_tree},
         {.name = "index", .prepare = prepare_two, .run = run_index, .look = look_both},
         {.name = "rebuild", .prepare = prepare_two, .run_closed = run_rebuild, .look = look_both},
