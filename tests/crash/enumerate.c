@@ -4,13 +4,13 @@
  * fail. Then the store is opened: see tests/crash/parts/check.h for what must hold.
  *
  *   enumerate [--long] [--rules posix|ordered] [--bits N] [--samples N] [--seed N]
- *             [--only crashes|errors] [--stop] [--keep DIR] [OPERATION…]
+ *             [--only crashes|errors] [--step N] [--stop] [--keep DIR] [OPERATION…]
  *
  * Prints a table: operation, points (calls that change something), states, those that differ,
- * faults (calls that failed), how many of these RocksDB ended the process for. --stop: ends at the
- * first failure. --keep: leaves the first state that was not survived in a directory that is not
- * there yet. This process never opens a store itself (RocksDB's threads do not survive a fork):
- * children prepare, operate and check. */
+ * faults (calls that failed), how many of these RocksDB ended the process for. --step: with --long,
+ * one in N calls fails (1). --stop: ends at the first failure. --keep: leaves the first state that
+ * was not survived in a directory that is not there yet. This process never opens a store itself
+ * (RocksDB's threads do not survive a fork): children prepare, operate and check. */
 #include <assert.h>
 #include <errno.h>
 #include <sys/mman.h>
@@ -34,6 +34,7 @@ struct options {
         bool is_long, stop, crashes, errors;
         enum crash_rules rules;
         struct crash_bounds bounds;
+        unsigned step;    /* of calls that fail */
         const char *keep; /* where the first state that is not survived goes */
         char **only;
         size_t only_count;
@@ -326,7 +327,7 @@ static void enumerate_errors(struct arena *a)
                 const struct fault_kind *kind = &fault_kinds[i];
                 if (!a->options->is_long && !kind->quick)
                         continue;
-                unsigned step = a->options->is_long ? 1 : QUICK_STEP;
+                unsigned step = a->options->is_long ? a->options->step : QUICK_STEP;
                 unsigned last = a->options->is_long ? CALLS_MAX : QUICK_FAULTS * QUICK_STEP;
                 for (unsigned at = 1; at < last && fail_at(a, kind, at); at += step) {
                 }
@@ -393,6 +394,7 @@ static void parse_options(char **arg, struct options *o)
 {
         *o = (struct options){.crashes = true,
                               .errors = true,
+                              .step = 1,
                               .bounds = {.bound_bits = 5, .samples = 8, .seed = 1}};
         for (arg++; *arg && (*arg)[0] == '-'; arg++) {
                 if (strcmp(*arg, "--long") == 0)
@@ -405,6 +407,8 @@ static void parse_options(char **arg, struct options *o)
                         o->bounds.samples = number_after(&arg);
                 else if (strcmp(*arg, "--seed") == 0)
                         o->bounds.seed = number_after(&arg);
+                else if (strcmp(*arg, "--step") == 0)
+                        o->step = number_after(&arg);
                 else if (strcmp(*arg, "--keep") == 0 && *++arg)
                         o->keep = *arg;
                 else if (strcmp(*arg, "--rules") == 0 && *++arg)
@@ -414,7 +418,7 @@ static void parse_options(char **arg, struct options *o)
                 else
                         must(!"known options");
         }
-        must(o->bounds.bound_bits < 20);
+        must(o->bounds.bound_bits < 20 && o->step > 0);
         o->only = arg;
         while (arg[o->only_count])
                 o->only_count++;
