@@ -124,6 +124,15 @@ static int look_at_item(void *arg, const struct cas_pack_item *item, struct cas_
         return rc == 0 && l->live ? cas_fail(err, CAS_E_BUSY, "live") : rc;
 }
 
+/* Others recode packs, too. */
+static bool pack_has_gone(struct cas_gc_run *gc, uint64_t pack_id)
+{
+        struct cas_pack_record rec;
+        struct cas_err ignored = CAS_ERR_INIT;
+        return cas_index_get_pack(gc->s->index, pack_id, &rec, &ignored) == -CAS_E_NOTFOUND;
+}
+
+/* One that has gone meanwhile is not. */
 static int pack_is_empty(struct cas_gc_run *gc, uint64_t pack_id, bool *out, struct cas_err *err)
 {
         struct liveness l = {.ix = gc->ix};
@@ -135,7 +144,7 @@ static int pack_is_empty(struct cas_gc_run *gc, uint64_t pack_id, bool *out, str
         if (rc == 0)
                 rc = cas_pack_walk(gc->s->io, fd, pack_id, look_at_item, &l, &end, &sealed, &why);
         *out = rc == 0;
-        if (l.live)
+        if (l.live || (rc == -CAS_E_NOTFOUND && pack_has_gone(gc, pack_id)))
                 return 0;
         if (rc == -CAS_E_CORRUPT || rc == -CAS_E_UNSUPPORTED || rc == -CAS_E_NOTFOUND) {
                 cas_gc_note_damage(gc, &why);

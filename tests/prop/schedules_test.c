@@ -345,7 +345,7 @@ static void do_pull(const struct actor *a CAS_UNUSED, uint64_t random)
         unsigned n = (unsigned)(random % WORLD_IMAGES);
         struct cas_err err = CAS_ERR_INIT;
         uint64_t from = world_now(&run.history);
-        int rc = world_image_check(run.store, &run.world->images[n], &err);
+        int rc = world_image_check(run.store, WORLD_REPO, &run.world->images[n], &err);
         bool was_there = world_was_there(&run.history, n, from, world_now(&run.history));
         expect(rc, was_there ? NO_ERROR : CAS_E_NOTFOUND, &err, "pull: %s");
 }
@@ -612,7 +612,7 @@ static void check_names(void)
         for (unsigned n = 0; n < WORLD_IMAGES; n++) {
                 const struct world_image *image = &run.world->images[n];
                 if (world_was_there(&run.history, n, UINT64_MAX - 1, UINT64_MAX)) {
-                        int rc = world_image_check(run.store, image, &err);
+                        int rc = world_image_check(run.store, WORLD_REPO, image, &err);
                         expect(rc, NO_ERROR, &err, "image at the end: %s");
                 }
                 if (world_is_gone(&run.history, n) &&

@@ -255,10 +255,11 @@ static int layer_check(struct cas_store *s, const struct world_blob *layer, stru
         return rc;
 }
 
-int world_image_check(struct cas_store *s, const struct world_image *image, struct cas_err *err)
+int world_image_check(struct cas_store *s, const char *repo, const struct world_image *image,
+                      struct cas_err *err)
 {
         struct cas_manifest_info info;
-        int rc = cas_manifest_stat(s, WORLD_REPO, &image->manifest.digest, &info, err);
+        int rc = cas_manifest_stat(s, repo, &image->manifest.digest, &info, err);
         if (rc == 0)
                 rc = world_blob_check(s, &image->manifest, err);
         for (unsigned i = 0; rc == 0 && world_image_blob(image, i); i++) {

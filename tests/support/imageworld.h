@@ -58,7 +58,7 @@ int world_blob_check(struct cas_store *s, const struct world_blob *blob,
                      struct cas_err *err) CAS_MUST_CHECK;
 /* The same of the image's manifest, which must be in the repository, config and layers, and of all
  * the files in layers that are decoded. */
-int world_image_check(struct cas_store *s, const struct world_image *image,
+int world_image_check(struct cas_store *s, const char *repo, const struct world_image *image,
                       struct cas_err *err) CAS_MUST_CHECK;
 
 #endif
