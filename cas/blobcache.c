@@ -311,25 +311,21 @@ int cas_blob_cache_shrink(struct cas_store *s, uint64_t budget_bytes, uint64_t *
         if (freed_bytes)
                 *freed_bytes = 0;
         while (rc == 0 && count > 0) {
-                cas_store_shared_begin(s); /* a collection changes the same records */
                 cas_blob_files_lock(s, true);
                 rc = load(s, err);
                 count = rc == 0 ? choose(s->blobcache, budget_bytes, digests) : 0;
                 if (count > 0)
                         rc = drop_copies(s, digests, count, freed_bytes, err);
                 cas_blob_files_unlock(s);
-                cas_store_shared_end(s);
         }
         return rc;
 }
 
 int cas_blob_cache_drop(struct cas_store *s, const struct cas_digest *digest, struct cas_err *err)
 {
-        cas_store_shared_begin(s);
         cas_blob_files_lock(s, true);
         int rc = drop_copies(s, digest, 1, NULL, err);
         cas_blob_files_unlock(s);
-        cas_store_shared_end(s);
         return rc;
 }
 
@@ -386,13 +382,11 @@ static int take_copy(struct cas_store *s, const char *from, const struct cas_dig
         if (rc < 0)
                 return rc;
         cas_pin_blob(pins, digest); /* a collection may have taken it */
-        cas_store_shared_begin(s);
         cas_blob_files_lock(s, true);
         rc = is_wanted(s, digest, bytes, &rec, kept, err);
         if (rc == 0 && *kept)
                 rc = name_copy(s, from, digest, &rec, err);
         cas_blob_files_unlock(s);
-        cas_store_shared_end(s);
         return rc;
 }
 

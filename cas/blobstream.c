@@ -380,16 +380,6 @@ void cas_flights_free(struct cas_flights *fs)
         free(fs);
 }
 
-bool cas_flights_have(struct cas_flights *fs, const struct cas_digest *digest)
-{
-        cas_mutex_lock(&fs->mutex);
-        struct flight *f = fs->list;
-        while (f && (!f->is_running || !cas_digest_equal(&f->digest, digest)))
-                f = f->next;
-        cas_mutex_unlock(&fs->mutex);
-        return f != NULL;
-}
-
 void cas_blob_stream_counts(struct cas_store *s, struct cas_blob_stream_counts *out)
 {
         cas_mutex_lock(&s->flights->mutex);

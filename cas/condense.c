@@ -240,7 +240,6 @@ static int condense_file(struct condensing *c, struct cas_err *err)
 {
         cas_cleanup_publish struct cas_publish *p = NULL;
         cas_cleanup_fd int fd = -1;
-        cas_store_yield(c->s);
         int rc = cas_publish_begin(c->s, &p, err);
         if (rc == 0 && !c->rec.reason[0]) {
                 rc = cas_blob_open(c->s, &c->rec.blob, &fd, &c->in.blob_bytes, err);

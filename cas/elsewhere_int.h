@@ -104,8 +104,7 @@ uint64_t cas_elsewhere_now_ms(void);
 /* Waits for a change until `until_ms` at most; false on time-out. */
 bool cas_elsewhere_wait_locked(struct cas_elsewhere *e, uint64_t until_ms);
 
-/* Looks at the records when they changed. Called without the lock, and takes part in the store:
- * not by who has it alone. */
+/* Looks at the records when they changed. Called without the lock. */
 int cas_elsewhere_settle(struct cas_elsewhere *e, struct cas_err *err) CAS_MUST_CHECK;
 bool cas_elsewhere_is_stale_locked(const struct cas_elsewhere *e);
 /* NULL: not elsewhere. */

@@ -82,9 +82,6 @@ struct completing {
 static void yield_locked(struct completing *c)
 {
         struct cas_elsewhere *e = c->e;
-        cas_mutex_unlock(&e->mutex);
-        cas_store_yield(e->store); /* collection, too */
-        cas_mutex_lock(&e->mutex);
         uint64_t now = cas_elsewhere_now_ms(), end = now + YIELD_MS;
         while (now < end && !e->ending && cas_elsewhere_is_wanted_locked(e, now)) {
                 (void)cas_elsewhere_wait_locked(e, now + 10);

@@ -272,7 +272,6 @@ int cas_elsewhere_settle(struct cas_elsewhere *e, struct cas_err *err)
         cas_mutex_unlock(&e->mutex);
         if (!stale)
                 return 0;
-        cas_store_shared_begin(e->store); /* no collection meanwhile */
         cas_mutex_lock(&e->loading);
         cas_mutex_lock(&e->mutex);
         uint64_t changes = e->changes;
@@ -285,7 +284,6 @@ int cas_elsewhere_settle(struct cas_elsewhere *e, struct cas_err *err)
                 cas_mutex_unlock(&e->mutex);
         }
         cas_mutex_unlock(&e->loading);
-        cas_store_shared_end(e->store);
         return rc;
 }
 

@@ -10,8 +10,4 @@ struct cas_flights;
 struct cas_flights *cas_flights_new(struct cas_store *s, unsigned max, unsigned threads);
 /* Breaks off and waits for all of them. No stream may be open. */
 void cas_flights_free(struct cas_flights *f);
-/* Whether the blob is being made again for somebody: it is then in use, and what it is made of
- * stays where it is until it is there. */
-bool cas_flights_have(struct cas_flights *f, const struct cas_digest *digest);
-
 #endif

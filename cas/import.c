@@ -7,8 +7,8 @@
  * of each image in turn and puts its documents: an image is durable when it is
  * reported, and a failure leaves those before it.
  *
- * A publication without content is open all the while: collection waits for
- * it, so that blobs which no manifest names yet stay. */
+ * A publication without content keeps blobs from before they are looked for,
+ * so that those which no manifest names yet stay. */
 #include <fcntl.h>
 
 #include "cas/blob.h"

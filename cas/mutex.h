@@ -68,7 +68,6 @@
         X(900, "scrub.turn")                                                                       \
         X(900, "spool")                                                                            \
         X(900, "store.blob_dirs")                                                                  \
-        X(900, "store.exclusive")                                                                  \
         X(900, "store.trees")                                                                      \
         X(900, "store.uploads")                                                                    \
         X(900, "unpack")

@@ -48,9 +48,7 @@ int cas_order_put(struct cas_store *s, const char *repo, const struct cas_digest
         }
         cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
         cas_pin_blob(pins, manifest); /* it goes with that */
-        cas_store_shared_begin(s);
         int rc = cas_index_write(s->index, batch, err);
-        cas_store_shared_end(s);
         return rc;
 }
 

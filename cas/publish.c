@@ -58,7 +58,6 @@ struct cas_publish {
 
 int cas_publish_begin(struct cas_store *s, struct cas_publish **out, struct cas_err *err CAS_UNUSED)
 {
-        cas_store_shared_begin(s);
         struct cas_publish *p = cas_xcalloc(1, sizeof(*p));
         p->store = s;
         p->pins = cas_pins_new(s);
@@ -116,7 +115,6 @@ void cas_publish_free(struct cas_publish *p)
         cas_buf_release(&p->names);
         free(p->blobs);
         cas_pins_free(p->pins); /* after all that was committed can be seen */
-        cas_store_shared_end(p->store);
         free(p);
 }
 

@@ -59,11 +59,9 @@ int cas_recipe_doubt(struct cas_store *s, const struct cas_digest *blob, struct 
 {
         cas_cleanup_pins struct cas_pins *pins = cas_pins_new(s);
         cas_pin_blob(pins, blob);
-        cas_store_shared_begin(s);
         cas_blob_files_lock(s, true);
         int rc = doubt(s, blob, err);
         cas_blob_files_unlock(s);
-        cas_store_shared_end(s);
         return rc;
 }
 

@@ -51,33 +51,7 @@ int cas_store_dirfd(const struct cas_store *s)
         return s->dirfd;
 }
 
-/* ---- publications and maintenance ---- */
-
-void cas_store_shared_begin(struct cas_store *s)
-{
-        cas_mutex_lock(&s->exclusive_mutex);
-        while (s->exclusive)
-                cas_mutex_wait(&s->exclusive_mutex, &s->exclusive_change);
-        s->publication_count++;
-        cas_mutex_unlock(&s->exclusive_mutex);
-}
-
-void cas_store_shared_end(struct cas_store *s)
-{
-        cas_mutex_lock(&s->exclusive_mutex);
-        cas_assert(s->publication_count > 0);
-        s->publication_count--;
-        (void)pthread_cond_broadcast(&s->exclusive_change);
-        cas_mutex_unlock(&s->exclusive_mutex);
-}
-
-void cas_store_yield(struct cas_store *s)
-{
-        cas_mutex_lock(&s->exclusive_mutex);
-        while (s->exclusive || s->exclusive_waiting > 0)
-                cas_mutex_wait(&s->exclusive_mutex, &s->exclusive_change);
-        cas_mutex_unlock(&s->exclusive_mutex);
-}
+/* ---- locks ---- */
 
 void cas_keeping_lock(struct cas_store *s)
 {
@@ -87,25 +61,6 @@ void cas_keeping_lock(struct cas_store *s)
 void cas_keeping_unlock(struct cas_store *s)
 {
         cas_mutex_unlock(&s->keeping);
-}
-
-void cas_store_exclusive_begin(struct cas_store *s)
-{
-        cas_mutex_lock(&s->exclusive_mutex);
-        s->exclusive_waiting++;
-        while (s->exclusive || s->publication_count > 0)
-                cas_mutex_wait(&s->exclusive_mutex, &s->exclusive_change);
-        s->exclusive_waiting--;
-        s->exclusive = true;
-        cas_mutex_unlock(&s->exclusive_mutex);
-}
-
-void cas_store_exclusive_end(struct cas_store *s)
-{
-        cas_mutex_lock(&s->exclusive_mutex);
-        s->exclusive = false;
-        (void)pthread_cond_broadcast(&s->exclusive_change);
-        cas_mutex_unlock(&s->exclusive_mutex);
 }
 
 /* ---- the directory ---- */
@@ -358,13 +313,11 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         struct cas_store *s = cas_xcalloc(1, sizeof(*s));
         s->io = config->io ? config->io : cas_io_posix();
         s->dirfd = s->lock_fd = s->packs_fd = -1;
-        cas_mutex_init(&s->exclusive_mutex, "store.exclusive");
         cas_mutex_init(&s->collecting, "store.collecting");
         cas_mutex_init(&s->names, "store.names");
         cas_mutex_init(&s->uploads_mutex, "store.uploads");
         cas_mutex_init(&s->keeping, "store.keeping");
         cas_mutex_init(&s->blob_dirs_mutex, "store.blob_dirs");
-        cas_cond_init(&s->exclusive_change);
         cas_cond_init(&s->names_change);
         s->commit_last = &s->commit_first;
         s->uploads = cas_map_new();
@@ -434,8 +387,7 @@ void cas_store_close(struct cas_store *s)
         if (!s)
                 return;
         cas_elsewhere_end(s->elsewhere); /* it may be publishing */
-        cas_flights_free(s->flights);    /* they may be sharing the store */
-        cas_assert(s->publication_count == 0);
+        cas_flights_free(s->flights);
         if (s->is_open && !s->commit_broken)
                 cas_gc_note_closed(s);
         if (s->packset)
@@ -458,9 +410,7 @@ void cas_store_close(struct cas_store *s)
         cas_scrub_turn_free(s->scrub_turn);
         cas_blobcache_free(s->blobcache);
         cas_rwlock_release(&s->blob_files);
-        (void)pthread_cond_destroy(&s->exclusive_change);
         (void)pthread_cond_destroy(&s->names_change);
-        cas_mutex_release(&s->exclusive_mutex);
         cas_mutex_release(&s->collecting);
         cas_mutex_release(&s->names);
         cas_mutex_release(&s->uploads_mutex);

@@ -57,14 +57,6 @@ struct cas_store {
         struct cas_leases *leases;         /* has its own lock (cas/lease.c) */
         struct cas_scrub_turn *scrub_turn; /* has its own lock (cas/scrubturn.c) */
 
-        /* Publications share the store, maintenance has it alone. A publication never waits for
-         * one that waits, so that a thread may hold two. */
-        struct cas_mutex exclusive_mutex; /* guards the four below */
-        pthread_cond_t exclusive_change;
-        unsigned publication_count;
-        unsigned exclusive_waiting;
-        bool exclusive;
-
         struct cas_mutex collecting; /* one run of collection at a time */
         _Atomic(unsigned) collectors_waiting;
         _Atomic(uint64_t) collections;                              /* begun and ended (cas/gc.c) */
@@ -140,16 +132,6 @@ void cas_blob_path(const struct cas_digest *digest, char *out);
 /* Makes the directories that blobs of an algorithm lie in, durably. */
 int cas_blob_dirs_make(struct cas_store *s, enum cas_digest_alg alg,
                        struct cas_err *err) CAS_MUST_CHECK;
-
-/* Publishing (cas/publish.c) and maintenance exclude each other. */
-void cas_store_shared_begin(struct cas_store *s);
-void cas_store_shared_end(struct cas_store *s);
-/* Lets those go first who wait to be alone: for work in the background that shares the store again
- * and again. The thread holds no publication. */
-void cas_store_yield(struct cas_store *s);
-/* Waits until no publication is open, and keeps new ones waiting. */
-void cas_store_exclusive_begin(struct cas_store *s);
-void cas_store_exclusive_end(struct cas_store *s);
 
 /* names.c: the repository's names are others now. After they can be seen, before their commit
  * returns. */

@@ -374,13 +374,11 @@ int cas_tree_ensure_chain(struct cas_store *s, const struct cas_tree_chain *chai
         struct cas_hash key;
         bool found;
         cas_tree_key(chain, &key);
-        cas_store_shared_begin(s);
         key_begin(s->trees, &key);
         int rc = find_tree(s, &key, chain, out, &found, err);
         if (rc == 0 && !found)
                 rc = make_tree(s, &key, chain, out, err);
         key_end(s->trees, &key);
-        cas_store_shared_end(s);
         return rc;
 }
 

@@ -34,8 +34,8 @@ int cas_plain_analyse(struct cas_recipe_writer *w, struct cas_err *err) CAS_MUST
 int cas_gzip_analyse(const struct cas_wrap_input *in, struct cas_recipe_writer *w,
                      enum cas_wrap_kind *out_kind, struct cas_wrap_report *report,
                      struct cas_err *err) CAS_MUST_CHECK;
-/* `p`: the caller's, which keeps collection away from frames that become blocks of their own here,
- * durably, before a recipe refers to them (ZSTD_FRAMES); NULL: frames are not kept. */
+/* `p`: the caller's; NULL: frames are not kept. Those that become blocks of their own here do so
+ * durably before a recipe refers to them (ZSTD_FRAMES), pinned by the writer's pins. */
 int cas_zstd_analyse(const struct cas_wrap_input *in, struct cas_publish *p,
                      struct cas_recipe_writer *w, enum cas_wrap_kind *out_kind,
                      struct cas_wrap_report *report, struct cas_err *err) CAS_MUST_CHECK;
