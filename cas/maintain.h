@@ -26,9 +26,9 @@ struct cas_gc_result {
  * names; what leases keep; what is younger than the grace; what operations under way count on.
  * Links of blobs that no manifest of their repository names and that are older than the grace are
  * dropped, as are leases that have expired. One run at a time: a second waits, and one with a
- * duty makes way for it (stopped). Nothing is removed
- * because of what cannot be read: a damaged listing or recipe keeps what it refers to, and is told
- * as an error (CORRUPT) after all else has been done. */
+ * duty makes way for it (stopped). Nothing is removed because of what cannot be read: a damaged
+ * listing, recipe or manifest keeps what it refers to, and is told as an error (CORRUPT) after all
+ * else has been done. */
 struct cas_gc_options {
         bool dry_run;              /* counts only; of what would follow from removing as well */
         bool full;                 /* also when none is due */

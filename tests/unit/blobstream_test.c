@@ -601,7 +601,7 @@ static void collect(struct teststore *t)
         ok(cas_gc(t->store, &options, NULL, &r, &err));
 }
 
-static void collection_waits_for_who_reads(void **state)
+static void collection_leaves_what_is_read(void **state)
 {
         struct teststore *t = *state;
         struct cas_err err = CAS_ERR_INIT;
@@ -673,7 +673,7 @@ int main(void)
                 TEST(passing_errors_are_no_doubt),
                 TEST(damage_is_found_and_healed),
                 TEST(what_is_wanted_twice_is_kept),
-                TEST(collection_waits_for_who_reads),
+                TEST(collection_leaves_what_is_read),
                 TEST(what_is_lost_while_it_is_read_is_doubted),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
