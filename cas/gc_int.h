@@ -45,8 +45,7 @@ struct cas_gc_run {
         struct cas_condemned *page; /* owned; of CAS_GC_THINGS_MAX */
         size_t page_count;
         uint64_t blobs_condemned; /* by this run */
-        bool orders_removed;
-        struct cas_map *dead; /* be64 pack id to bytes, of chunks that were removed; owned */
+        struct cas_map *dead;     /* be64 pack id to bytes, of chunks that were removed; owned */
 
         struct cas_gc_file *files; /* owned: of things that the index does not know any more */
         size_t file_count, file_max;

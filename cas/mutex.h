@@ -33,7 +33,7 @@
         X(80, "openblock")         /* chunks of one ingest that are not written yet */             \
         X(90, "packfile.sync")     /* while a pack is synced */                                    \
         X(100, "packset")          /* open packs, pending chunks */                                \
-        X(103, "trees.naming")     /* who makes trees known shared, collection alone */            \
+        X(103, "trees.naming")     /* who makes trees known shared, who removes them alone */      \
         X(105, "index.condemning") /* batches that condemn shared, collection's alone */           \
         X(107, "gate")             /* who pins or leases shared, collection alone for a batch */   \
         X(110, "flights")          /* streams of blobs that are made again */                      \

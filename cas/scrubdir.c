@@ -10,6 +10,7 @@
 #include "cas/pack_int.h"
 #include "cas/packfile_int.h"
 #include "cas/scrub_int.h"
+#include "cas/tree_int.h"
 
 /* Trees that are known at a time, of the part of all whose digests begin alike. */
 #define TREES_MAX 500000
@@ -177,7 +178,8 @@ static int find_tree(void *arg, const void *key CAS_UNUSED, size_t key_len CAS_U
         return search->found ? 1 : 0;
 }
 
-/* Whoever makes a tree has its file before its record, but not for long, and under this lock. */
+/* Whoever makes a tree has its file before its record, and whoever removes one its record before
+ * its file: both under this lock. */
 static void check_tree_file(struct cas_look *look, void *arg)
 {
         const struct file_look *f = arg;
@@ -188,11 +190,11 @@ static void check_tree_file(struct cas_look *look, void *arg)
         bool there = true;
         int rc = 0;
         if (!cas_look_is_first(look)) {
-                cas_blob_files_lock(s, true);
+                cas_trees_naming_lock(s->trees, true);
                 rc = cas_index_scan(s->index, &(struct cas_scan){.family = CAS_FAMILY_TREES},
                                     find_tree, &search, &err);
                 there = is_there(f->run, s->dirfd, f->path) && !may_go(s, collections);
-                cas_blob_files_unlock(s);
+                cas_trees_naming_unlock(s->trees);
         }
         if (rc == 0 && there && !search.found)
                 cas_look_found(look, CAS_FSCK_TREE_UNKNOWN, NULL, f->path, "%s", "");

@@ -417,7 +417,9 @@ int cas_tree_drop(struct cas_store *s, const struct cas_hash *key, const struct 
                   struct cas_err *err)
 {
         key_begin(s->trees, key);
+        cas_trees_naming_lock(s->trees, true);
         int rc = drop_tree(s, key, tree, err);
+        cas_trees_naming_unlock(s->trees);
         key_end(s->trees, key);
         return rc;
 }

@@ -15,7 +15,8 @@ void cas_trees_forget(struct cas_trees *t, const struct cas_digest *tree);
 
 /* Who makes a tree known to the index has its file in place before, and both hold this; shared.
  * Collection has it alone from looking whether a tree is to go to telling the index, and from
- * looking whether a record names a file to removing it. */
+ * looking whether a record names a file to removing it; who drops a damaged tree from its record to
+ * its file; scrub while it looks at a file that no record seems to tell of. */
 void cas_trees_naming_lock(struct cas_trees *t, bool exclusive);
 void cas_trees_naming_unlock(struct cas_trees *t);
 
