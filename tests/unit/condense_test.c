@@ -409,7 +409,7 @@ static void fsck_makes_blobs(void **state)
         wrong.recipe = layer.listing; /* no recipe at all */
         cas_batch_put_recipe(batch, &wrong);
         ok(cas_index_write(t->store->index, batch, &err));
-        expect_fsck(t, "recipe-digest ");
+        expect_fsck(t, "recipe-digest reference-stale "); /* the recipe's own, to this blob */
         cas_batch_put_recipe(batch, &rec);
         ok(cas_index_write(t->store->index, batch, &err));
         expect_fsck(t, "");
