@@ -258,7 +258,11 @@ static int expire_in_trial(struct cas_gc_run *gc, struct cas_err *err)
 static int collect(struct cas_gc_run *gc, struct cas_err *err)
 {
         bool due;
-        int rc = gc->trial ? expire_in_trial(gc, err) : expire_leases(gc, err);
+        /* After an error the index is opened anew by a sync: batches, with the gate closed, are not
+         * the ones to wait for that. */
+        int rc = cas_index_sync(gc->ix, err);
+        if (rc == 0)
+                rc = gc->trial ? expire_in_trial(gc, err) : expire_leases(gc, err);
         if (rc == 0)
                 rc = cas_gc_full_is_due(gc, &due, err);
         if (rc == 0 && (due || gc->options->full))

@@ -10,6 +10,7 @@
 #define UPLOADS_EXPIRE_S 3600
 #define UPLOADS "/" CAS_DIR_UPLOADS "/" /* sessions: they end, or expire */
 #define AGAIN_TRIES 10
+#define COLLECTIONS_MAX 5
 #define AGAIN_PAUSE_US 100000
 
 struct cas_store *open_store(const char *path)
@@ -77,6 +78,8 @@ static void add_files(struct print *p, const char *path, size_t root_len)
                 if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
                         continue;
                 cas_cleanup_free char *below = cas_xasprintf("%s/%s", path, e->d_name);
+                if (strcmp(below + root_len, "/" CAS_DIR_QUARANTINE) == 0)
+                        continue; /* for people: how much of a damaged pack it has depends */
                 if (strncmp(below + root_len, UPLOADS, strlen(UPLOADS)) == 0 &&
                     strncmp(e->d_name, CAS_TEMPORARY_PREFIX, strlen(CAS_TEMPORARY_PREFIX)) != 0)
                         continue;
@@ -150,16 +153,21 @@ void check_whole(const struct operation *op, struct cas_store *s, bool acknowled
                 check_fsck(s, false);
 }
 
+/* A pack that others are written to meanwhile is left for the next run. */
 static void collect(struct cas_store *s)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_gc_result r;
         uint64_t expired;
-        if (cas_upload_expire(s, UPLOADS_EXPIRE_S, &expired, &err) < 0 ||
-            cas_gc(s, &(struct cas_gc_options){.full = true, .live_percent_min = 100}, NULL, &r,
-                   &err) < 0)
+        int rc = cas_upload_expire(s, UPLOADS_EXPIRE_S, &expired, &err);
+        for (unsigned runs = 0; rc == 0 && (runs == 0 || r.packs_rewritten > 0); runs++) {
+                must(runs < COLLECTIONS_MAX);
+                rc = cas_gc(s, &(struct cas_gc_options){.full = runs == 0, .live_percent_min = 100},
+                            NULL, &r, &err);
+        }
+        if (rc < 0)
                 (void)fprintf(stderr, "collection: %s\n", err.msg);
-        must(err.code == CAS_OK);
+        must(rc == 0);
 }
 
 static void again_closed(const struct operation *op, const char *path)

@@ -111,9 +111,12 @@ static enum outcome look_elsewhere(struct cas_store *s)
         struct cas_digest layer = test_digest(blob);
         if (!image_is_whole(s, "old", 0))
                 return BROKEN;
+        /* All of it may be here, and the layer noted as elsewhere still: it is completed again. */
+        if (cas_layer_is_elsewhere(s, &layer))
+                return BEFORE;
         if (image_is_whole(s, "new", FAR_SEED))
                 return AFTER;
-        return has_tag(s, "new", &d) && !cas_layer_is_elsewhere(s, &layer) ? BROKEN : BEFORE;
+        return has_tag(s, "new", &d) ? BROKEN : BEFORE;
 }
 /* Listing, record and config; then the name; then files and blob. */
 static int run_elsewhere(struct cas_store *s, struct cas_err *err)

@@ -196,8 +196,7 @@ static int run_lose_blob(struct cas_store *s, struct cas_err *err)
         return rc < 0 ? rc : push_again(s, err);
 }
 
-/* Other bytes are never given. */
-static enum outcome look_damaged(struct cas_store *s)
+static enum outcome look_damaged(struct cas_store *s, enum outcome other_bytes)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_digest d;
@@ -206,29 +205,41 @@ static enum outcome look_damaged(struct cas_store *s)
         if (!image_is_whole(s, "old", 0) || !has_tag(s, "damaged", &d))
                 return BROKEN;
         int got = pushedimage_check(s, &image, &err);
-        return got < 0 ? BROKEN : got > 0 ? BEFORE : AFTER;
+        return got < 0 ? other_bytes : got > 0 ? BEFORE : AFTER;
+}
+
+/* Other bytes are never given. */
+static enum outcome look_damaged_chunk(struct cas_store *s)
+{
+        return look_damaged(s, BROKEN);
+}
+
+/* Of a blob's own file whoever asked for it compares the digest. */
+static enum outcome look_damaged_blob(struct cas_store *s)
+{
+        return look_damaged(s, BEFORE);
 }
 
 static const struct operation list[] = {
         {.name = "mend-chunk",
          .prepare = prepare_mend_chunk,
          .run = run_mend_chunk,
-         .look = look_damaged,
+         .look = look_damaged_chunk,
          .damaged = true},
         {.name = "lose-chunk",
          .prepare = prepare_lose_chunk,
          .run = run_lose_chunk,
-         .look = look_damaged,
+         .look = look_damaged_chunk,
          .damaged = true},
         {.name = "mend-blob",
          .prepare = prepare_mend_blob,
          .run = run_mend_blob,
-         .look = look_damaged,
+         .look = look_damaged_blob,
          .damaged = true},
         {.name = "lose-blob",
          .prepare = prepare_lose_blob,
          .run = run_lose_blob,
-         .look = look_damaged,
+         .look = look_damaged_blob,
          .damaged = true},
 };
 const struct operations crash_repair = {list, CAS_COUNT(list)};
