@@ -221,7 +221,7 @@ static int go_through(struct cas_gc_full *f, unsigned number, const struct stage
                         return rc;
                 f->seen += f->keys;
                 cas_progress_update(f->gc->progress, cas_family_name(stage->family), f->seen, 0);
-        } while (cas_gc_goes_on(f->gc) && f->keys > 0);
+        } while (f->keys > 0 && cas_gc_goes_on(f->gc));
         return 0;
 }
 

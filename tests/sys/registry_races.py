@@ -246,40 +246,152 @@ def race_delete(repo, number, rng):
                  f"{by_tag.status} {by_digest.status}")
 
 
-def race_gc(registry, rounds, rng):
-    """Pushes and deletions while collections run, one after the other."""
-    stop, runs, failures = threading.Event(), [0], []
+class Collections:
+    """Runs of collection, one after the other, as long as this lasts."""
 
-    def collect():
-        while not stop.is_set():
-            done = registry.host.run("gc", check=False)
-            runs[0] += 1
+    def __init__(self, registry, *grace):
+        self.registry, self.options = registry, ["--grace", *grace] if grace else []
+        self.stop, self.runs, self.failures = threading.Event(), 0, []
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        while not self.stop.is_set():
+            options = self.options + (["--full"] if self.runs % 4 == 3 else [])
+            done = self.registry.host.run("gc", *options, check=False)
+            self.runs += 1
             if done.returncode != 0:
-                failures.append(done.stderr)
+                self.failures.append(done.stderr)
 
-    collector = threading.Thread(target=collect)
-    collector.start()
-    pushes = []
-    try:
-        for number in range(rounds * 8):
-            push = Push("gc/images", number, rng)
-            push.run()
+    def __enter__(self):
+        self.thread.start()
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        checks.check(self.runs > 0 and not self.failures, f"gc: {self.runs} collections {self.options}", str(self.failures[:1]))
+
+
+def push_until_there(push):
+    """Without a grace what was sent may be gone again: then the manifest is refused, in words that make a
+    client send it once more."""
+    for refused in range(100):
+        push.way = "single" if refused else push.way
+        push.blob()
+        push_blob(push.repo, push.config)
+        answer = call("PUT", f"/v2/{push.repo}/manifests/{push.tag}", push.manifest, {"Content-Type": MANIFEST})
+        if answer.status == 201:
+            break
+        checks.check(answer.error() == "MANIFEST_BLOB_UNKNOWN", "gc: a manifest is refused", f"{answer.status} {answer.body[:200]!r}")
+    checks.check(answer.status == 201, "gc: pushing comes to an end", f"{answer.status} {answer.body[:200]!r}")
+    push.config_done = push.manifest_done = answer.status == 201
+    return refused
+
+
+def race_gc(registry, rounds, rng, *grace):
+    """Pushes and deletions while collections run."""
+    pushes, refused = [], 0
+    repo = f"gc/images{'-'.join(grace)}"
+    with Collections(registry, *grace):
+        for number in range(rounds * 4):
+            push = Push(repo, number, rng)
+            refused += push_until_there(push)
             pushes.append(push)
             if rng.random() < 0.4:  # brought, dropped, and brought again: its bytes may be going
-                call("DELETE", f"/v2/gc/images/manifests/{digest_of(push.manifest)}")
-                call("DELETE", f"/v2/gc/images/blobs/{push.digest}")
+                call("DELETE", f"/v2/{repo}/manifests/{digest_of(push.manifest)}")
+                call("DELETE", f"/v2/{repo}/blobs/{push.digest}")
                 push.way = "single"
-                push.run()
-            session = call("POST", "/v2/gc/images/blobs/uploads/")["Location"]  # sessions are not collected
+                refused += push_until_there(push)
+            session = call("POST", f"/v2/{repo}/blobs/uploads/")["Location"]  # sessions are not collected
             call("PATCH", session, b"half", chunked=True)
             answer = call("PUT", with_query(session, digest=digest_of(b"half")))
             checks.check(answer.status == 201, "gc: a session meanwhile", str(answer.status))
-    finally:
-        stop.set()
-        collector.join()
-    checks.check(runs[0] > 0 and not failures, f"gc: {runs[0]} collections", str(failures[:1]))
+    checks.check(refused == 0 or grace, "gc: refused without a reason", str(refused))
     for push in pushes:
         push.check()
+
+
+class Pair:
+    """Two images of one layer, in one repository."""
+
+    def __init__(self, repo, number, rng):
+        self.repo, self.layer = f"{repo}/{number}", rng.randbytes(5000)
+        self.config = f"pair {number}".encode()
+        self.manifests = [encode({"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(self.config, CONFIG),
+                                  "layers": [descriptor(self.layer, LAYER)], "annotations": {"n": n}}) for n in "ab"]
+
+    def send(self):
+        push_blob(self.repo, self.config)
+        push_blob(self.repo, self.layer)
+
+    def put(self, n):
+        return call("PUT", f"/v2/{self.repo}/manifests/t{n}", self.manifests[n], {"Content-Type": MANIFEST})
+
+    def put_until_there(self, n):
+        for _ in range(100):
+            self.send()
+            if self.put(n).status == 201:
+                return True
+        return checks.check(False, "gc: pushing one of a pair comes to an end")
+
+    def delete(self, n):
+        return call("DELETE", f"/v2/{self.repo}/manifests/{digest_of(self.manifests[n])}").status
+
+    def is_here(self):
+        return all(call("HEAD", f"/v2/{self.repo}/blobs/{digest_of(data)}").status == 200 for data in (self.config, self.layer))
+
+    def check(self, n):
+        by_tag = call("GET", f"/v2/{self.repo}/manifests/t{n}")
+        whole = by_tag.status == 200 and by_tag.body == self.manifests[n]
+        for data in (self.config, self.layer):
+            answer = call("GET", f"/v2/{self.repo}/blobs/{digest_of(data)}")
+            whole = whole and answer.status == 200 and answer.body == data
+        checks.check(whole, "gc: what was acknowledged is whole", f"{self.repo} {by_tag.status} {answer.status}")
+
+
+def race_last_name(registry, rounds, rng):
+    """A manifest is pushed while the only other one of the same layer is deleted, without a grace."""
+    with Collections(registry, "0"):
+        for number in range(rounds * 4):
+            pair = Pair("gc/pair", number, rng)
+            pair.put_until_there(0)
+            pushed, deleted = at_once(lambda: pair.put(1), lambda: pair.delete(0))
+            checks.check(deleted == 202, "gc: deletion of a manifest", str(deleted))
+            if pushed.status != 201:
+                checks.check(pushed.error() == "MANIFEST_BLOB_UNKNOWN", "gc: wholly, or the blob is asked for",
+                             f"{pushed.status} {pushed.body[:200]!r}")
+                pair.put_until_there(1)
+            time.sleep(rng.uniform(0, 0.05))
+            pair.check(1)
+
+
+def race_head(registry, rounds, rng):
+    """Who was told that the blobs are here has the grace to push a manifest of them."""
+    seconds, sure = 3, 1.9  # times are noted in whole seconds
+    told, late = [], []
+
+    def client(number, seed):
+        own = random.Random(seed)
+        pair = Pair("gc/head", number, own)
+        pair.put_until_there(0)
+        n = 0
+        for _ in range(rounds):
+            pair.delete(n)
+            time.sleep(own.uniform(0, 3.5))
+            began = time.monotonic()
+            if pair.is_here():
+                time.sleep(own.uniform(0, 1.5))
+                answer = pair.put(1 - n)
+                (told if time.monotonic() - began < sure else late).append(answer.status)
+                if answer.status == 201:
+                    n = 1 - n
+                    pair.check(n)
+                    continue
+            pair.put_until_there(n)
+
+    with Collections(registry, str(seconds)):
+        seeds = [rng.random() for _ in range(8)]
+        at_once(*[lambda i=i: client(i, seeds[i]) for i in range(8)])
+    checks.check(told and set(told) == {201}, "gc: a client that was told of blobs can push", f"{told}, too late: {late}")
 
 
 def main():
@@ -299,6 +411,10 @@ def main():
                 race_pushes(f"race/{number}", rng.randbytes(rng.choice((100, 1_000_000))), rng)
                 race_delete("race/deleted", number, rng)
             race_gc(registry, options.rounds, rng)
+            race_gc(registry, options.rounds, rng, "0")
+            race_gc(registry, options.rounds, rng, "1")
+            race_last_name(registry, options.rounds, rng)
+            race_head(registry, options.rounds, rng)
             registry.fsck("races")
         finally:
             if checks.failed:
