@@ -272,10 +272,11 @@ static int complete_once(void *arg, void *result CAS_UNUSED, struct cas_err *err
         struct cas_elsewhere *e = c->e;
         struct cas_layer_record layer;
         struct cas_err miss = CAS_ERR_INIT;
-        if (cas_layer_stat(e->store, c->blob, &layer, &miss) == 0)
-                return 0;
+        /* First, since it drops the record of a layer that is here: a crash may have left one. */
         if (cas_elsewhere_settle(e, err) < 0)
                 return -(int)err->code;
+        if (cas_layer_stat(e->store, c->blob, &layer, &miss) == 0)
+                return 0;
         cas_mutex_lock(&e->mutex);
         struct cas_part *part = cas_part_find_locked(e, c->blob);
         int rc;
