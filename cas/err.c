@@ -68,10 +68,10 @@ enum cas_code cas_code_from_errno(int sys_errno)
         case ENOSYS:
                 return CAS_E_UNSUPPORTED;
         case ENOMEM:
+        case EMFILE: /* of the process or the machine, for now: LIMIT would say it of the data */
+        case ENFILE:
                 return CAS_E_NOMEM;
         case EFBIG:
-        case EMFILE:
-        case ENFILE:
                 return CAS_E_LIMIT;
         default:
                 return CAS_E_IO;

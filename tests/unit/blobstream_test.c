@@ -469,7 +469,7 @@ static void passing_errors_are_no_doubt(void **state)
         } cases[] = {{EIO, CAS_E_IO},
                      {ENOSPC, CAS_E_NOSPACE},
                      {ENOMEM, CAS_E_NOMEM},
-                     {EMFILE, CAS_E_LIMIT}};
+                     {EMFILE, CAS_E_NOMEM}};
         struct teststore *t = *state;
         struct cas_err err = CAS_ERR_INIT;
         cleanup_layer struct layer l;
