@@ -8,6 +8,8 @@
 
 /* A pass of scrub that met an error, and one that had been told to stop, go on after this. */
 #define AGAIN_S 60
+/* How often it is looked whether readers have met damage, which does not wait for the next pass. */
+#define LOOK_MS 2000
 /* After the start, before the first run. */
 #define SETTLE_S 30
 
@@ -80,14 +82,16 @@ static uint64_t scrub_wait_s(struct cas_caretaker *c)
         return passed >= c->config.scrub_every_s ? soon : c->config.scrub_every_s - passed;
 }
 
-static void scrub(struct cas_caretaker *c)
+static void scrub(struct cas_caretaker *c, bool noted_only)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_fsck_result r = {0};
+        struct cas_scrub_options options = c->config.scrub;
         uint64_t start = cas_clock_ms();
-        if (cas_scrub(c->store, &c->config.scrub, NULL, tell_finding, NULL, &r, &err) < 0)
+        options.noted_only = noted_only;
+        if (cas_scrub(c->store, &options, NULL, tell_finding, NULL, &r, &err) < 0)
                 cas_log(CAS_LOG_WARN, "scrub", "error=\"%s\"", err.msg);
-        else if (!r.stopped)
+        else if (!r.stopped && !noted_only)
                 cas_log(CAS_LOG_INFO, "scrub",
                         "pass=ended errors=%llu warnings=%llu repaired=%llu quarantined=%llu "
                         "seconds=%llu",
@@ -100,8 +104,17 @@ static void *scrub_main(void *arg)
 {
         struct cas_caretaker *c = arg;
         cas_thread_is_background();
-        while (cas_background_pause_ms(&c->background, scrub_wait_s(c) * 1000))
-                scrub(c);
+        uint64_t due_ms = cas_clock_ms() + scrub_wait_s(c) * 1000;
+        while (cas_background_pause_ms(&c->background,
+                                       cas_min_u64(due_ms - cas_clock_ms(), LOOK_MS))) {
+                if (cas_clock_ms() >= due_ms) {
+                        scrub(c, false);
+                        due_ms = cas_clock_ms() + scrub_wait_s(c) * 1000;
+                } else if (c->config.scrub.repair && cas_scrub_noted(c->store) > 0) {
+                        scrub(c, true);
+                }
+                due_ms = cas_max_u64(due_ms, cas_clock_ms());
+        }
         return NULL;
 }
 

@@ -35,11 +35,12 @@ void cas_maintenance_note_gc(struct cas_maintenance *m, int rc, const struct cas
         cas_mutex_unlock(&m->mutex);
 }
 
-void cas_maintenance_note_scrub(struct cas_maintenance *m, int rc, const struct cas_fsck_result *r)
+void cas_maintenance_note_scrub(struct cas_maintenance *m, int rc, const struct cas_fsck_result *r,
+                                bool pass)
 {
         struct cas_maintenance_stats *t = &m->stats;
         cas_mutex_lock(&m->mutex);
-        if (rc == 0 && !r->stopped) {
+        if (pass && rc == 0 && !r->stopped) {
                 t->scrub_passes++;
                 t->scrub_ended_unix_s = (uint64_t)time(NULL);
         }

@@ -15,6 +15,8 @@ void cas_maintenance_release(struct cas_maintenance *m);
 /* A run has ended (rc below 0: failed, with what it had done). Not of dry runs. */
 void cas_maintenance_note_gc(struct cas_maintenance *m, int rc, const struct cas_gc_result *r,
                              uint64_t ms);
-void cas_maintenance_note_scrub(struct cas_maintenance *m, int rc, const struct cas_fsck_result *r);
+/* pass: it went on to the end, unless it was stopped. */
+void cas_maintenance_note_scrub(struct cas_maintenance *m, int rc, const struct cas_fsck_result *r,
+                                bool pass);
 
 #endif

@@ -392,12 +392,12 @@ int cas_scrub(struct cas_store *s, const struct cas_scrub_options *options,
         run_init(&run);
         int was = paced ? io_idle() : 0;
         begin_with_noted(&run);
-        int rc = run_pass(&run, err);
+        int rc = options->noted_only ? 0 : run_pass(&run, err);
         if (paced)
                 io_restore(was);
         run_release(&run);
         cas_scrub_turn_give(s);
-        cas_maintenance_note_scrub(&s->maintenance, rc, out);
+        cas_maintenance_note_scrub(&s->maintenance, rc, out, !options->noted_only);
         return rc;
 }
 

@@ -10,8 +10,9 @@
 struct cas_publish;
 
 struct cas_scrub_options {
-        bool from_start;         /* else from where the last one stopped */
-        bool repair;             /* from any other copy; what cannot be repaired is put aside */
+        bool noted_only; /* no pass: only what readers have met (cas_scrub_noted), with `repair` */
+        bool from_start; /* else from where the last one stopped */
+        bool repair;     /* from any other copy; what cannot be repaired is put aside */
         uint64_t bytes_per_s;    /* read at most; 0: as fast as it goes */
         unsigned duty_percent;   /* share of the time to work; 0: all of it */
         bool (*stop)(void *arg); /* asked between items; NULL: never */
