@@ -28,7 +28,7 @@
 #include "tests/support/pushedimage.h"
 #include "tests/support/scratch.h"
 
-#define FLIPS_SHORT 150
+#define FLIPS_SHORT 80
 #define FILES_MAX 512
 
 #define must(cond)                                                                                 \

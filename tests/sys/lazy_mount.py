@@ -19,7 +19,7 @@ import smallroot  # noqa: E402
 from roundtrip import blobs_of, server_port  # noqa: E402
 
 FILES = 240
-WAIT_S = 1
+WAIT_S = 4
 
 
 class Proxy:
