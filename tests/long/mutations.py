@@ -84,7 +84,7 @@ MUTATIONS = [
         int settled = rc == 0 ? settle_removals(r, err) : 0;
         if (rc == 0)
                 rc = cas_index_write(r->ps->index, batch, err);
-""", ["recode"]),
+""", ["gc-part"]),
     ("files go before the index is synced", "cas/gcfiles.c",
      "int rc = gc->file_count > 0 ? cas_index_sync(gc->ix, err) : 0;", "int rc = 0;",
      ["gc-part"]),
