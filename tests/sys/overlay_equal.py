@@ -292,7 +292,7 @@ def main():
     lamina.isolate(3500 if args.all or args.only or args.random else 560)
     checks = lamina.Checks()
     chosen = chosen_cases(args)
-    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(10**6)
+    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(10**6) if args.random else 1
     count = args.sequences if args.sequences is not None else 1000 if args.all else 60
     spare = 390
     with lamina.Host() as host:
