@@ -8,6 +8,8 @@
 #include "cas/limits.h"
 #include "cas/mutex.h"
 
+/* Of the first record: what a damaged file says must leave room for what follows. */
+#define SEQUENCE_MAX (UINT64_MAX / 2)
 #define HEADER_BYTES 64
 #define HEADER_VERSION 1
 #define RECORD_MAGIC UINT32_C(0x5456454c) /* "LEVT" */
@@ -172,9 +174,11 @@ static bool sequence_take(struct reg_hookqueue *q, const struct reg_hookrecord *
                           uint64_t *last)
 {
         bool event = rec->kind == REG_HOOKRECORD_EVENT;
-        if (rec->sequence == UINT64_MAX || (event && rec->sequence == 0))
+        if (event && rec->sequence == 0)
                 return false;
         if (first) {
+                if (rec->sequence > SEQUENCE_MAX)
+                        return false;
                 *last = rec->sequence;
                 q->delivered = event ? rec->sequence - 1 : rec->sequence;
                 return true;
