@@ -159,8 +159,10 @@ static void change_refs(struct change *ch, const struct cas_name_record *rec,
                                        repo_len);
                 cas_batch_condemn_blob(ch->batch, &rec->digest, now);
                 break;
+        case CAS_NAME_UNTAG: /* its times have the same key */
+                cas_batch_del(ch->batch, CAS_FAMILY_TAG_TIMES, key->bytes, key->len);
+                break;
         case CAS_NAME_TAG:
-        case CAS_NAME_UNTAG:
         case CAS_NAME_REFERRER:
         case CAS_NAME_UNREFERRER:
                 break;
