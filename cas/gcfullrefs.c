@@ -17,17 +17,28 @@
 
 /* ---- parents ---- */
 
-/* name: 16 bytes and more that tell it from others of its kind. */
+/* A set is of whole hashes, of which it looks at the second and the last quarter; name: the 16
+ * bytes that references have of a parent. */
+static struct cas_hash hash_of_parent(const uint8_t *name)
+{
+        struct cas_hash hash = {{0}};
+        memcpy(hash.bytes + 8, name + 8, 8);
+        memcpy(hash.bytes + 24, name, 8);
+        return hash;
+}
+
 static bool parent_was_seen(const struct cas_gc_full *f, const uint8_t *name)
 {
-        return !f->sure && cas_hashset_has(&f->parents, name);
+        const struct cas_hash hash = hash_of_parent(name);
+        return !f->sure && cas_hashset_has(&f->parents, hash.bytes);
 }
 
 static void note_parent(struct cas_gc_full *f, const uint8_t *name)
 {
         if (f->parents.count >= PARENTS_MAX)
                 cas_hashset_release(&f->parents);
-        (void)cas_hashset_add(&f->parents, name);
+        const struct cas_hash hash = hash_of_parent(name);
+        (void)cas_hashset_add(&f->parents, hash.bytes);
 }
 
 static int take_first(void *arg, const void *key CAS_UNUSED, size_t key_len CAS_UNUSED,
