@@ -240,6 +240,7 @@ static int take_index(struct checkpoint *cp, struct cas_err *err)
         rc = cas_index_checkpoint(s->index, path, err);
         if (rc == 0)
                 rc = cas_journal_dup(s->journal, &cp->journal_fd, err);
+        cp->seen = cas_journal_position(s->journal);
         cas_commit_go_on(s);
         return rc < 0 ? rc : cas_index_open(path, false, &cp->index, err);
 }
@@ -341,9 +342,7 @@ static int drop_strays(struct checkpoint *cp, struct cas_err *err)
 
 static int take_journal(struct checkpoint *cp, struct cas_err *err)
 {
-        int rc = cas_commit_seen(cp->index, &cp->seen, err);
-        return rc < 0 ? rc
-                      : copy_open_file(cp, cp->journal_fd, cp->seen.offset, CAS_JOURNAL_PATH, err);
+        return copy_open_file(cp, cp->journal_fd, cp->seen.offset, CAS_JOURNAL_PATH, err);
 }
 
 /* Keys of the registry: without them addresses and tokens that are out would be void. */

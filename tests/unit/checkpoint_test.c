@@ -100,6 +100,20 @@ static void test_copy(void **state)
         expect_clean(t->store);
 }
 
+static void test_empty(void **state)
+{
+        struct teststore *t = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_checkpoint_result r;
+        cas_cleanup_free char *path = cas_xasprintf("%s/copy", t->dir);
+        ok(cas_checkpoint(t->store, path, NULL, &r, &err));
+        struct cas_store *copy = open_copy(path);
+        expect_clean(copy);
+        struct testimage one = put(copy, "one", 1);
+        assert_true(testimage_is_whole(copy, &one, 1, FILES));
+        cas_store_close(copy);
+}
+
 static void test_copy_of_a_copy(void **state)
 {
         struct teststore *t = *state;
@@ -226,8 +240,11 @@ static void test_beside_others(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                with_store(test_copy),          with_store(test_copy_of_a_copy),
-                with_store(test_refusals),      with_store(test_other_file_system),
+                with_store(test_copy),
+                with_store(test_empty),
+                with_store(test_copy_of_a_copy),
+                with_store(test_refusals),
+                with_store(test_other_file_system),
                 with_store(test_beside_others),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -558,7 +558,11 @@ static void memory_does_not_grow_with_the_store(void **state)
         ok(cas_scrub(t->store, &from_start, NULL, NULL, NULL, &r, &err));
         assert_int_equal(r.objects, CHUNKS);
         assert_int_equal(r.errors, CHUNKS); /* each is not where the index says */
+#ifdef __SANITIZE_ADDRESS__
+        (void)before; /* what is freed is not given back there */
+#else
         assert_true(peak_kib() < before + 96 * 1024);
+#endif
 }
 
 /* Names are compared in parts; nothing is lost between them. */
