@@ -74,6 +74,7 @@ struct thin_packs {
         struct cas_gc_run *gc;
         struct thin_pack *list; /* owned */
         size_t count, max;
+        struct cas_batch *stale; /* borrowed: takes records of packs that are gone away */
 };
 
 static int find_thin_pack(void *arg, const void *key, size_t key_len, const void *value,
@@ -88,8 +89,10 @@ static int find_thin_pack(void *arg, const void *key, size_t key_len, const void
                 return cas_fail(err, CAS_E_CORRUPT, "dead bytes of a pack: malformed");
         const uint64_t pack_id = cas_get_be64(key);
         int rc = cas_index_get_pack(thin->gc->ix, pack_id, &rec, &miss);
-        if (rc == -CAS_E_NOTFOUND)
+        if (rc == -CAS_E_NOTFOUND) { /* noted after the pack had gone */
+                cas_batch_put_pack_dead(thin->stale, pack_id, 0);
                 return 0;
+        }
         if (rc < 0) {
                 *err = miss;
                 return rc;
@@ -229,9 +232,12 @@ int cas_gc_packs(struct cas_gc_run *gc, struct cas_err *err)
 {
         static const enum cas_pack_density densities[] = {CAS_PACK_FAST, CAS_PACK_DEFAULT,
                                                           CAS_PACK_COLD};
-        struct thin_packs thin = {.gc = gc};
+        cas_cleanup_batch struct cas_batch *stale = cas_batch_new();
+        struct thin_packs thin = {.gc = gc, .stale = stale};
         int rc = cas_index_scan(gc->ix, &(struct cas_scan){.family = CAS_FAMILY_PACK_DEAD},
                                 find_thin_pack, &thin, err);
+        if (rc == 0)
+                rc = cas_index_write_soon(gc->ix, stale, err);
         if (rc == 0 && gc->trial)
                 rc = count_packs(gc, &thin, err);
         for (size_t i = 0; rc == 0 && !gc->trial && i < CAS_COUNT(densities); i++)

@@ -388,9 +388,12 @@ static void count(struct cas_store *s, uint64_t families[CAS_FAMILY_COUNT],
         struct cas_err err = CAS_ERR_INIT;
         struct cas_gc_result result;
         const struct cas_gc_options options = {.full = true, .live_percent_min = 100};
-        must(cas_gc(s, &options, NULL, &result, &err), &err);
-        assert_false(result.stopped);
-        assert_int_equal(result.waiting, 0);
+        /* Dead bytes that are noted of a pack while it goes are forgotten by the next run. */
+        for (unsigned i = 0; i < 2; i++) {
+                must(cas_gc(s, &options, NULL, &result, &err), &err);
+                assert_false(result.stopped);
+                assert_int_equal(result.waiting, 0);
+        }
         for (enum cas_family f = 0; f < CAS_FAMILY_COUNT; f++) {
                 families[f] = 0;
                 must(cas_index_scan(s->index, &(struct cas_scan){.family = f}, add_one,
