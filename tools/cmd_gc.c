@@ -42,10 +42,13 @@ static int show(const struct cli *cli, const json_t *result)
                count(result, "blobsRemoved"), count(result, "objectsRemoved"),
                count(result, "packsRemoved"), count(result, "packsRewritten"), bytes < 0 ? "-" : "",
                cli_bytes_text((uint64_t)(bytes < 0 ? -bytes : bytes), freed, sizeof(freed)));
-        if (count(result, "waiting") > 0)
+        long long waiting = count(result, "waiting"), grace = count(result, "grace");
+        if (waiting > 0 && grace > 0)
                 printf("%lld things wait: they are in use, or for the grace of %lld s to be over "
                        "(--grace 0 does not wait)\n",
-                       count(result, "waiting"), count(result, "grace"));
+                       waiting, grace);
+        else if (waiting > 0)
+                printf("%lld things wait: they are in use\n", waiting);
         if (json_is_true(json_object_get(result, "stopped")))
                 printf("the store's owner is ending: the next run goes on\n");
         return cli_finish();
