@@ -10,20 +10,98 @@
 
 struct cas_backend;
 
+/* What a tier is to the store. Tier 0 is the store's own directory, and always there. */
+#define CAS_TIER_OWN 0
+#define CAS_TIER_ANY UINT32_MAX
+struct cas_tier_info {
+        uint32_t tier;
+        const char *name; /* borrowed until the backend is closed */
+        bool remote;      /* no directory: packs come and go whole, blocks are read by ranges */
+        bool reachable;   /* false: it failed, or was refused; what lies there cannot be read now */
+        bool writable;    /* new packs may be put there */
+        uint8_t density;  /* enum cas_pack_density: what home copies there are written with */
+};
+/* A sealed pack, as one that lies elsewhere is known: its id and its content's name. */
+struct cas_pack_file {
+        uint64_t pack_id;
+        uint64_t size_bytes;
+        struct cas_hash sha256; /* of the file */
+};
+/* Where a piece of a pack can be read: at the same offset in `fd`. */
+struct cas_block_place {
+        int fd;      /* borrowed until block_close */
+        void *token; /* the backend's */
+};
+
+/* A pack has one home copy, on the tier that its record in the index names. Everything else of it
+ * is a cache, and the backend's alone. */
 struct cas_backend_ops {
-        /* Creates the file of a new pack, to be written through the store's I/O table: gives a
-         * directory descriptor (borrowed) and the pack's tier number, kept in the index. */
-        int (*pack_place)(struct cas_backend *b, uint64_t pack_id, int *out_dirfd,
+        /* Chooses where a new pack is written (never a remote tier): `want` when it is not
+         * CAS_TIER_ANY, else the fastest that has room. Gives its directory (borrowed). May block
+         * for room, for a stated time. Errors: NOSPACE, UNSUPPORTED (no such tier), IO. */
+        int (*pack_place)(struct cas_backend *b, uint64_t pack_id, uint32_t want, int *out_dirfd,
                           uint32_t *out_tier, struct cas_err *err);
-        /* The directory (borrowed) in which a sealed or open pack of that tier lies. */
+        /* Optional. Before so many bytes are appended to a pack there: room for them is taken. May
+         * block for room, for a stated time. Errors: NOSPACE. */
+        int (*pack_grow)(struct cas_backend *b, uint32_t tier, uint64_t bytes, struct cas_err *err);
+        /* Optional. They are there no more, or were not written after all. */
+        void (*pack_shrunk)(struct cas_backend *b, uint32_t tier, uint64_t bytes);
+        /* The directory (borrowed) in which a sealed or open pack of that tier lies. Errors:
+         * UNSUPPORTED (no such tier, or a remote one), IO (it is not reachable). */
         int (*pack_dir)(struct cas_backend *b, uint64_t pack_id, uint32_t tier, int *out_dirfd,
                         struct cas_err *err);
-        /* Calls fn with the number and directory of each tier: fsck and rebuild walk them. */
+        /* Errors: UNSUPPORTED (no such tier). */
+        int (*tier_info)(struct cas_backend *b, uint32_t tier, struct cas_tier_info *out,
+                         struct cas_err *err);
+        /* Calls fn with each tier and its directory (-1: remote, or not reachable): fsck and
+         * rebuild walk them. */
         int (*tier_each)(struct cas_backend *b,
-                         int (*fn)(void *arg, uint32_t tier, int dirfd, struct cas_err *err),
+                         int (*fn)(void *arg, const struct cas_tier_info *tier, int dirfd,
+                                   struct cas_err *err),
                          void *arg, struct cas_err *err);
-        /* Optional: a block of the pack was read (heat). Must not block. */
-        void (*pack_touched)(struct cas_backend *b, uint64_t pack_id, uint32_t bytes);
+
+        /* ---- remote tiers; NULL: there are none ---- */
+        /* The bytes of fd become the pack's home copy: durable on return, by that name for good.
+         * Putting what is there is success. Errors: NOSPACE, IO, BUSY (try again later). */
+        int (*remote_put)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                          int fd, struct cas_err *err);
+        /* All of it, to the beginning of fd; the digest is compared. Errors: NOTFOUND, CORRUPT, IO,
+         * BUSY. */
+        int (*remote_get)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                          int fd, struct cas_err *err);
+        /* Absent is success. */
+        int (*remote_delete)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                             struct cas_err *err);
+        /* Calls fn with all packs that are there. */
+        int (*remote_each)(struct cas_backend *b, uint32_t tier,
+                           int (*fn)(void *arg, const struct cas_pack_file *pack,
+                                     struct cas_err *err),
+                           void *arg, struct cas_err *err);
+
+        /* ---- reading blocks where it is not the home copy that is read; NULL: it always is ----
+         * Only readers of content come here: what walks packs (collection, scrub, recoding) reads
+         * home copies, and leaves caches and heat alone. */
+        /* Where to read bytes of the pack: a cache, to which they are brought first when the tier
+         * is remote, or the home copy. They may turn out to be gone or torn there (a cache after a
+         * power cut): the caller, who verifies, closes the place as `bad` then and asks again,
+         * twice at most. home_fd: of the home copy, -1 of a remote one. Blocks. Errors: NOTFOUND
+         * (the home copy is gone), IO, BUSY. */
+        int (*block_open)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                          int home_fd, uint64_t offset, uint32_t bytes, struct cas_block_place *out,
+                          struct cas_err *err);
+        void (*block_close)(struct cas_backend *b, struct cas_block_place *place, bool bad);
+        /* For readers in other processes: a descriptor (the caller's) of the pack's cache, in which
+         * pieces of it stand at their offsets and holes where they are not here; -1: there is none.
+         * Never a success with neither this nor a home copy. */
+        int (*cache_open)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                          int *out_fd, struct cas_err *err);
+        /* Optional: so many bytes of a pack were read (heat). Must not block. */
+        void (*touched)(struct cas_backend *b, uint32_t tier, uint64_t pack_id, uint64_t offset,
+                        uint32_t bytes);
+        /* Optional: the pack has gone, or is in another tier now: what is cached of it, and what is
+         * known of its heat, goes. */
+        void (*pack_gone)(struct cas_backend *b, uint64_t pack_id);
+
         void (*close)(struct cas_backend *b);
 };
 /* Implementations embed this as their first member. */

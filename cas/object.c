@@ -258,8 +258,9 @@ static int extent_block(struct cas_store *s, const struct cas_extent *extent,
                 return rc;
         rc = cas_blockcache_get(s->blocks, fd.fd, extent, out, err);
         cas_packset_fd_put(s->packset, &fd);
-        if (rc == 0 && ops->pack_touched)
-                ops->pack_touched(s->backend, extent->pack_id, extent->block_stored_bytes);
+        if (rc == 0 && ops->touched)
+                ops->touched(s->backend, CAS_TIER_OWN, extent->pack_id, extent->block_offset,
+                             extent->block_stored_bytes);
         return rc;
 }
 

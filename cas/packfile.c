@@ -46,7 +46,7 @@ int cas_packfile_create(struct cas_packset *ps, enum cas_pack_density density,
         char name[CAS_PACK_NAME_BYTES];
         int dirfd;
         uint32_t tier;
-        int rc = ps->backend->ops->pack_place(ps->backend, id, &dirfd, &tier, err);
+        int rc = ps->backend->ops->pack_place(ps->backend, id, CAS_TIER_ANY, &dirfd, &tier, err);
         if (rc < 0)
                 return rc;
         struct cas_packfile *pf = packfile_new(id, tier, density, dirfd);

@@ -238,8 +238,12 @@ static void closedir_(DIR **dir)
                 (void)closedir(*dir);
 }
 
-static int add_directory(void *arg, uint32_t tier, int dirfd, struct cas_err *err)
+static int add_directory(void *arg, const struct cas_tier_info *info, int dirfd,
+                         struct cas_err *err)
 {
+        uint32_t tier = info->tier;
+        if (dirfd < 0)
+                return 0;
         int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         __attribute__((cleanup(closedir_))) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
         if (!dir) {

@@ -233,8 +233,11 @@ static void close_dir(DIR **dir)
                 (void)closedir(*dir);
 }
 
-static int take_tier(void *arg, uint32_t tier, int dirfd, struct cas_err *err)
+static int take_tier(void *arg, const struct cas_tier_info *info, int dirfd, struct cas_err *err)
 {
+        uint32_t tier = info->tier;
+        if (dirfd < 0)
+                return 0;
         struct rebuild *rb = arg;
         int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0)

@@ -122,8 +122,11 @@ static int take_pack_file(void *arg, const char *path CAS_UNUSED, const char *na
         return 0;
 }
 
-static int take_tier(void *arg, uint32_t tier CAS_UNUSED, int dirfd, struct cas_err *err)
+static int take_tier(void *arg, const struct cas_tier_info *tier CAS_UNUSED, int dirfd,
+                     struct cas_err *err)
 {
+        if (dirfd < 0)
+                return 0;
         struct cas_scrub_run *run = arg;
         struct pack_dir d = {.run = run, .dirfd = dirfd};
         return cas_dir_each_at(dirfd, take_pack_file, &d, err);
