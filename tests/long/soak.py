@@ -201,13 +201,22 @@ class Soak:
         self.owner = self.host.start("serve", "--config", self.config, stdout=subprocess.DEVNULL,
                                      stderr=open(self.host.dir + "/serve.log", "ab"))
 
+    def serve_log(self):
+        with open(self.host.dir + "/serve.log", encoding="utf-8", errors="replace") as f:
+            return f.read()[-1000:]
+
     def wait_owner(self):
+        """A command that found no owner may have the store for longer than a server waits for it on a
+        machine that is short of time: who looks after servers starts them again."""
         begin = time.monotonic()
         while not self.answers():
             if self.owner.poll() is not None:
-                raise RuntimeError(f"the owner ended with {self.owner.returncode}")
-            if time.monotonic() - begin > WAIT_S * 3:
-                raise RuntimeError("the owner does not come back")
+                if "is in use by process" not in self.serve_log():
+                    raise RuntimeError(f"the owner ended with {self.owner.returncode}: {self.serve_log()}")
+                self.figures.done("owner started again", 0)
+                self.start_owner()
+            if time.monotonic() - begin > WAIT_S * 6:
+                raise RuntimeError(f"the owner does not come back: {self.serve_log()}")
             time.sleep(0.02)
         self.figures.done("owner is back", time.monotonic() - begin)
 
