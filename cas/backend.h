@@ -32,6 +32,11 @@ struct cas_block_place {
         int fd;      /* borrowed until block_close */
         void *token; /* the backend's */
 };
+/* A block's frame in a pack. */
+struct cas_block_range {
+        uint64_t offset;
+        uint32_t bytes;
+};
 
 /* A pack has one home copy, on the tier that its record in the index names. Everything else of it
  * is a cache, and the backend's alone. */
@@ -91,10 +96,17 @@ struct cas_backend_ops {
                           struct cas_err *err);
         void (*block_close)(struct cas_backend *b, struct cas_block_place *place, bool bad);
         /* For readers in other processes: a descriptor (the caller's) of the pack's cache, in which
-         * pieces of it stand at their offsets and holes where they are not here; -1: there is none.
-         * Never a success with neither this nor a home copy. */
+         * pieces of it stand at their offsets and holes where they are not here; -1: there is none,
+         * and what is remote is given out block by block. */
         int (*cache_open)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
                           int *out_fd, struct cas_err *err);
+        /* Optional: blocks of one pack, by offset, that will be read soon are brought to where they
+         * are read fast, neighbours in one read; those that are there, or not worth it, are passed
+         * over. stop (may be NULL) is asked between reads. Blocks. Errors: BUSY (stopped, or there
+         * is no room), NOTFOUND, IO. */
+        int (*blocks_bring)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                            int home_fd, const struct cas_block_range *ranges, size_t count,
+                            bool (*stop)(void *arg), void *stop_arg, struct cas_err *err);
         /* Optional: so many bytes of a pack were read (heat). Must not block. */
         void (*touched)(struct cas_backend *b, uint32_t tier, uint64_t pack_id, uint64_t offset,
                         uint32_t bytes);
