@@ -10,6 +10,13 @@
 
 struct cas_backend;
 
+/* How densely the blocks of a pack are written. Numbers are in the index. */
+enum cas_pack_density {
+        CAS_PACK_FAST = 0,    /* lz4, as imports and pushes write */
+        CAS_PACK_DEFAULT = 1, /* CAS_CONDENSE_DEFAULT */
+        CAS_PACK_COLD = 2,    /* CAS_CONDENSE_COLD */
+};
+
 /* What a tier is to the store. Tier 0 is the store's own directory, and always there. */
 #define CAS_TIER_OWN 0
 #define CAS_TIER_ANY UINT32_MAX
@@ -120,6 +127,9 @@ struct cas_backend_ops {
 struct cas_backend {
         const struct cas_backend_ops *ops;
 };
+
+/* The backend of an open store; borrowed until it is closed. */
+struct cas_backend *cas_store_backend(struct cas_store *s);
 
 /* Content that is elsewhere: what a layer that has not wholly come is made of. */
 struct cas_remote;

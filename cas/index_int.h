@@ -5,6 +5,7 @@
 #ifndef CAS_INDEX_INT_H
 #define CAS_INDEX_INT_H
 
+#include "cas/backend.h"
 #include "cas/condense.h"
 #include "cas/lease.h"
 #include "cas/publish.h"
@@ -35,11 +36,6 @@ struct cas_object_record {
 };
 /* What a pack's blocks were written with. Packs of one density are written on; those of less are
  * what recoding takes. */
-enum cas_pack_density {
-        CAS_PACK_FAST = 0,    /* lz4, as imports and pushes write */
-        CAS_PACK_DEFAULT = 1, /* CAS_CONDENSE_DEFAULT */
-        CAS_PACK_COLD = 2,    /* CAS_CONDENSE_COLD */
-};
 struct cas_pack_record {
         uint32_t tier;
         bool sealed;

@@ -295,12 +295,9 @@ static int take_packs(struct rebuild *rb, const struct cas_store_config *config,
                       struct cas_err *err)
 {
         struct cas_store *s = rb->s;
-        int rc = cas_io_open(s->io, s->dirfd, CAS_DIR_PACKS, O_RDONLY | O_DIRECTORY, 0,
-                             &s->packs_fd, err);
+        int rc = cas_store_open_backend(s, config, err);
         if (rc < 0)
                 return rc;
-        s->own_backend = config->backend == NULL;
-        s->backend = s->own_backend ? cas_backend_local_new(s->packs_fd) : config->backend;
         s->blocks = cas_blockcache_new(BLOCK_CACHE_BYTES);
         rc = s->backend->ops->tier_each(s->backend, take_tier, rb, err);
         if (rc == 0)

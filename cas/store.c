@@ -287,17 +287,35 @@ static int open_journal(struct cas_store *s, struct cas_err *err)
         return rc;
 }
 
-static int open_packs(struct cas_store *s, const struct cas_store_config *config,
-                      struct cas_err *err)
+int cas_store_open_backend(struct cas_store *s, const struct cas_store_config *config,
+                           struct cas_err *err)
 {
         int rc = cas_io_open(s->io, s->dirfd, CAS_DIR_PACKS, O_RDONLY | O_DIRECTORY, 0,
                              &s->packs_fd, err);
         if (rc < 0)
                 return rc;
         s->own_backend = config->backend == NULL;
+        s->backend = config->backend;
+        if (s->own_backend && config->backend_open && config->backend_open(s, &s->backend, err) < 0)
+                return -(int)err->code;
+        if (!s->backend)
+                s->backend = cas_backend_local_new(s->packs_fd);
+        return 0;
+}
+
+struct cas_backend *cas_store_backend(struct cas_store *s)
+{
+        return s->backend;
+}
+
+static int open_packs(struct cas_store *s, const struct cas_store_config *config,
+                      struct cas_err *err)
+{
+        int rc = cas_store_open_backend(s, config, err);
+        if (rc < 0)
+                return rc;
         s->flat_trees = config->flat_trees;
         s->decoder = config->decoder;
-        s->backend = s->own_backend ? cas_backend_local_new(s->packs_fd) : config->backend;
         s->pool = cas_pool_new(config->threads, POOL_QUEUE_MAX);
         s->blocks = cas_blockcache_new(BLOCK_CACHE_BYTES);
         s->flights = cas_flights_new(s,
@@ -396,7 +414,7 @@ void cas_store_close(struct cas_store *s)
                 cas_blockcache_free(s->blocks);
         if (s->pool)
                 cas_pool_free(s->pool);
-        if (s->own_backend && s->backend->ops->close)
+        if (s->own_backend && s->backend && s->backend->ops->close)
                 s->backend->ops->close(s->backend);
         cas_journal_close(s->journal);
         cas_index_close(s->index);

@@ -17,11 +17,14 @@ struct cas_store_config {
         const char *path;            /* directory; borrowed during open */
         const struct cas_io *io;     /* NULL: cas_io_posix(); outlives the store */
         struct cas_backend *backend; /* where packs live (cas/backend.h); NULL: STORE/packs */
-        bool must_exist;             /* else it is made on first use */
-        unsigned lock_wait_ms;       /* how long to wait for another owner; 0: do not wait */
-        unsigned threads;            /* workers; 0: one per CPU */
-        unsigned regenerations;      /* of condensed blobs for readers, at a time; 0: two per CPU */
-        bool flat_trees; /* never cut chains of layers: one tree an image (spec/tree.md) */
+        /* Instead: makes the backend when the store is locked (its path, id and directory can be
+         * asked for, and no more); the store closes it. *out NULL: STORE/packs. */
+        int (*backend_open)(struct cas_store *s, struct cas_backend **out, struct cas_err *err);
+        bool must_exist;        /* else it is made on first use */
+        unsigned lock_wait_ms;  /* how long to wait for another owner; 0: do not wait */
+        unsigned threads;       /* workers; 0: one per CPU */
+        unsigned regenerations; /* of condensed blobs for readers, at a time; 0: two per CPU */
+        bool flat_trees;        /* never cut chains of layers: one tree an image (spec/tree.md) */
         uint64_t blob_cache_bytes; /* of verbatim copies of condensed blobs; 0: none are kept */
         const struct cas_decoder *decoder; /* of layers (cas/decoding.h); outlives the store; NULL:
                                             * they are decoded in this process */

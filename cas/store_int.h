@@ -113,6 +113,10 @@ int cas_store_open_bare(const struct cas_store_config *config, struct cas_store 
 int cas_store_open_parts(struct cas_store *s, const struct cas_store_config *config,
                          struct cas_err *err) CAS_MUST_CHECK;
 
+/* Opens STORE/packs, and the backend that the configuration asks for. */
+int cas_store_open_backend(struct cas_store *s, const struct cas_store_config *config,
+                           struct cas_err *err) CAS_MUST_CHECK;
+
 /* Puts the old index back where a rebuild broke off between taking it away and putting the new one
  * in its place; one that is left beside the new one is removed. Of a store that is locked. */
 int cas_store_settle_index(struct cas_store *s, struct cas_err *err) CAS_MUST_CHECK;
