@@ -8,6 +8,10 @@
 #include "cas/base.h"
 
 enum tier_evictor_kind { TIER_EVICT_LRU, TIER_EVICT_S3FIFO, TIER_EVICT_SIEVE, TIER_EVICT_TINYLFU };
+#define TIER_EVICT_KINDS 4
+#define TIER_EVICT_DEFAULT TIER_EVICT_S3FIFO
+/* Of memory, for each entry that fits, at most. */
+#define TIER_EVICTOR_ENTRY_BYTES_MAX 160
 struct tier_key {
         uint64_t hi, lo; /* e.g. pack id, offset in the pack; or 16 bytes of a digest */
 };
@@ -22,9 +26,10 @@ bool tier_evictor_parse(const char *name, enum tier_evictor_kind *out);
 
 /* A read: whether the key is in the cache; notes the use. */
 bool tier_evictor_hit(struct tier_evictor *p, const struct tier_key *key);
-/* After a miss: whether the key shall be kept; makes room for it first, telling `evicted` of each
- * that goes (not of this one). `must`: it is kept in any case (it has to be somewhere), unless it
- * is larger than the whole cache. One that is in is success. */
+/* After a miss: whether the key shall be kept; makes room for it first, telling `evicted` (may be
+ * NULL; it must not call the evictor) of each that goes (not of this one). `must`: it is kept in
+ * any case (it has to be somewhere), unless it is larger than the whole cache. One that is in is
+ * success. */
 bool tier_evictor_admit(struct tier_evictor *p, const struct tier_key *key, uint64_t bytes,
                         bool must,
                         void (*evicted)(void *arg, const struct tier_key *key, uint64_t bytes),
