@@ -15,8 +15,6 @@
 
 /* A batch that kept the gate closed for longer is followed by a smaller one. */
 #define GATE_NS 1000000
-/* At most so much work before the pace is kept to. */
-#define NAP_NS_MAX 50000000
 #define NS_PER_S UINT64_C(1000000000)
 
 static uint64_t now_ns(void)
@@ -28,8 +26,9 @@ static uint64_t now_ns(void)
 
 /* ---- pace ---- */
 
-static bool is_told_to_stop(struct cas_gc_run *gc)
+static bool is_told_to_stop(void *arg)
 {
+        struct cas_gc_run *gc = arg;
         /* A run that takes its time makes way for one that somebody waits for. */
         if (gc->options->duty_percent > 0 && atomic_load(&gc->s->collectors_waiting) > 0)
                 gc->out->stopped = true;
@@ -40,17 +39,7 @@ static bool is_told_to_stop(struct cas_gc_run *gc)
 
 bool cas_gc_goes_on(struct cas_gc_run *gc)
 {
-        const unsigned duty = gc->options->duty_percent;
-        uint64_t now = now_ns();
-        if (duty > 0 && duty < 100) {
-                const uint64_t until = now + (now - gc->working_ns) * (100 - duty) / duty;
-                while (now < until && !is_told_to_stop(gc)) {
-                        uint64_t nap = cas_min_u64(until - now, NAP_NS_MAX);
-                        (void)nanosleep(&(struct timespec){.tv_nsec = (long)nap}, NULL);
-                        now = now_ns();
-                }
-        }
-        gc->working_ns = now;
+        cas_pace_rest(&gc->pace);
         return !is_told_to_stop(gc);
 }
 
@@ -283,8 +272,9 @@ static int run(struct cas_gc_run *gc, struct cas_err *err)
         gc->things = CAS_GC_THINGS_MAX / 8;
         gc->page = cas_xcalloc(CAS_GC_THINGS_MAX, sizeof(gc->page[0]));
         gc->dead = cas_map_new();
-        gc->working_ns = now_ns();
+        cas_pace_init(&gc->pace, 0, gc->options->duty_percent, is_told_to_stop, gc);
         int rc = collect(gc, err);
+        cas_pace_release(&gc->pace);
         cas_gc_files_release(gc);
         cas_map_free(gc->dead);
         free(gc->page);

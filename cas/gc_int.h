@@ -11,6 +11,7 @@
 
 #include "cas/condemned_int.h"
 #include "cas/maintain.h"
+#include "cas/pace.h"
 #include "cas/refs_int.h"
 #include "cas/store_int.h"
 
@@ -36,11 +37,11 @@ struct cas_gc_run {
         struct cas_err damage; /* the first that could not be read: told at the end */
 
         /* the batch */
-        unsigned things;     /* that the next has at most: as many as take the gate's time */
-        uint64_t sequence;   /* of the index, when its plans were begun */
-        bool unchanged;      /* with the gate closed: nobody has written since */
-        uint64_t closed_ns;  /* when the gate was closed */
-        uint64_t working_ns; /* when this stretch of work began */
+        unsigned things;    /* that the next has at most: as many as take the gate's time */
+        uint64_t sequence;  /* of the index, when its plans were begun */
+        bool unchanged;     /* with the gate closed: nobody has written since */
+        uint64_t closed_ns; /* when the gate was closed */
+        struct cas_pace pace;
 
         struct cas_condemned *page; /* owned; of CAS_GC_THINGS_MAX */
         size_t page_count;
