@@ -137,16 +137,8 @@ static int search_manifest(void *arg, const void *key, size_t key_len, const voi
                            size_t value_len, struct cas_err *err)
 {
         struct search *s = arg;
-        char repo[CAS_REPO_NAME_BYTES_MAX + 1];
-        struct cas_cursor rest;
         struct cas_manifest_info info;
-        int rc = cas_key_split_repo(key, key_len, repo, &rest, err);
-        if (rc < 0)
-                return rc;
-        cas_cursor_digest(&rest, &info.digest);
-        rc = cas_cursor_end(&rest, "manifest", err);
-        if (rc == 0)
-                rc = cas_manifest_value_decode(value, value_len, &info, err);
+        int rc = cas_manifest_entry_decode(key, key_len, value, value_len, &info, err);
         if (rc == 0)
                 rc = search_below(s, &info.digest, info.media_type, err);
         return rc < 0 ? rc : s->named;

@@ -425,6 +425,19 @@ int cas_manifest_value_decode(const void *data, size_t len, struct cas_manifest_
         return cas_cursor_end(&c, "manifest link", err);
 }
 
+int cas_manifest_entry_decode(const void *key, size_t key_len, const void *value, size_t value_len,
+                              struct cas_manifest_info *out, struct cas_err *err)
+{
+        char repo[CAS_REPO_NAME_BYTES_MAX + 1];
+        struct cas_cursor rest;
+        int rc = cas_key_split_repo(key, key_len, repo, &rest, err);
+        if (rc < 0)
+                return rc;
+        cas_cursor_digest(&rest, &out->digest);
+        rc = cas_cursor_end(&rest, "manifest", err);
+        return rc < 0 ? rc : cas_manifest_value_decode(value, value_len, out, err);
+}
+
 int cas_digest_value_decode(const void *data, size_t len, struct cas_digest *out,
                             struct cas_err *err)
 {

@@ -89,6 +89,9 @@ int cas_tree_record_decode(const void *data, size_t len, struct cas_tree_record 
 void cas_manifest_value_encode(const char *media_type, uint64_t size_bytes, struct cas_buf *out);
 int cas_manifest_value_decode(const void *data, size_t len, struct cas_manifest_info *out,
                               struct cas_err *err) CAS_MUST_CHECK;
+/* Key and value together; of which repository it is is not told. */
+int cas_manifest_entry_decode(const void *key, size_t key_len, const void *value, size_t value_len,
+                              struct cas_manifest_info *out, struct cas_err *err) CAS_MUST_CHECK;
 int cas_digest_value_decode(const void *data, size_t len, struct cas_digest *out,
                             struct cas_err *err) CAS_MUST_CHECK;
 /* Value of a blob's link: when it was made. */
