@@ -2,9 +2,10 @@
 /* Collection of a store of very many small images: what a run costs after some of them went, and
  * what pushes notice of it.
  *
- *   collect make STORE LAYOUT IMAGES   images of the layout as bases, and IMAGES applications on
- * them collect run STORE PERCENT          removes that many of the applications; prints figures as
- * JSON
+ *   collect make STORE LAYOUT IMAGES [FROM]
+ *       images of the layout as bases, and IMAGES applications on them, from that number on
+ *   collect run STORE PERCENT
+ *       removes that many of the applications; prints figures as JSON
  *
  * An application is a real layer (the gzip of a tar: what tells of its package, a program of its
  * own, and files that others have as well), a config and a manifest, in a repository of its own.
@@ -34,7 +35,7 @@
 #define PUSH_S 15 /* of pushes without a collection, for comparison */
 #define PUSHES_MAX 100000
 #define REPO_BYTES 32
-#define MAKERS 2
+#define MAKERS 16 /* they wait for the disk, and share commits */
 
 static bool unsynced;
 
@@ -293,16 +294,18 @@ static void *make_some(void *arg)
         return NULL;
 }
 
-static int make(const char *path, const char *layout, uint64_t count)
+static int make(const char *path, const char *layout, uint64_t count, uint64_t from)
 {
         struct cas_err err = CAS_ERR_INIT;
-        struct cas_transfer_address from = {0};
+        struct cas_transfer_address bases_at = {0};
         pthread_t threads[MAKERS];
         unsynced = true;
-        struct making m = {.store = store_of(path), .count = count, .start_s = now_s()};
-        must(cas_transfer_address_parse(layout, &from, &err), layout, &err);
-        must(cas_import(m.store, &from, NULL, NULL, base_imported, m.store, &err), layout, &err);
-        cas_transfer_address_release(&from);
+        struct making m = {
+                .store = store_of(path), .count = count, .next = from, .start_s = now_s()};
+        must(cas_transfer_address_parse(layout, &bases_at, &err), layout, &err);
+        must(cas_import(m.store, &bases_at, NULL, NULL, base_imported, m.store, &err), layout,
+             &err);
+        cas_transfer_address_release(&bases_at);
         for (unsigned i = 0; i < MAKERS; i++)
                 cas_assert(pthread_create(&threads[i], NULL, make_some, &m) == 0);
         for (unsigned i = 0; i < MAKERS; i++)
@@ -458,10 +461,12 @@ static int run(const char *path, unsigned percent)
 
 int main(int argc, char **argv)
 {
-        if (argc == 5 && strcmp(argv[1], "make") == 0)
-                return make(argv[2], argv[3], strtoull(argv[4], NULL, 10));
+        if ((argc == 5 || argc == 6) && strcmp(argv[1], "make") == 0)
+                return make(argv[2], argv[3], strtoull(argv[4], NULL, 10),
+                            argc == 6 ? strtoull(argv[5], NULL, 10) : 0);
         if (argc == 4 && strcmp(argv[1], "run") == 0)
                 return run(argv[2], (unsigned)strtoul(argv[3], NULL, 10));
-        (void)fprintf(stderr, "collect make STORE LAYOUT IMAGES | collect run STORE PERCENT\n");
+        (void)fprintf(stderr,
+                      "collect make STORE LAYOUT IMAGES [FROM] | collect run STORE PERCENT\n");
         return 2;
 }
