@@ -168,7 +168,7 @@ int tier_twinlog_renew(struct tier_twinlog *l,
                        struct cas_err *err)
 {
         cas_cleanup_fd int fd = -1;
-        uint64_t end_offset;
+        uint64_t end_offset = 0;
         int rc = cas_io_open(l->io, l->dirfd, NEW_NAME, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW,
                              0600, &fd, err);
         if (rc == 0)
