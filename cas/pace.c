@@ -54,12 +54,13 @@ static void wait_until(const struct cas_pace *p, uint64_t until_ns)
 
 void cas_pace_read(struct cas_pace *p, uint64_t bytes)
 {
-        if (p->bytes_per_s == 0)
+        uint64_t bytes_per_s = atomic_load(&p->bytes_per_s);
+        if (bytes_per_s == 0)
                 return;
         uint64_t now = now_ns();
         /* Bytes of one call are few enough for this not to overflow. */
-        uint64_t cost_ns = bytes * 1000 / p->bytes_per_s * NS_PER_MS +
-                           bytes * 1000 % p->bytes_per_s * NS_PER_MS / p->bytes_per_s;
+        uint64_t cost_ns = bytes * 1000 / bytes_per_s * NS_PER_MS +
+                           bytes * 1000 % bytes_per_s * NS_PER_MS / bytes_per_s;
         cas_mutex_lock(&p->mutex);
         uint64_t earliest = now > CREDIT_NS ? now - CREDIT_NS : 0;
         p->ready_ns = cas_max_u64(p->ready_ns, earliest) + cost_ns;

@@ -8,9 +8,9 @@
 #include "cas/mutex.h"
 
 struct cas_pace {
-        uint64_t bytes_per_s;    /* 0: no bound */
-        unsigned duty_percent;   /* share of the time to work; 0: all of it */
-        bool (*stop)(void *arg); /* asked while waiting; NULL: never */
+        _Atomic(uint64_t) bytes_per_s; /* 0: no bound; may be changed meanwhile */
+        unsigned duty_percent;         /* share of the time to work; 0: all of it */
+        bool (*stop)(void *arg);       /* asked while waiting; NULL: never */
         void *arg;
 
         struct cas_mutex mutex; /* a leaf; guards: */

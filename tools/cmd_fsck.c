@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "cas/maintain.h"
+#include "tiering/tierset.h"
 #include "tools/access.h"
 #include "tools/findings.h"
 #include "tools/ops_json.h"
@@ -27,7 +28,11 @@ static int rebuild(const struct cli *cli, const char *store)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_store_config config = {
-                .path = store, .must_exist = true, .lock_wait_ms = ACCESS_WAIT_MS};
+                .path = store,
+                .backend_open = tier_set_open,
+                .must_exist = true,
+                .lock_wait_ms = ACCESS_WAIT_MS,
+        };
         cli_cleanup_progress struct cli_progress *progress = cli_progress_new();
         if (access_nobody(store, &err) < 0 ||
             cas_rebuild(&config, cli_progress_sink(progress), &err) < 0)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "cas/maintain.h"
+#include "tiering/tierset.h"
 #include "tools/access.h"
 #include "tools/paths.h"
 
@@ -15,7 +16,11 @@ static int run(const struct cli *cli, void *args)
         if (path_store(cli->store_option, &store, &err) < 0 || access_nobody(store, &err) < 0)
                 return cli_report(cli->command->name, &err);
         struct cas_store_config config = {
-                .path = store, .must_exist = true, .lock_wait_ms = ACCESS_WAIT_MS};
+                .path = store,
+                .backend_open = tier_set_open,
+                .must_exist = true,
+                .lock_wait_ms = ACCESS_WAIT_MS,
+        };
         if (cas_upgrade(&config, &from, &to, &err) < 0)
                 return cli_report(cli->command->name, &err);
         if (cli->json) {

@@ -18,6 +18,7 @@
 #include "fusefs/mount.h"
 #include "fusefs/resolve.h"
 #include "registry/registry.h"
+#include "tiering/tierset.h"
 #include "tools/cli.h"
 #include "tools/control.h"
 #include "tools/control_server.h"
@@ -157,6 +158,7 @@ static int owner_start(struct owner *o, struct cas_err *err)
 {
         const struct owner_config *c = o->config;
         struct cas_store_config store = {.path = c->store_path,
+                                         .backend_open = tier_set_open,
                                          .threads = c->store_threads,
                                          .flat_trees = c->flat_trees,
                                          .decoder = decoder_of(c->confine),
