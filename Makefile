@@ -43,7 +43,7 @@ endif
 endif
 
 FOLDERS := cas cas/deflate tiering fusefs registry tools
-PKGS_BASE := libzstd liblz4 zlib libcrypto jansson libmicrohttpd gnutls libcurl libxxhash libisal inih
+PKGS_BASE := libzstd liblz4 zlib libcrypto jansson libmicrohttpd gnutls libcurl libxxhash libisal inih expat
 ZSTD_STATIC := $(wildcard $(DEPS)/lib/libzstd-*.a)
 FUSE_PC := $(wildcard $(DEPS)/lib/pkgconfig/fuse3.pc)
 PKG := PKG_CONFIG_PATH=$(DEPS)/lib/pkgconfig pkg-config

@@ -27,8 +27,16 @@ struct s3_config {
         unsigned tries;       /* 0: 6 */
 };
 
+/* Asks nobody yet. Errors: INVALID. */
 int s3_open(const struct s3_config *config, struct s3 **out, struct cas_err *err) CAS_MUST_CHECK;
+/* No call may be under way. */
 void s3_close(struct s3 *s);
+CAS_DEFINE_CLEANUP(s3_cleanup_client_, struct s3 *, s3_close);
+#define s3_cleanup_client __attribute__((cleanup(s3_cleanup_client_)))
+/* What is under way and all that comes fails soon, with BUSY. Does not wait. */
+void s3_break(struct s3 *s);
+void s3_config_release(struct s3_config *config);
+void s3_config_copy(const struct s3_config *from, struct s3_config *out);
 
 #define S3_ETAG_BYTES 136
 struct s3_object {
@@ -36,13 +44,19 @@ struct s3_object {
         uint64_t size_bytes;
         int64_t modified_unix_s;
 };
-/* What a write asks for. Both NULL: no condition. */
+/* What a write asks for. Both not set: no condition. A write whose answer is lost is told from
+ * another's by a mark that it carries; where another one has replaced it before it could be looked
+ * up, EXISTS is answered though it had been done. */
 struct s3_condition {
         const char *if_match; /* an ETag: only in place of that one */
         bool if_absent;       /* If-None-Match: * */
 };
-/* Small objects (up to 64 MiB), whole. Errors: NOTFOUND, EXISTS (a condition did not hold: 412, or
- * 409 after tries), DENIED, LIMIT, BUSY (SlowDown to the end), IO. out may be NULL. */
+/* Errors of all calls: DENIED (keys, rights, a certificate), BUSY (SlowDown to the end, or
+ * s3_break), INVALID (a key; another region than that of the bucket, which is named), NOSPACE
+ * (quotas), IO (all else, to the end; no such bucket). */
+/* Small objects (up to 64 MiB), whole. The digest goes along, and is compared when the object is
+ * read whole. Errors: NOTFOUND, EXISTS (a condition did not hold: 412, or 409 after tries; if_match
+ * and there is none), CORRUPT (other bytes than were put, after tries), LIMIT. out may be NULL. */
 int s3_put(struct s3 *s, const char *key, const void *data, size_t len,
            const struct s3_condition *condition, struct s3_object *out,
            struct cas_err *err) CAS_MUST_CHECK;
@@ -57,12 +71,13 @@ int s3_get_range(struct s3 *s, const char *key, uint64_t offset, void *out, size
                  struct cas_err *err) CAS_MUST_CHECK;
 int s3_head(struct s3 *s, const char *key, struct s3_object *out,
             struct cas_err *err) CAS_MUST_CHECK;
-/* Absent is success. if_match may be NULL; where the store does not do conditional deletes:
- * UNSUPPORTED. */
+/* Absent is success. if_match may be NULL; where the store is not known to do conditional deletes
+ * (s3_probe, s3_set_abilities): UNSUPPORTED. Errors: EXISTS (it is another one by now). */
 int s3_delete(struct s3 *s, const char *key, const char *if_match,
               struct cas_err *err) CAS_MUST_CHECK;
-/* A file of any length: `bytes` of fd from its beginning, in parallel parts where it is long.
- * sha256 (may be NULL) is sent along as checksum where the store knows them. */
+/* A file of any length: `bytes` of fd from its beginning, in parallel parts where it is long. What
+ * is sent is what sha256 says, when it is given; it is kept with the object. Errors: CORRUPT (the
+ * file has another digest: nothing is put), EXISTS. */
 int s3_put_file(struct s3 *s, const char *key, int fd, uint64_t bytes,
                 const struct cas_digest *sha256, const struct s3_condition *condition,
                 struct cas_err *err) CAS_MUST_CHECK;
@@ -87,6 +102,18 @@ struct s3_abilities {
         bool list_after_write;
 };
 int s3_probe(struct s3 *s, struct s3_abilities *out, struct cas_err *err) CAS_MUST_CHECK;
+/* What an earlier probe found. */
+void s3_set_abilities(struct s3 *s, const struct s3_abilities *abilities);
+
+/* A URL by which anybody can read (GET, HEAD) or write (PUT) the object for so many seconds (a week
+ * at most): a secret until then. Owned by the caller. Asks nobody. */
+int s3_presign(struct s3 *s, const char *method, const char *key, unsigned seconds, char **out,
+               struct cas_err *err) CAS_MUST_CHECK;
+
+/* Aborts uploads in parts of keys with this prefix that were begun at least so long ago by the
+ * store's clock, and says how many (NULL: nobody asks). */
+int s3_abort_uploads(struct s3 *s, const char *prefix, unsigned older_s, unsigned *out_count,
+                     struct cas_err *err) CAS_MUST_CHECK;
 
 /* For metrics. */
 struct s3_counts {

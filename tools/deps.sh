@@ -23,7 +23,7 @@ WORK=$DEPS/work
 
 PACKAGES_BUILD=(gcc libc6-dev make pkg-config meson ninja-build dpkg-dev ca-certificates
 	librocksdb-dev libmicrohttpd-dev libgnutls28-dev libjansson-dev libzstd-dev liblz4-dev libisal-dev
-	zlib1g-dev libssl-dev libxxhash-dev libcurl4-openssl-dev libinih-dev libcap-dev
+	zlib1g-dev libssl-dev libxxhash-dev libcurl4-openssl-dev libexpat1-dev libinih-dev libcap-dev
 	liburing-dev libnuma-dev libcrypt-dev libseccomp-dev)
 PACKAGES_TEST=(libcmocka-dev clang clang-format clang-tidy lld git python3 python3-zstandard
 	python3-lz4 python3-xxhash erofs-utils umoci skopeo podman buildah containerd runc
