@@ -26,6 +26,8 @@ struct cas_tier_info {
         bool remote;      /* no directory: packs come and go whole, blocks are read by ranges */
         bool reachable;   /* false: it failed, or was refused; what lies there cannot be read now */
         bool writable;    /* new packs may be put there */
+        bool shared;      /* remote, and other stores' packs lie there too: what this one does not know
+                           * of is not its garbage */
         uint8_t density;  /* enum cas_pack_density: what home copies there are written with */
 };
 /* A sealed pack, as one that lies elsewhere is known: its id and its content's name. */
@@ -33,6 +35,7 @@ struct cas_pack_file {
         uint64_t pack_id;
         uint64_t size_bytes;
         struct cas_hash sha256; /* of the file */
+        int64_t put_unix_s;     /* told by remote_each: when it was put; 0: nobody knows */
 };
 /* Where a piece of a pack can be read: at the same offset in `fd`. */
 struct cas_block_place {
@@ -56,7 +59,9 @@ struct cas_backend_ops {
         /* Optional. Before so many bytes are appended to a pack there: room for them is taken. May
          * block for room, for a stated time. Errors: NOSPACE. */
         int (*pack_grow)(struct cas_backend *b, uint32_t tier, uint64_t bytes, struct cas_err *err);
-        /* Optional. They are there no more, or were not written after all. */
+        /* Optional. They are there no more, or were not written after all. When the backend is made,
+         * all bytes of files in the directories count as taken: what is cut off or removed by
+         * recovery is given back. */
         void (*pack_shrunk)(struct cas_backend *b, uint32_t tier, uint64_t bytes);
         /* The directory (borrowed) in which a sealed or open pack of that tier lies. Errors:
          * UNSUPPORTED (no such tier, or a remote one), IO (it is not reachable). */
@@ -117,7 +122,7 @@ struct cas_backend_ops {
         /* Optional: so many bytes of a pack were read (heat). Must not block. */
         void (*touched)(struct cas_backend *b, uint32_t tier, uint64_t pack_id, uint64_t offset,
                         uint32_t bytes);
-        /* Optional: the pack has gone, or is in another tier now: what is cached of it, and what is
+        /* Optional: the pack has gone, or is on another tier now: what is cached of it, and what is
          * known of its heat, goes. */
         void (*pack_gone)(struct cas_backend *b, uint64_t pack_id);
 

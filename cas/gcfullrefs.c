@@ -352,13 +352,17 @@ static int tail_of(struct cas_store *s, uint64_t pack_id, const struct cas_pack_
         char name[CAS_PACK_NAME_BYTES];
         uint64_t file_bytes = 0;
         struct cas_err why = CAS_ERR_INIT;
-        int dirfd;
+        struct cas_pack_home home;
         *out = 0;
-        if (rec->sealed || cas_packset_is_open(s->packset, pack_id))
+        if (rec->sealed || cas_packset_is_open(s->packset, pack_id) ||
+            !cas_packset_is_reachable(s->packset, rec->tier))
                 return 0;
-        int rc = cas_packset_pack_path(s->packset, pack_id, &dirfd, name, &why);
+        int rc = cas_packset_home(s->packset, pack_id, &home, &why);
+        if (rc == 0 && home.dirfd < 0)
+                return 0; /* sealed since, and gone to a bucket */
         if (rc == 0)
-                rc = cas_io_size(s->io, dirfd, name, &file_bytes, &why);
+                rc = cas_io_size(s->io, home.dirfd, cas_pack_name(pack_id, name), &file_bytes,
+                                 &why);
         if (rc < 0 && rc != -CAS_E_NOTFOUND) {
                 *err = why;
                 return rc;

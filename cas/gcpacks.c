@@ -188,7 +188,7 @@ static int take_pack(struct cas_gc_run *gc, struct cas_recoder *recoder,
 static int rewrite_packs(struct cas_gc_run *gc, const struct thin_packs *thin,
                          enum cas_pack_density density, struct cas_err *err)
 {
-        const struct cas_recode_hooks hooks = {yield, gc};
+        const struct cas_recode_hooks hooks = {.yield = yield, .arg = gc};
         struct cas_recode_result result = {0};
         struct cas_recoder *recoder = NULL;
         int rc = 0;
@@ -196,7 +196,7 @@ static int rewrite_packs(struct cas_gc_run *gc, const struct thin_packs *thin,
                 if (thin->list[i].density != density)
                         continue;
                 if (!recoder)
-                        recoder = cas_recoder_new(gc->s->packset, density, &hooks);
+                        recoder = cas_recoder_new(gc->s->packset, density, CAS_TIER_ANY, &hooks);
                 rc = take_pack(gc, recoder, &thin->list[i], err);
                 cas_progress_update(gc->progress, "packs", i + 1, thin->count);
         }

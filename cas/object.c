@@ -241,26 +241,38 @@ int cas_object_chunks(struct cas_store *s, const struct cas_hash *id, uint32_t f
 
 int cas_pack_open_fd(struct cas_store *s, uint64_t pack_id, int *out_fd, struct cas_err *err)
 {
-        return cas_packset_open_pack(s->packset, pack_id, out_fd, err);
+        struct cas_pack_record rec;
+        char name[CAS_PACK_NAME_BYTES];
+        int rc = cas_packset_open_home(s->packset, pack_id, out_fd, &rec, err);
+        if (rc == 0 && *out_fd < 0)
+                return cas_fail(err, CAS_E_UNSUPPORTED, "pack %s has no file here",
+                                cas_pack_name(pack_id, name));
+        return rc;
+}
+
+struct block_read {
+        struct cas_store *s;
+        const struct cas_extent *extent;
+        struct cas_block *block;
+};
+
+static int read_block(void *arg, int fd, struct cas_err *err)
+{
+        struct block_read *r = arg;
+        return cas_blockcache_get(r->s->blocks, fd, r->extent, &r->block, err);
 }
 
 /* The decoded block of an extent. Errors: NOTFOUND when its pack is gone. */
 static int extent_block(struct cas_store *s, const struct cas_extent *extent,
                         struct cas_block **out, struct cas_err *err)
 {
-        const struct cas_backend_ops *ops = s->backend->ops;
-        struct cas_packfd fd;
+        struct block_read r = {.s = s, .extent = extent};
         *out = cas_blockcache_find(s->blocks, extent);
         if (*out)
                 return 0;
-        int rc = cas_packset_fd_get(s->packset, extent->pack_id, &fd, err);
-        if (rc < 0)
-                return rc;
-        rc = cas_blockcache_get(s->blocks, fd.fd, extent, out, err);
-        cas_packset_fd_put(s->packset, &fd);
-        if (rc == 0 && ops->touched)
-                ops->touched(s->backend, CAS_TIER_OWN, extent->pack_id, extent->block_offset,
-                             extent->block_stored_bytes);
+        int rc = cas_packset_read(s->packset, extent->pack_id, extent->block_offset,
+                                  extent->block_stored_bytes, read_block, &r, err);
+        *out = r.block;
         return rc;
 }
 
@@ -321,29 +333,43 @@ int cas_chunk_read(struct cas_store *s, const struct cas_hash *name, uint32_t le
 
 /* ---- kept frames ---- */
 
-/* The record of the block is read with the frame: the index has no sum of the frame's own bytes. */
+/* The record of a block that is a kept frame: the index has no sum of the frame's own bytes. */
+struct frame_read {
+        struct cas_store *s;
+        const struct cas_chunk_record *rec;
+        uint64_t offset; /* of the record */
+        size_t bytes;
+        struct cas_buf *out;
+};
+
+static int read_frame_record(void *arg, int fd, struct cas_err *err)
+{
+        const struct frame_read *r = arg;
+        int rc = cas_io_pread_exact(r->s->io, fd, r->out->data, r->bytes, r->offset, "pack", err);
+        if (rc < 0)
+                return rc;
+        if (!cas_pack_kept_is_sound(r->out->data, r->rec->block_stored_bytes, r->offset))
+                return cas_fail(err, CAS_E_CORRUPT, "pack %016llx, frame at %llu is damaged",
+                                (unsigned long long)r->rec->pack_id,
+                                (unsigned long long)r->rec->block_offset);
+        return 0;
+}
+
 static int read_frame(struct cas_store *s, const struct cas_chunk_record *rec, struct cas_buf *out,
                       struct cas_err *err)
 {
         const size_t head = cas_pack_block_frame(1), bytes = head + rec->block_stored_bytes;
-        struct cas_packfd fd;
         if (rec->block_offset < head)
                 return cas_fail(err, CAS_E_CORRUPT, "a block at byte %llu",
                                 (unsigned long long)rec->block_offset);
-        int rc = cas_packset_fd_get(s->packset, rec->pack_id, &fd, err);
-        if (rc < 0)
-                return rc;
+        struct frame_read r = {
+                .s = s, .rec = rec, .offset = rec->block_offset - head, .bytes = bytes, .out = out};
         cas_buf_clear(out);
         cas_buf_reserve(out, bytes);
-        rc = cas_io_pread_exact(s->io, fd.fd, out->data, bytes, rec->block_offset - head, "pack",
-                                err);
-        cas_packset_fd_put(s->packset, &fd);
+        int rc = cas_packset_read(s->packset, rec->pack_id, r.offset, (uint32_t)bytes,
+                                  read_frame_record, &r, err);
         if (rc < 0)
                 return rc;
-        if (!cas_pack_kept_is_sound(out->data, rec->block_stored_bytes, rec->block_offset - head))
-                return cas_fail(err, CAS_E_CORRUPT, "pack %016llx, frame at %llu is damaged",
-                                (unsigned long long)rec->pack_id,
-                                (unsigned long long)rec->block_offset);
         memmove(out->data, out->data + head, rec->block_stored_bytes);
         out->len_bytes = rec->block_stored_bytes;
         return 0;

@@ -49,8 +49,8 @@ int cas_chunk_find(struct cas_store *s, const struct cas_hash *name, uint32_t le
  */
 int cas_chunk_read(struct cas_store *s, const struct cas_hash *name, uint32_t length_bytes,
                    void *out, struct cas_err *err) CAS_MUST_CHECK;
-/* A read-only descriptor of a pack; the caller closes it. It stays readable
- * when the pack is moved or collected. */
+/* A read-only descriptor of a pack's home copy; the caller closes it. It stays readable
+ * when the pack is moved or collected. Errors: NOTFOUND, UNSUPPORTED (it is remote), IO. */
 int cas_pack_open_fd(struct cas_store *s, uint64_t pack_id, int *out_fd,
                      struct cas_err *err) CAS_MUST_CHECK;
 /* Reads one block's frame from a pack descriptor, decodes and verifies it into

@@ -14,7 +14,14 @@ char *cas_pack_name(uint64_t pack_id, char *out)
         return out;
 }
 
-bool cas_pack_name_parse(const char *name, uint64_t *pack_id)
+char *cas_pack_moving_name(uint64_t pack_id, char *out)
+{
+        (void)snprintf(out, CAS_PACK_MOVING_NAME_BYTES, "%016llx.pack.moving",
+                       (unsigned long long)pack_id);
+        return out;
+}
+
+static bool parse_name(const char *name, const char *end, uint64_t *pack_id)
 {
         uint64_t id = 0;
         for (unsigned i = 0; i < 16; i++) {
@@ -27,7 +34,17 @@ bool cas_pack_name_parse(const char *name, uint64_t *pack_id)
                         return false;
         }
         *pack_id = id;
-        return strcmp(name + 16, ".pack") == 0;
+        return strcmp(name + 16, end) == 0;
+}
+
+bool cas_pack_name_parse(const char *name, uint64_t *pack_id)
+{
+        return parse_name(name, ".pack", pack_id);
+}
+
+bool cas_pack_moving_name_parse(const char *name, uint64_t *pack_id)
+{
+        return parse_name(name, ".pack.moving", pack_id);
 }
 
 void cas_pack_header_encode(uint64_t pack_id, uint8_t out[CAS_PACK_HEADER_BYTES])

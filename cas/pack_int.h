@@ -36,6 +36,11 @@ _Static_assert(CAS_PACK_BYTES_MAX / (CAS_PACK_RECORD_BYTES + CAS_HASH_BYTES) < C
 /* "%016x.pack"; out has CAS_PACK_NAME_BYTES. Returns out. */
 char *cas_pack_name(uint64_t pack_id, char *out);
 bool cas_pack_name_parse(const char *name, uint64_t *pack_id);
+/* Of a file that becomes a pack, or is a copy on its way: "%016x.pack.moving". Removed at opening.
+ */
+#define CAS_PACK_MOVING_NAME_BYTES 32 /* with NUL */
+char *cas_pack_moving_name(uint64_t pack_id, char *out);
+bool cas_pack_moving_name_parse(const char *name, uint64_t *pack_id);
 
 void cas_pack_header_encode(uint64_t pack_id, uint8_t out[CAS_PACK_HEADER_BYTES]);
 /* Errors: CORRUPT, UNSUPPORTED (version). */

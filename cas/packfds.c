@@ -6,8 +6,8 @@
 #define KEPT_MAX 64
 
 struct kept {
-        uint64_t pack_id;
-        int fd; /* -1: free */
+        uint64_t pack_id;        /* 0: free */
+        struct cas_packfd given; /* what users get; fd -1: it is remote */
         unsigned users;
         bool dropped;  /* close it when the last user is done */
         uint64_t used; /* clock of the last use */
@@ -24,16 +24,15 @@ struct cas_packfds *cas_packfds_new(void)
 {
         struct cas_packfds *fds = cas_xcalloc(1, sizeof(*fds));
         cas_mutex_init(&fds->mutex, "packfds");
-        for (int i = 0; i < KEPT_MAX; i++)
-                fds->kept[i].fd = -1;
         return fds;
 }
 
 static void kept_close_locked(struct cas_packfds *fds, struct kept *k)
 {
         cas_assert_held(&fds->mutex);
-        (void)close(k->fd);
-        *k = (struct kept){.fd = -1};
+        if (k->given.fd >= 0)
+                (void)close(k->given.fd);
+        *k = (struct kept){.pack_id = 0};
 }
 
 void cas_packfds_free(struct cas_packfds *fds)
@@ -43,7 +42,7 @@ void cas_packfds_free(struct cas_packfds *fds)
         cas_mutex_lock(&fds->mutex);
         for (int i = 0; i < KEPT_MAX; i++) {
                 cas_assert(fds->kept[i].users == 0);
-                if (fds->kept[i].fd >= 0)
+                if (fds->kept[i].pack_id != 0)
                         kept_close_locked(fds, &fds->kept[i]);
         }
         cas_mutex_unlock(&fds->mutex);
@@ -56,10 +55,10 @@ static bool kept_find_locked(struct cas_packfds *fds, uint64_t pack_id, struct c
         cas_assert_held(&fds->mutex);
         for (int i = 0; i < KEPT_MAX; i++) {
                 struct kept *k = &fds->kept[i];
-                if (k->fd >= 0 && k->pack_id == pack_id && !k->dropped) {
+                if (k->pack_id == pack_id && !k->dropped) {
                         k->users++;
                         k->used = ++fds->clock;
-                        *out = (struct cas_packfd){.fd = k->fd, .slot = i};
+                        *out = k->given;
                         return true;
                 }
         }
@@ -73,7 +72,7 @@ static int kept_room_locked(struct cas_packfds *fds)
         int oldest = -1;
         for (int i = 0; i < KEPT_MAX; i++) {
                 struct kept *k = &fds->kept[i];
-                if (k->fd < 0)
+                if (k->pack_id == 0)
                         return i;
                 if (k->users == 0 && (oldest < 0 || k->used < fds->kept[oldest].used))
                         oldest = i;
@@ -93,20 +92,24 @@ int cas_packset_fd_get(struct cas_packset *ps, uint64_t pack_id, struct cas_pack
         cas_mutex_unlock(&fds->mutex);
         if (found)
                 return 0;
-        int fd;
-        int rc = cas_packset_open_pack(ps, pack_id, &fd, err);
+        struct cas_pack_record rec;
+        cas_cleanup_fd int fd = -1;
+        int rc = cas_packset_open_home(ps, pack_id, &fd, &rec, err);
         if (rc < 0)
                 return rc;
         cas_mutex_lock(&fds->mutex);
-        if (kept_find_locked(fds, pack_id, out)) {
-                (void)close(fd); /* another thread was faster */
-        } else {
-                /* A pack may have been removed while it was opened: that is not kept. */
+        if (!kept_find_locked(fds, pack_id, out)) { /* else another thread was faster */
+                /* A pack may have gone while it was opened: that is not kept. */
                 int slot = fds->drop_count == drop_count ? kept_room_locked(fds) : -1;
+                *out = (struct cas_packfd){.fd = cas_steal_fd(&fd),
+                                           .slot = slot,
+                                           .tier = rec.tier,
+                                           .file = cas_pack_file_of(pack_id, &rec)};
                 if (slot >= 0)
-                        fds->kept[slot] = (struct kept){
-                                .pack_id = pack_id, .fd = fd, .users = 1, .used = ++fds->clock};
-                *out = (struct cas_packfd){.fd = fd, .slot = slot};
+                        fds->kept[slot] = (struct kept){.pack_id = pack_id,
+                                                        .given = *out,
+                                                        .users = 1,
+                                                        .used = ++fds->clock};
         }
         cas_mutex_unlock(&fds->mutex);
         return 0;
@@ -116,7 +119,8 @@ void cas_packset_fd_put(struct cas_packset *ps, struct cas_packfd *fd)
 {
         struct cas_packfds *fds = ps->fds;
         if (fd->slot < 0) {
-                (void)close(fd->fd);
+                if (fd->fd >= 0)
+                        (void)close(fd->fd);
                 return;
         }
         cas_mutex_lock(&fds->mutex);
@@ -134,7 +138,7 @@ void cas_packset_fd_drop(struct cas_packset *ps, uint64_t pack_id)
         fds->drop_count++;
         for (int i = 0; i < KEPT_MAX; i++) {
                 struct kept *k = &fds->kept[i];
-                if (k->fd < 0 || k->pack_id != pack_id)
+                if (k->pack_id != pack_id)
                         continue;
                 if (k->users == 0)
                         kept_close_locked(fds, k);

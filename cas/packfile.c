@@ -38,37 +38,42 @@ static void enlist(struct cas_packset *ps, struct cas_packfile *pf)
         cas_mutex_unlock(&ps->mutex);
 }
 
-int cas_packfile_create(struct cas_packset *ps, enum cas_pack_density density,
-                        struct cas_packfile **out, struct cas_err *err)
+static int create_file(struct cas_packset *ps, struct cas_packfile *pf, struct cas_err *err)
 {
-        uint64_t id = cas_packset_new_id(ps);
         uint8_t header[CAS_PACK_HEADER_BYTES];
         char name[CAS_PACK_NAME_BYTES];
-        int dirfd;
-        uint32_t tier;
-        int rc = ps->backend->ops->pack_place(ps->backend, id, CAS_TIER_ANY, &dirfd, &tier, err);
+        (void)cas_pack_name(pf->id, name);
+        cas_pack_header_encode(pf->id, header);
+        int rc = cas_io_open(ps->io, pf->dirfd, name, O_RDWR | O_CREAT | O_EXCL, PACK_MODE, &pf->fd,
+                             err);
         if (rc < 0)
                 return rc;
-        struct cas_packfile *pf = packfile_new(id, tier, density, dirfd);
-        (void)cas_pack_name(id, name);
-        cas_pack_header_encode(id, header);
-        enlist(ps, pf); /* before there is a file: who finds one asks whose it is */
-        rc = cas_io_open(ps->io, dirfd, name, O_RDWR | O_CREAT | O_EXCL, PACK_MODE, &pf->fd, err);
-        if (rc < 0) {
-                cas_packfile_unref(ps, pf);
-                return rc;
-        }
         rc = cas_io_pwrite_all(ps->io, pf->fd, header, sizeof(header), 0, name, err);
         /* So that a crash leaves no records without a header, which could only be put aside. */
         if (rc == 0)
                 rc = cas_io_fdatasync(ps->io, pf->fd, name, err);
+        if (rc < 0)
+                (void)ps->io->ops->unlinkat(ps->io->ctx, pf->dirfd, name, 0);
+        return rc;
+}
+
+int cas_packfile_create(struct cas_packset *ps, const struct cas_pack_place *place,
+                        enum cas_pack_density density, struct cas_packfile **out,
+                        struct cas_err *err)
+{
+        int rc = cas_packset_room_take(ps, place->tier, CAS_PACK_HEADER_BYTES, err);
+        if (rc < 0)
+                return rc;
+        struct cas_packfile *pf = packfile_new(place->pack_id, place->tier, density, place->dirfd);
+        enlist(ps, pf); /* before there is a file: who finds one asks whose it is */
+        rc = create_file(ps, pf, err);
         if (rc < 0) {
-                (void)ps->io->ops->unlinkat(ps->io->ctx, dirfd, name, 0);
                 cas_packfile_unref(ps, pf);
+                cas_packset_room_give(ps, place->tier, CAS_PACK_HEADER_BYTES);
                 return rc;
         }
         cas_mutex_lock(&ps->mutex);
-        pf->size_bytes = sizeof(header);
+        pf->size_bytes = CAS_PACK_HEADER_BYTES;
         cas_mutex_unlock(&ps->mutex);
         *out = pf;
         return 0;
@@ -125,18 +130,37 @@ int cas_packfile_append(struct cas_packset *ps, struct cas_packfile *pf, const v
 {
         char name[CAS_PACK_NAME_BYTES];
         cas_assert(!pf->sealed);
-        int rc = cas_io_pwrite_all(ps->io, pf->fd, data, len, pf->size_bytes,
-                                   cas_pack_name(pf->id, name), err);
+        int rc = cas_packset_room_take(ps, pf->tier, len, err);
+        if (rc < 0)
+                return rc;
+        rc = cas_io_pwrite_all(ps->io, pf->fd, data, len, pf->size_bytes,
+                               cas_pack_name(pf->id, name), err);
         if (rc < 0) {
                 /* Half a record would be the end of the pack for every reader. */
                 if (ps->io->ops->ftruncate(ps->io->ctx, pf->fd, (off_t)pf->size_bytes) != 0)
                         atomic_store(&pf->failed, true);
+                else
+                        cas_packset_room_give(ps, pf->tier, len);
                 return rc;
         }
         cas_mutex_lock(&ps->mutex);
         pf->size_bytes += len;
         cas_mutex_unlock(&ps->mutex);
         return 0;
+}
+
+int cas_packset_room_take(struct cas_packset *ps, uint32_t tier, uint64_t bytes,
+                          struct cas_err *err)
+{
+        const struct cas_backend_ops *ops = ps->backend->ops;
+        return ops->pack_grow ? ops->pack_grow(ps->backend, tier, bytes, err) : 0;
+}
+
+void cas_packset_room_give(struct cas_packset *ps, uint32_t tier, uint64_t bytes)
+{
+        const struct cas_backend_ops *ops = ps->backend->ops;
+        if (ops->pack_shrunk && bytes > 0)
+                ops->pack_shrunk(ps->backend, tier, bytes);
 }
 
 int cas_packfile_hash(const struct cas_io *io, int fd, uint64_t len, const char *what,
@@ -177,9 +201,8 @@ static int collect_entry(void *arg, const struct cas_pack_item *item, struct cas
         return 0;
 }
 
-/* The footer for what is in the file now, and the digest that the file will have. */
-static int build_footer(struct cas_packset *ps, struct cas_packfile *pf, struct cas_buf *footer,
-                        struct cas_hash *sha256, struct cas_err *err)
+int cas_packfile_footer(struct cas_packset *ps, uint64_t pack_id, int fd, uint64_t size_bytes,
+                        struct cas_buf *footer, struct cas_hash *sha256, struct cas_err *err)
 {
         char name[CAS_PACK_NAME_BYTES];
         struct entries entries = {0};
@@ -187,16 +210,16 @@ static int build_footer(struct cas_packset *ps, struct cas_packfile *pf, struct 
         bool sealed;
         struct cas_digest digest;
         struct cas_hash before;
-        (void)cas_pack_name(pf->id, name);
-        int rc = cas_pack_walk(ps->io, pf->fd, pf->id, collect_entry, &entries, &end, &sealed, err);
+        (void)cas_pack_name(pack_id, name);
+        int rc = cas_pack_walk(ps->io, fd, pack_id, collect_entry, &entries, &end, &sealed, err);
         cas_cleanup_free void *list = entries.list;
         if (rc < 0)
                 return rc;
-        if (sealed || end != pf->size_bytes)
+        if (sealed || end != size_bytes)
                 return cas_fail(err, CAS_E_CORRUPT, "pack %s: record at %llu reads back damaged",
                                 name, (unsigned long long)end);
         cas_cleanup_hasher struct cas_hasher *hasher = cas_hasher_new(CAS_DIGEST_SHA256);
-        rc = cas_packfile_hash(ps->io, pf->fd, end, name, hasher, err);
+        rc = cas_packfile_hash(ps->io, fd, end, name, hasher, err);
         if (rc < 0)
                 return rc;
         cas_hasher_peek(hasher, &digest);
@@ -212,7 +235,7 @@ int cas_packfile_seal(struct cas_packset *ps, struct cas_packfile *pf, struct ca
 {
         cas_cleanup_buf struct cas_buf footer = CAS_BUF_INIT;
         struct cas_hash sha256;
-        int rc = build_footer(ps, pf, &footer, &sha256, err);
+        int rc = cas_packfile_footer(ps, pf->id, pf->fd, pf->size_bytes, &footer, &sha256, err);
         /* What reads back damaged is not written to again, nor counted on. */
         if (rc == -CAS_E_CORRUPT)
                 atomic_store(&pf->failed, true);

@@ -11,6 +11,7 @@
  * not know yet. One that was walked to its end goes with the batch that moves its last chunk.
  *
  * Readers go on: they look a chunk up again when its pack has gone. */
+#include "cas/pace.h"
 #include "cas/packwriter_int.h"
 #include "cas/record_int.h"
 
@@ -20,8 +21,7 @@
 
 /* A pack that was walked, and waits for its last chunks to be committed. */
 struct walked {
-        uint64_t size_bytes;
-        uint32_t tier;
+        struct cas_pack_record rec;
         struct cas_pack_claim claim;
         bool was_empty; /* nothing in it was live */
         bool removing;
@@ -31,6 +31,10 @@ struct cas_recoder {
         struct cas_packset *ps;
         struct cas_recode_hooks hooks;
         struct cas_packwriter writer;
+        uint32_t tier;    /* where packs go */
+        bool stages;      /* it is remote */
+        uint64_t *staged; /* owned; packs that are to go there */
+        size_t staged_count;
         uint64_t step_bytes;         /* taken in during this step */
         struct cas_pack_claim claim; /* of the pack that is being walked */
         enum cas_pack_density from;  /* its density */
@@ -43,13 +47,20 @@ struct cas_recoder {
 };
 
 struct cas_recoder *cas_recoder_new(struct cas_packset *ps, enum cas_pack_density density,
-                                    const struct cas_recode_hooks *hooks)
+                                    uint32_t tier, const struct cas_recode_hooks *hooks)
 {
         struct cas_recoder *r = cas_xcalloc(1, sizeof(*r));
+        struct cas_tier_info info;
+        struct cas_err ignored = CAS_ERR_INIT; /* no such tier: the first write tells */
         r->ps = ps;
         r->hooks = *hooks;
         r->fd = -1;
+        r->tier = tier;
+        r->stages =
+                ps->backend->ops->tier_info(ps->backend, tier, &info, &ignored) == 0 && info.remote;
         cas_packwriter_init(&r->writer, ps, cas_packstyle_of(density));
+        r->writer.tier = r->stages ? CAS_TIER_ANY : tier;
+        r->writer.alone = r->stages;
         return r;
 }
 
@@ -63,7 +74,14 @@ void cas_recoder_free(struct cas_recoder *r)
         cas_buf_release(&r->block);
         cas_buf_release(&r->scratch);
         free(r->walked);
+        free(r->staged);
         free(r);
+}
+
+static void pay(const struct cas_recoder *r, uint64_t bytes)
+{
+        if (r->hooks.pace)
+                cas_pace_read(r->hooks.pace, bytes);
 }
 
 /* ---- removing what was moved ---- */
@@ -94,15 +112,64 @@ static int settle_removals(struct cas_recoder *r, struct cas_err *err)
                         r->walked[kept++] = w;
                         continue;
                 }
-                cas_packset_unclaim(r->ps, &w.claim, true);
+                /* Claimed until it has gone: who finds the file meanwhile knows that by it. */
                 if (rc == 0)
-                        rc = cas_packset_unlink(r->ps, w.claim.pack_id, w.tier, err);
+                        rc = cas_packset_unlink(r->ps, w.claim.pack_id, &w.rec, err);
+                cas_packset_unclaim(r->ps, &w.claim, true);
                 r->result.packs++;
                 r->result.empty += w.was_empty;
-                r->result.bytes_before += w.size_bytes;
+                r->result.bytes_before += w.rec.size_bytes;
         }
         r->walked_count = kept;
         return rc;
+}
+
+/* ---- packs for a remote tier ---- */
+
+static bool is_staged(const struct cas_recoder *r, uint64_t pack_id)
+{
+        for (size_t i = r->staged_count; i-- > 0;)
+                if (r->staged[i] == pack_id)
+                        return true;
+        return false;
+}
+
+/* The packs of this step. */
+static void note_staged(struct cas_recoder *r)
+{
+        for (size_t i = 0; r->stages && i < r->writer.touched_count; i++) {
+                const uint64_t pack_id = r->writer.touched[i].pack->id;
+                if (is_staged(r, pack_id))
+                        continue;
+                r->staged = cas_xrealloc(r->staged, (r->staged_count + 1) * sizeof(r->staged[0]));
+                r->staged[r->staged_count++] = pack_id;
+        }
+}
+
+static bool is_stopped(void *arg)
+{
+        const struct cas_recoder *r = arg;
+        return !r->hooks.yield(r->hooks.arg);
+}
+
+/* One that cannot go now is well where it is, and is moved some other time. */
+static int move_staged(struct cas_recoder *r, struct cas_err *err)
+{
+        const struct cas_pack_move_options options = {
+                .to = r->tier, .pace = r->hooks.pace, .stop = is_stopped, .stop_arg = r};
+        cas_packwriter_end_pack(&r->writer);
+        for (size_t i = 0; i < r->staged_count; i++) {
+                struct cas_err why = CAS_ERR_INIT;
+                uint64_t bytes;
+                bool as_it_is;
+                int rc = cas_packset_move(r->ps, r->staged[i], &options, &bytes, &as_it_is, &why);
+                if (rc == 0 || rc == -CAS_E_BUSY || rc == -CAS_E_NOTFOUND)
+                        continue;
+                *err = why;
+                return rc;
+        }
+        r->staged_count = 0;
+        return 0;
 }
 
 /* ---- steps ---- */
@@ -110,21 +177,24 @@ static int settle_removals(struct cas_recoder *r, struct cas_err *err)
 static int step_commit(struct cas_recoder *r, bool all, struct cas_err *err)
 {
         cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        int rc = cas_packwriter_settle(&r->writer, all, err);
+        if (rc < 0)
+                return rc;
         /* Nobody replaces a chunk between the look at where it is and the batch that moves it. */
         cas_mutex_lock(&r->ps->replacing);
-        int rc = all ? cas_packwriter_flush(&r->writer, batch, err)
-                     : cas_packwriter_flush_full(&r->writer, batch, err);
+        rc = all ? cas_packwriter_flush(&r->writer, batch, err)
+                 : cas_packwriter_flush_full(&r->writer, batch, err);
+        note_staged(r);
         if (rc == 0) {
                 choose_removals(r, batch);
                 rc = cas_index_write(r->ps->index, batch, err);
         }
-        int settled = rc == 0 ? settle_removals(r, err) : 0;
         cas_mutex_unlock(&r->ps->replacing);
         if (rc < 0)
                 return rc;
         cas_packwriter_published(&r->writer);
         r->step_bytes = 0;
-        return settled;
+        return settle_removals(r, err);
 }
 
 /* After each item: ends a step that is long enough. */
@@ -277,11 +347,13 @@ static int move_live(struct cas_recoder *r, const struct cas_pack_item *item, st
 static int move_item(void *arg, const struct cas_pack_item *item, struct cas_err *err)
 {
         struct cas_recoder *r = arg;
+        const uint64_t written_before = r->writer.written_bytes;
         bool live;
         int rc = cas_pack_item_is_live(r->ps->index, item, &live, err);
         if (rc == 0 && live)
                 rc = move_live(r, item, err);
         r->any_live = r->any_live || live;
+        pay(r, item->record_bytes + r->writer.written_bytes - written_before);
         return rc < 0 ? rc : step_check(r, err);
 }
 
@@ -292,10 +364,8 @@ static void note_walked(struct cas_recoder *r, const struct cas_pack_record *rec
                 r->walked_max = r->walked_max ? 2 * r->walked_max : 16;
                 r->walked = cas_xrealloc(r->walked, r->walked_max * sizeof(r->walked[0]));
         }
-        r->walked[r->walked_count++] = (struct walked){.claim = r->claim,
-                                                       .size_bytes = rec->size_bytes,
-                                                       .tier = rec->tier,
-                                                       .was_empty = !r->any_live};
+        r->walked[r->walked_count++] =
+                (struct walked){.claim = r->claim, .rec = *rec, .was_empty = !r->any_live};
 }
 
 static int walk(struct cas_recoder *r, const struct cas_pack_record *rec, struct cas_err *err)
@@ -352,6 +422,8 @@ int cas_recoder_pack(struct cas_recoder *r, uint64_t pack_id, struct cas_err *er
 int cas_recoder_finish(struct cas_recoder *r, struct cas_recode_result *out, struct cas_err *err)
 {
         int rc = step_commit(r, true, err);
+        if (rc == 0)
+                rc = move_staged(r, err);
         r->result.bytes_after = r->writer.written_bytes;
         *out = r->result;
         return rc;

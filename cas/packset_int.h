@@ -9,6 +9,7 @@
 #include "cas/object.h"
 
 struct cas_packset;
+struct cas_pace;
 struct cas_pins;
 struct cas_removals;
 /* All borrowed until close. Cuts unfinished tails of unsealed packs (bytes after the last whole,
@@ -85,11 +86,9 @@ int cas_pack_walk(const struct cas_io *io, int fd, uint64_t pack_id,
                   int (*fn)(void *arg, const struct cas_pack_item *item, struct cas_err *err),
                   void *arg, uint64_t *end_offset, bool *sealed,
                   struct cas_err *err) CAS_MUST_CHECK;
-/* Opens a pack's file for reading (the caller closes it). */
+/* Opens a pack's home copy for reading (the caller closes it): for who walks it whole, since one
+ * that is remote is fetched. Errors: NOTFOUND, IO (its tier cannot be reached: says which). */
 int cas_packset_open_pack(struct cas_packset *ps, uint64_t pack_id, int *out_fd,
-                          struct cas_err *err) CAS_MUST_CHECK;
-/* The directory (borrowed) and the name of a pack's file. Errors: NOTFOUND (no such pack). */
-int cas_packset_pack_path(struct cas_packset *ps, uint64_t pack_id, int *out_dirfd, char *name,
                           struct cas_err *err) CAS_MUST_CHECK;
 /* Seals every pack that is open for writing. No ingest may be under way. */
 int cas_packset_seal(struct cas_packset *ps, struct cas_err *err) CAS_MUST_CHECK;
@@ -103,9 +102,12 @@ struct cas_recoder;
 struct cas_recode_hooks {
         bool (*yield)(void *arg);
         void *arg;
+        struct cas_pace *pace; /* bytes read and written are paid for; NULL: none */
 };
+/* What is written goes to that tier. For one that is remote, new packs are written where there is
+ * room first, and become home copies there; the finish seals and moves them, those that it can. */
 struct cas_recoder *cas_recoder_new(struct cas_packset *ps, enum cas_pack_density density,
-                                    const struct cas_recode_hooks *hooks);
+                                    uint32_t tier, const struct cas_recode_hooks *hooks);
 /* Errors: CORRUPT (damage: what is sound has moved, the pack stays), BUSY (yield said so), IO … */
 int cas_recoder_pack(struct cas_recoder *r, uint64_t pack_id, struct cas_err *err) CAS_MUST_CHECK;
 /* Commits what is left; the counts are whole then. */
@@ -116,8 +118,8 @@ int cas_pack_item_is_live(struct cas_index *ix, const struct cas_pack_item *item
                           struct cas_err *err) CAS_MUST_CHECK;
 /* What was not committed is garbage. */
 void cas_recoder_free(struct cas_recoder *r);
-/* Removes the file of a pack that the index does not know any more. */
-int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, uint32_t tier,
+/* Removes the copy of a pack that was the home copy by that record, and is not any more. */
+int cas_packset_unlink(struct cas_packset *ps, uint64_t pack_id, const struct cas_pack_record *rec,
                        struct cas_err *err) CAS_MUST_CHECK;
 
 /* ---- dead bytes (spec/gc.md) ---- */

@@ -74,7 +74,7 @@ static void block_unref(struct cas_packset *ps, struct cas_openblock *b)
 void cas_packwriter_init(struct cas_packwriter *w, struct cas_packset *ps,
                          const struct cas_packstyle *style)
 {
-        *w = (struct cas_packwriter){.ps = ps, .style = style};
+        *w = (struct cas_packwriter){.ps = ps, .style = style, .tier = CAS_TIER_ANY};
         w->compressor = cas_compressor_new(style->codec, style->level);
         w->block = block_new(style);
 }
@@ -164,7 +164,8 @@ static int writer_pack(struct cas_packwriter *w, struct cas_err *err)
                 return 0;
         if (w->pack)
                 cas_packset_give(w->ps, cas_steal(&w->pack));
-        return cas_packset_take(w->ps, w->style->density, &w->pack, err);
+        return w->alone ? cas_packset_take_new(w->ps, w->tier, w->style->density, &w->pack, err)
+                        : cas_packset_take(w->ps, w->tier, w->style->density, &w->pack, err);
 }
 
 /* Appends a record that was made for the end of w->pack; seals the pack when it is full. */
@@ -574,6 +575,14 @@ static int flush_written(struct cas_packwriter *w, struct cas_batch *batch, stru
         return rc;
 }
 
+int cas_packwriter_settle(struct cas_packwriter *w, bool all, struct cas_err *err)
+{
+        int rc = all ? write_own_block(w, err) : 0;
+        for (size_t i = 0; rc == 0 && i < w->touched_count; i++)
+                rc = cas_packfile_sync(w->ps, w->touched[i].pack, w->touched[i].end_offset, err);
+        return rc;
+}
+
 int cas_packwriter_flush(struct cas_packwriter *w, struct cas_batch *batch, struct cas_err *err)
 {
         int rc = write_own_block(w, err);
@@ -611,11 +620,17 @@ static void let_go(struct cas_packwriter *w, bool all)
         }
         for (size_t i = 0; i < w->touched_count; i++)
                 cas_packfile_unref_locked(w->ps, w->touched[i].pack);
-        if (w->pack)
+        if (w->pack && (all || !w->alone))
                 cas_packset_give_locked(w->ps, cas_steal(&w->pack));
         cas_mutex_unlock(&w->ps->mutex);
         w->entry_count = kept;
         w->touched_count = 0;
+}
+
+void cas_packwriter_end_pack(struct cas_packwriter *w)
+{
+        if (w->pack)
+                cas_packset_give(w->ps, cas_steal(&w->pack));
 }
 
 void cas_packwriter_published(struct cas_packwriter *w)

@@ -69,6 +69,9 @@ struct cas_touched {
 struct cas_packwriter {
         struct cas_packset *ps;
         const struct cas_packstyle *style;
+        /* Set by who owns the writer, before anything is written. */
+        uint32_t tier; /* CAS_TIER_ANY when it is not */
+        bool alone;    /* packs of its own, that nobody else writes to until its end */
         struct cas_compressor *compressor;
         struct cas_openblock *block;
         struct cas_packfile *pack;    /* taken from the set; NULL until something is written */
@@ -116,6 +119,9 @@ int cas_packwriter_layer(struct cas_packwriter *w, const struct cas_layer_record
                          struct cas_err *err) CAS_MUST_CHECK;
 int cas_packwriter_recipe(struct cas_packwriter *w, const struct cas_recipe_record *recipe,
                           struct cas_err *err) CAS_MUST_CHECK;
+/* Does what a flush would wait for (the open block is written when `all`, packs are synced), so
+ * that one which comes right after it, under locks, is short. Not for shared chunks. */
+int cas_packwriter_settle(struct cas_packwriter *w, bool all, struct cas_err *err) CAS_MUST_CHECK;
 /* Writes and syncs everything that this writer needs; its chunks and packs are in the batch. A
  * chunk that was moved is left out unless the index still has it where it was: the caller keeps
  * others from changing that until the batch is written. */
@@ -127,6 +133,8 @@ int cas_packwriter_flush_full(struct cas_packwriter *w, struct cas_batch *batch,
 /* The batch was written: lets go of packs, and of chunks that are not in the open block; ready for
  * more. */
 void cas_packwriter_published(struct cas_packwriter *w);
+/* Ends the pack that is written: others may go on with it. */
+void cas_packwriter_end_pack(struct cas_packwriter *w);
 /* Whether a chunk that was in that pack waits in the open block. */
 bool cas_packwriter_waits(const struct cas_packwriter *w, uint64_t from_pack_id);
 

@@ -103,8 +103,9 @@ static void *work(void *arg)
         struct cas_recode_result part = {0};
         struct cas_err err = CAS_ERR_INIT;
         struct source source;
-        const struct cas_recode_hooks hooks = {yield, rc};
-        struct cas_recoder *recoder = cas_recoder_new(rc->s->packset, rc->density, &hooks);
+        const struct cas_recode_hooks hooks = {.yield = yield, .arg = rc};
+        struct cas_recoder *recoder =
+                cas_recoder_new(rc->s->packset, rc->density, CAS_TIER_ANY, &hooks);
         uint64_t damaged = 0;
         int r = 0;
         (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);

@@ -464,11 +464,13 @@ static int end_pack(struct pack_repair *p, bool aside, struct cas_err *err)
                 rc = forget_pack(p, err);
         if (rc < 0)
                 return rc;
-        cas_packset_unclaim(s->packset, &p->claim, true);
-        p->is_claimed = false;
         if (aside)
                 cas_packset_fd_drop(s->packset, p->pack_id);
-        return aside ? 0 : cas_packset_unlink(s->packset, p->pack_id, p->rec.tier, err);
+        else
+                rc = cas_packset_unlink(s->packset, p->pack_id, &p->rec, err);
+        cas_packset_unclaim(s->packset, &p->claim, true);
+        p->is_claimed = false;
+        return rc;
 }
 
 /* From then on nobody writes to it. */

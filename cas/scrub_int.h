@@ -186,6 +186,9 @@ struct cas_scrub_file;
 /* Errors: NOTFOUND, IO. */
 int cas_scrub_file_open(struct cas_scrub_run *run, int dirfd, const char *path,
                         struct cas_scrub_file **out, struct cas_err *err) CAS_MUST_CHECK;
+/* A pack's home copy; one that is remote is fetched. Errors: NOTFOUND, IO. */
+int cas_scrub_file_open_pack(struct cas_scrub_run *run, uint64_t pack_id,
+                             struct cas_scrub_file **out, struct cas_err *err) CAS_MUST_CHECK;
 void cas_scrub_file_close(struct cas_scrub_file *f);
 CAS_DEFINE_CLEANUP(cas_cleanup_scrub_file_, struct cas_scrub_file *, cas_scrub_file_close);
 #define cas_cleanup_scrub_file __attribute__((cleanup(cas_cleanup_scrub_file_)))

@@ -20,6 +20,7 @@ struct file_look {
         const char *path; /* borrowed */
         struct cas_digest digest;
         int dirfd; /* of packs */
+        uint32_t tier;
         uint64_t pack_id;
 };
 
@@ -91,18 +92,19 @@ static void check_pack_file(struct cas_look *look, void *arg)
         struct cas_packset *ps = f->run->s->packset;
         struct cas_pack_record rec;
         struct cas_err miss = CAS_ERR_INIT;
-        /* Packs that are moved or removed go under this lock, from the index to their files. */
-        cas_mutex_lock(&ps->replacing);
+        /* Who makes a pack has it open until the index tells of it; who removes or moves one has it
+         * claimed until the file has gone. */
         bool open = cas_packset_is_open(ps, f->pack_id);
         int rc = cas_index_get_pack(ps->index, f->pack_id, &rec, &miss);
-        bool there = is_there(f->run, f->dirfd, f->path);
-        cas_mutex_unlock(&ps->replacing);
-        if (rc == -CAS_E_NOTFOUND && !open && there)
+        open = open || cas_packset_is_open(ps, f->pack_id);
+        bool unknown = rc == -CAS_E_NOTFOUND || (rc == 0 && rec.tier != f->tier);
+        if (unknown && !open && is_there(f->run, f->dirfd, f->path))
                 cas_look_found(look, CAS_FSCK_PACK_UNKNOWN, NULL, f->path, "%s", "");
 }
 
 struct pack_dir {
         struct cas_scrub_run *run;
+        uint32_t tier;
         int dirfd;
 };
 
@@ -116,19 +118,21 @@ static int take_pack_file(void *arg, const char *path CAS_UNUSED, const char *na
                                &(struct file_look){.run = d->run,
                                                    .path = name,
                                                    .dirfd = d->dirfd,
+                                                   .tier = d->tier,
                                                    .pack_id = pack_id});
-        else if (strncmp(name, "lost+found", 10) != 0)
+        else if (strncmp(name, "lost+found", 10) != 0 &&
+                 !(cas_pack_moving_name_parse(name, &pack_id) &&
+                   cas_packset_is_open(d->run->s->packset, pack_id)))
                 cas_scrub_say(d->run, CAS_FSCK_PACK_UNKNOWN, name, "%s", "");
         return 0;
 }
 
-static int take_tier(void *arg, const struct cas_tier_info *tier CAS_UNUSED, int dirfd,
-                     struct cas_err *err)
+static int take_tier(void *arg, const struct cas_tier_info *tier, int dirfd, struct cas_err *err)
 {
         if (dirfd < 0)
                 return 0;
         struct cas_scrub_run *run = arg;
-        struct pack_dir d = {.run = run, .dirfd = dirfd};
+        struct pack_dir d = {.run = run, .tier = tier->tier, .dirfd = dirfd};
         return cas_dir_each_at(dirfd, take_pack_file, &d, err);
 }
 

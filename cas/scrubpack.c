@@ -237,17 +237,16 @@ static void check_pack(struct pack_look *pack)
         cas_cleanup_scrub_file struct cas_scrub_file *f = NULL;
         struct cas_packset *ps = pack->run->s->packset;
         struct cas_err err = CAS_ERR_INIT;
-        char name[CAS_PACK_NAME_BYTES];
-        int dirfd;
+        struct cas_pack_record known;
         pack->quiet = cas_packset_is_quiet(ps, pack->pack_id);
-        int rc = cas_packset_pack_path(ps, pack->pack_id, &dirfd, name, &err);
+        int rc = cas_index_get_pack(ps->index, pack->pack_id, &known, &err);
         if (rc == -CAS_E_NOTFOUND && !cas_look_is_first(pack->look))
                 return; /* the index has forgotten it since */
         if (rc == 0)
-                rc = cas_scrub_file_open(pack->run, dirfd, name, &f, &err);
+                rc = cas_scrub_file_open_pack(pack->run, pack->pack_id, &f, &err);
         if (rc < 0) {
                 cas_look_found(pack->look, CAS_FSCK_PACK_MISSING, &pack->damage, pack->subject,
-                               "pack %s: %s", name, err.msg);
+                               "%s", err.msg);
                 return;
         }
         read_pack(pack, f);

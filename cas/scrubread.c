@@ -8,13 +8,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-#include "cas/pack_int.h"
+#include "cas/packfile_int.h"
 
 #define ALIGN_BYTES 4096
 #define WINDOW_BYTES (2 * CAS_MIB)
 /* The last two: a record that begins in one ends in the next. */
 #define WINDOWS 2
-/* A pack may move between looking a chunk up and opening it. */
+/* A chunk may move between looking it up and opening its pack. */
 #define LOOKUPS_MAX 4
 
 struct window {
@@ -52,8 +52,40 @@ static int open_past_cache(struct cas_scrub_run *run, int dirfd, const char *pat
         return rc;
 }
 
+/* The home copy of a pack. One that is remote is fetched, and paid for. */
+static int open_pack_past_cache(struct cas_scrub_run *run, uint64_t pack_id, int *out_fd,
+                                bool *direct, struct cas_err *err)
+{
+        struct cas_err why = CAS_ERR_INIT;
+        bool fetched;
+        struct stat st;
+        int rc = cas_packset_open_flags(run->s->packset, pack_id, O_NOFOLLOW | O_DIRECT, out_fd,
+                                        &fetched, &why);
+        *direct = rc == 0 && !fetched;
+        if (rc < 0 && why.sys_errno == EINVAL)
+                return cas_packset_open_flags(run->s->packset, pack_id, O_NOFOLLOW, out_fd,
+                                              &fetched, err);
+        if (rc < 0)
+                *err = why;
+        else if (fetched && fstat(*out_fd, &st) == 0)
+                cas_scrub_read(run, (uint64_t)st.st_size);
+        return rc;
+}
+
 static ssize_t file_pread(void *ctx, int fd, void *buf, size_t len, off_t offset);
 static const struct cas_io_ops file_ops = {.pread = file_pread};
+
+static struct cas_scrub_file *file_new(struct cas_scrub_run *run, const char *path, int fd,
+                                       bool direct)
+{
+        struct cas_scrub_file *f = cas_xcalloc(1, sizeof(*f));
+        f->run = run;
+        f->io = (struct cas_io){.ops = &file_ops, .ctx = f};
+        f->path = cas_xstrdup(path);
+        f->fd = fd;
+        f->direct = direct;
+        return f;
+}
 
 int cas_scrub_file_open(struct cas_scrub_run *run, int dirfd, const char *path,
                         struct cas_scrub_file **out, struct cas_err *err)
@@ -61,16 +93,21 @@ int cas_scrub_file_open(struct cas_scrub_run *run, int dirfd, const char *path,
         int fd = -1;
         bool direct = false;
         int rc = open_past_cache(run, dirfd, path, &fd, &direct, err);
-        if (rc < 0)
-                return rc;
-        struct cas_scrub_file *f = cas_xcalloc(1, sizeof(*f));
-        f->run = run;
-        f->io = (struct cas_io){.ops = &file_ops, .ctx = f};
-        f->path = cas_xstrdup(path);
-        f->fd = fd;
-        f->direct = direct;
-        *out = f;
-        return 0;
+        if (rc == 0)
+                *out = file_new(run, path, fd, direct);
+        return rc;
+}
+
+int cas_scrub_file_open_pack(struct cas_scrub_run *run, uint64_t pack_id,
+                             struct cas_scrub_file **out, struct cas_err *err)
+{
+        char name[CAS_PACK_NAME_BYTES];
+        int fd = -1;
+        bool direct = false;
+        int rc = open_pack_past_cache(run, pack_id, &fd, &direct, err);
+        if (rc == 0)
+                *out = file_new(run, cas_pack_name(pack_id, name), fd, direct);
+        return rc;
 }
 
 void cas_scrub_file_close(struct cas_scrub_file *f)
@@ -253,15 +290,11 @@ void cas_scrub_blocks_free(struct cas_scrub_blocks *b)
 
 static int open_pack(struct cas_scrub_blocks *b, uint64_t pack_id, struct cas_err *err)
 {
-        char name[CAS_PACK_NAME_BYTES];
-        int dirfd;
         bool direct;
         if (b->fd >= 0 && b->pack_id == pack_id)
                 return 0;
         close_pack(b);
-        int rc = cas_packset_pack_path(b->run->s->packset, pack_id, &dirfd, name, err);
-        if (rc == 0)
-                rc = open_past_cache(b->run, dirfd, name, &b->fd, &direct, err);
+        int rc = open_pack_past_cache(b->run, pack_id, &b->fd, &direct, err);
         if (rc == 0)
                 b->pack_id = pack_id;
         return rc;

@@ -137,13 +137,13 @@ static bool go_on(void *arg CAS_UNUSED)
 int test_packs_recode(struct test_packs *t, uint64_t pack_id, struct cas_recode_result *out,
                       struct cas_err *err)
 {
-        const struct cas_recode_hooks hooks = {go_on, NULL};
+        const struct cas_recode_hooks hooks = {.yield = go_on};
         struct cas_pack_record rec;
         int rc = cas_index_get_pack(t->store.index, pack_id, &rec, err);
         if (rc < 0)
                 return rc;
-        struct cas_recoder *recoder =
-                cas_recoder_new(t->store.packset, (enum cas_pack_density)rec.density, &hooks);
+        struct cas_recoder *recoder = cas_recoder_new(
+                t->store.packset, (enum cas_pack_density)rec.density, rec.tier, &hooks);
         rc = cas_recoder_pack(recoder, pack_id, err);
         if (rc == 0)
                 rc = cas_recoder_finish(recoder, out, err);
