@@ -25,7 +25,8 @@ struct tier_bucket {
         X(conditional_delete, "conditional-delete")                                                \
         X(checksums, "checksums")                                                                  \
         X(ranges, "ranges")                                                                        \
-        X(list_after_write, "list-after-write")
+        X(list_after_write, "list-after-write")                                                    \
+        X(bare_etags, "bare-etags")
 
 static void append_identity(const struct tier_bucket_config *c, struct cas_buf *out)
 {

@@ -214,7 +214,7 @@ int s3_put(struct s3 *s, const char *key, const void *data, size_t len,
                 s3_checksum(&hash, h.checksum);
                 s3_request_header(&r, "x-amz-checksum-sha256", h.checksum);
         }
-        s3_condition_headers(&r, condition, &h);
+        s3_marked_condition_headers(s, &r, condition, &h);
         if (s3_perform(s, &r, &a, err) < 0 || s3_check_written(s, &r, &a, err) < 0)
                 return -(int)err->code;
         s3_object_of(&a, len, out);
@@ -328,8 +328,9 @@ int s3_delete(struct s3 *s, const char *key, const char *if_match, struct cas_er
                 return fail_key(s, whole, CAS_E_UNSUPPORTED,
                                 "the store is not known to delete under a condition", err);
         struct s3_request r = {.method = "DELETE", .key = whole};
+        struct s3_write_headers h;
         if (if_match)
-                s3_request_header(&r, "if-match", if_match);
+                s3_if_match_header(s, &r, if_match, &h);
         if (s3_perform(s, &r, &a, err) < 0)
                 return -(int)err->code;
         if (a.status == 404)

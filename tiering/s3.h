@@ -100,6 +100,7 @@ struct s3_abilities {
         bool checksums; /* x-amz-checksum-sha256 is kept and checked */
         bool ranges;
         bool list_after_write;
+        bool bare_etags; /* If-Match holds for ETags without their quotes (Ceph 16): sent so */
 };
 int s3_probe(struct s3 *s, struct s3_abilities *out, struct cas_err *err) CAS_MUST_CHECK;
 /* What an earlier probe found. */

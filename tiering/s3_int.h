@@ -95,14 +95,21 @@ int s3_hash_file(int fd, uint64_t offset, uint64_t bytes, struct cas_hash *out,
  * is the caller's. */
 struct s3_write_headers {
         char sha256[CAS_HASH_HEX_BYTES], checksum[S3_CHECKSUM_BYTES], nonce[S3_NONCE_BYTES];
+        char etag[S3_ETAG_BYTES];
 };
 void s3_write_headers(struct s3 *s, struct s3_request *r, const struct cas_hash *sha256,
                       struct s3_write_headers *h);
 /* A mark by which a write can be looked up. */
 void s3_mark_header(struct s3_request *r, struct s3_write_headers *h);
-/* With a condition, and a mark when there is one. */
-void s3_condition_headers(struct s3_request *r, const struct s3_condition *condition,
+/* If-Match, as the store takes it. */
+void s3_if_match_header(struct s3 *s, struct s3_request *r, const char *etag,
+                        struct s3_write_headers *h);
+/* Whether there is a condition. */
+bool s3_condition_headers(struct s3 *s, struct s3_request *r, const struct s3_condition *condition,
                           struct s3_write_headers *h);
+/* The same, and a mark when there is one. */
+void s3_marked_condition_headers(struct s3 *s, struct s3_request *r,
+                                 const struct s3_condition *condition, struct s3_write_headers *h);
 /* How long to wait after so many tries; the store's wish is heard. */
 unsigned s3_wait_ms(unsigned tried, unsigned retry_after_s);
 /* In parts, however short it is; key: whole, hash: of all. */

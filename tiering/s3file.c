@@ -194,7 +194,7 @@ static int put_whole(struct s3 *s, const char *key, int fd, uint64_t bytes,
                 s3_checksum(hash, h.checksum);
                 s3_request_header(&r, "x-amz-checksum-sha256", h.checksum);
         }
-        s3_condition_headers(&r, condition, &h);
+        s3_marked_condition_headers(s, &r, condition, &h);
         if (s3_perform(s, &r, &a, err) < 0)
                 return -(int)err->code;
         return s3_check_written(s, &r, &a, err);
@@ -314,7 +314,7 @@ static int complete_once(struct upload *u, const struct cas_buf *text,
 {
         s3_cleanup_answer struct s3_answer a = {0};
         cas_cleanup_buf struct cas_buf body = CAS_BUF_INIT;
-        char etag[S3_ETAG_BYTES];
+        struct s3_write_headers h;
         struct s3_request r = {
                 .method = "POST",
                 .key = u->key,
@@ -323,14 +323,8 @@ static int complete_once(struct upload *u, const struct cas_buf *text,
                 .slow = true};
         *again = false;
         s3_request_query(&r, "uploadId", u->id);
-        if (condition && condition->if_absent)
-                s3_request_header(&r, "if-none-match", "*");
-        else if (condition && condition->if_match)
-                s3_request_header(&r, "if-match", condition->if_match);
-        if (condition && (condition->if_absent || condition->if_match)) {
+        if (s3_condition_headers(u->s, &r, condition, &h))
                 r.nonce = u->nonce;
-                r.if_match = condition->if_absent ? NULL : condition->if_match;
-        }
         if (s3_perform(u->s, &r, &a, err) < 0)
                 return -(int)err->code;
         if (a.status == 404)
@@ -341,7 +335,7 @@ static int complete_once(struct upload *u, const struct cas_buf *text,
                 return 0; /* looked up */
         *again = s3_xml_is_problem(body.data, body.len_bytes);
         if (!*again)
-                return s3_xml_completed(body.data, body.len_bytes, etag, err);
+                return s3_xml_completed(body.data, body.len_bytes, err);
         struct s3_problem p;
         s3_xml_problem(body.data, body.len_bytes, &p);
         return cas_fail(err, CAS_E_IO, "the parts were not put together: %s: %s", p.code,

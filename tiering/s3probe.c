@@ -33,10 +33,10 @@ static bool is_word(int rc)
 
 /* *held: a write that must be done was done, one that must be refused was refused. */
 static int try_put(struct probe *p, const struct s3_condition *condition, bool must_hold,
-                   struct s3_object *object, bool *held, struct cas_err *err)
+                   bool *held, struct cas_err *err)
 {
         struct cas_err why = CAS_ERR_INIT;
-        int rc = s3_put(p->s, p->name, BODY, strlen(BODY), condition, object, &why);
+        int rc = s3_put(p->s, p->name, BODY, strlen(BODY), condition, NULL, &why);
         *held = must_hold ? rc == 0 : rc == -CAS_E_EXISTS;
         if (rc < 0 && !is_word(rc)) {
                 *err = why;
@@ -45,25 +45,37 @@ static int try_put(struct probe *p, const struct s3_condition *condition, bool m
         return 0;
 }
 
-static int probe_put(struct probe *p, struct s3_object *object, struct cas_err *err)
+static int probe_absent(struct probe *p, struct cas_err *err)
 {
-        const struct s3_condition absent = {.if_absent = true}, stale = {.if_match = STALE_ETAG};
-        bool made, refused, stale_refused, replaced;
-        if (try_put(p, &absent, true, object, &made, err) < 0)
+        const struct s3_condition absent = {.if_absent = true};
+        bool made, refused;
+        if (try_put(p, &absent, true, &made, err) < 0)
                 return -(int)err->code;
-        if (!made && s3_put(p->s, p->name, BODY, strlen(BODY), NULL, object, err) < 0)
+        if (!made && s3_put(p->s, p->name, BODY, strlen(BODY), NULL, NULL, err) < 0)
                 return -(int)err->code;
-        if (try_put(p, &absent, false, object, &refused, err) < 0 ||
-            try_put(p, &stale, false, object, &stale_refused, err) < 0 ||
-            s3_head(p->s, p->name, object, err) < 0)
-                return -(int)err->code;
-        const struct s3_condition match = {.if_match = object->etag};
-        struct s3_object next = *object;
-        if (try_put(p, &match, true, &next, &replaced, err) < 0)
+        if (try_put(p, &absent, false, &refused, err) < 0)
                 return -(int)err->code;
         p->out->if_absent = made && refused;
+        return 0;
+}
+
+/* With quotes, as it must be, or else without. */
+static int probe_match(struct probe *p, bool bare, struct cas_err *err)
+{
+        struct s3_object object;
+        bool stale_refused, replaced;
+        p->out->bare_etags = bare;
+        s3_set_abilities(p->s, p->out);
+        const struct s3_condition stale = {.if_match = STALE_ETAG},
+                                  match = {.if_match = object.etag};
+        if (try_put(p, &stale, false, &stale_refused, err) < 0 ||
+            s3_head(p->s, p->name, &object, err) < 0 ||
+            try_put(p, &match, true, &replaced, err) < 0)
+                return -(int)err->code;
         p->out->if_match = stale_refused && replaced;
-        return s3_head(p->s, p->name, object, err);
+        p->out->bare_etags = bare && p->out->if_match;
+        s3_set_abilities(p->s, p->out);
+        return 0;
 }
 
 static int count_key(void *arg, const char *key CAS_UNUSED, const struct s3_object *object,
@@ -186,7 +198,6 @@ static int probe_delete(struct probe *p, struct cas_err *err)
 int s3_probe(struct s3 *s, struct s3_abilities *out, struct cas_err *err)
 {
         struct s3_abilities found = {0};
-        struct s3_object object = {0};
         char nonce[S3_NONCE_BYTES];
         s3_nonce(nonce);
         __attribute__((cleanup(probe_release))) struct probe p = {.s = s, .out = &found};
@@ -194,7 +205,8 @@ int s3_probe(struct s3 *s, struct s3_abilities *out, struct cas_err *err)
         s3_set_abilities(s, &found);
         if (s3_key(s, p.name, &p.key, err) < 0)
                 return -(int)err->code;
-        if (probe_put(&p, &object, err) < 0 || probe_reading(&p, err) < 0 ||
+        if (probe_absent(&p, err) < 0 || probe_match(&p, false, err) < 0 ||
+            (!found.if_match && probe_match(&p, true, err) < 0) || probe_reading(&p, err) < 0 ||
             probe_checksums(&p, err) < 0)
                 return cas_err_wrap(err, "trying out what the store can do");
         s3_set_abilities(s, &found);

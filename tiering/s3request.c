@@ -75,18 +75,39 @@ void s3_mark_header(struct s3_request *r, struct s3_write_headers *h)
         s3_request_header(r, META "write", h->nonce);
 }
 
-void s3_condition_headers(struct s3_request *r, const struct s3_condition *condition,
+void s3_if_match_header(struct s3 *s, struct s3_request *r, const char *etag,
+                        struct s3_write_headers *h)
+{
+        size_t len = strlen(etag);
+        if (s3_known_abilities(s).bare_etags && len > 2 && len <= S3_ETAG_BYTES && etag[0] == '"') {
+                memcpy(h->etag, etag + 1, len - 2);
+                h->etag[len - 2] = '\0';
+                etag = h->etag;
+        }
+        s3_request_header(r, "if-match", etag);
+}
+
+bool s3_condition_headers(struct s3 *s, struct s3_request *r, const struct s3_condition *condition,
                           struct s3_write_headers *h)
 {
-        if (!condition || (!condition->if_absent && !condition->if_match))
-                return;
-        if (condition->if_absent)
+        if (condition && condition->if_absent) {
                 s3_request_header(r, "if-none-match", "*");
-        else
-                s3_request_header(r, "if-match", condition->if_match);
+                return true;
+        }
+        if (!condition || !condition->if_match)
+                return false;
+        r->if_match = condition->if_match;
+        s3_if_match_header(s, r, condition->if_match, h);
+        return true;
+}
+
+void s3_marked_condition_headers(struct s3 *s, struct s3_request *r,
+                                 const struct s3_condition *condition, struct s3_write_headers *h)
+{
+        if (!s3_condition_headers(s, r, condition, h))
+                return;
         s3_mark_header(r, h);
         r->nonce = h->nonce;
-        r->if_match = condition->if_absent ? NULL : condition->if_match;
 }
 
 /* Sending one try. */

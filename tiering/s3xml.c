@@ -366,18 +366,18 @@ int s3_xml_upload_id(const void *data, size_t len, char **out, struct cas_err *e
         return 0;
 }
 
-static void completed_element(struct walk *w, const char *path, const char *text)
+static void completed_element(struct walk *w, const char *path, const char *text CAS_UNUSED)
 {
-        if (strcmp(path, "CompleteMultipartUploadResult/ETag") == 0)
-                copy_printable(text, w->arg, S3_ETAG_BYTES);
+        if (strcmp(path, "CompleteMultipartUploadResult") == 0)
+                *(bool *)w->arg = true;
 }
 
-int s3_xml_completed(const void *data, size_t len, char *etag, struct cas_err *err)
+int s3_xml_completed(const void *data, size_t len, struct cas_err *err)
 {
-        etag[0] = '\0';
-        if (walk_document(data, len, completed_element, etag, err) < 0)
+        bool completed = false;
+        if (walk_document(data, len, completed_element, &completed, err) < 0)
                 return -(int)err->code;
-        if (!*etag)
-                return cas_fail(err, CAS_E_CORRUPT, "answer of the store: no ETag of an upload");
+        if (!completed)
+                return cas_fail(err, CAS_E_CORRUPT, "answer of the store: no end of an upload");
         return 0;
 }

@@ -55,8 +55,8 @@ int s3_xml_uploads(const void *data, size_t len, struct s3_uploads *out,
                    struct cas_err *err) CAS_MUST_CHECK;
 /* CreateMultipartUpload: *out is owned. */
 int s3_xml_upload_id(const void *data, size_t len, char **out, struct cas_err *err) CAS_MUST_CHECK;
-/* CompleteMultipartUpload: etag has S3_ETAG_BYTES. */
-int s3_xml_completed(const void *data, size_t len, char *etag, struct cas_err *err) CAS_MUST_CHECK;
+/* CompleteMultipartUpload. Its ETag is not looked at: Ceph 16 leaves it empty. */
+int s3_xml_completed(const void *data, size_t len, struct cas_err *err) CAS_MUST_CHECK;
 
 /* 2026-11-21T19:45:10Z, with or without a fraction. False when it is none. */
 bool s3_time_parse(const char *text, int64_t *out_unix_s);

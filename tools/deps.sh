@@ -29,7 +29,7 @@ PACKAGES_TEST=(libcmocka-dev clang clang-format clang-tidy lld git python3 pytho
 	python3-lz4 python3-xxhash erofs-utils umoci skopeo podman buildah containerd runc
 	golang-github-containers-common fsverity attr acl libcap2-bin jq curl mandoc procps
 	util-linux xz-utils zstd pigz nginx varnish chromium chromium-driver
-	docker-registry openssl)
+	docker-registry openssl ceph-mon ceph-osd radosgw)
 PACKAGES_RUN=(bubblewrap crun fuse3 mount)
 
 say() { echo "deps: $*"; }
@@ -64,7 +64,7 @@ packages_missing() {
 
 # Servers that tests start by themselves: by their packages they would run, now and at each start
 # of the machine, at ports that others want. Those that are here already are left as they are.
-SERVERS=(nginx varnish docker-registry)
+SERVERS=(nginx varnish docker-registry ceph-mon ceph-osd radosgw)
 POLICY=/usr/sbin/policy-rc.d # what Debian asks before a package starts a service
 
 apt_install() { # package…

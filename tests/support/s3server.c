@@ -102,6 +102,8 @@ struct s3_config s3server_config(const struct s3server *s)
         return (struct s3_config){.endpoint = s->endpoint,
                                   .bucket = s->bucket,
                                   .path_style = true,
+                                  .sse = s->pid > 0 ? NULL : getenv("LAMINA_S3_SSE"),
+                                  .sse_kms_key = s->pid > 0 ? NULL : getenv("LAMINA_S3_SSE_KEY"),
                                   .timeout_ms = 10000};
 }
 

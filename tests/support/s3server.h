@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An S3 store for tests: tests/support/badbucket.py as a child, which ends with us; or another one
  * that runs already, told by $LAMINA_S3_ENDPOINT, $LAMINA_S3_BUCKET and AWS's own variables, which
- * does not fail on demand. Asserts. */
+ * does not fail on demand ($LAMINA_S3_SSE, $LAMINA_S3_SSE_KEY: by which it encrypts). Asserts. */
 #ifndef TESTS_S3SERVER_H
 #define TESTS_S3SERVER_H
 

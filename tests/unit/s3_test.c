@@ -38,9 +38,10 @@ static int setup(void **state)
                 fail_msg("%s", err.msg);
         const struct s3_abilities *a = &f->abilities;
         print_message("abilities: if-absent %d, if-match %d, multipart-if-absent %d, "
-                      "conditional-delete %d, checksums %d, ranges %d, list-after-write %d\n",
+                      "conditional-delete %d, checksums %d, ranges %d, list-after-write %d, "
+                      "bare-etags %d\n",
                       a->if_absent, a->if_match, a->multipart_if_absent, a->conditional_delete,
-                      a->checksums, a->ranges, a->list_after_write);
+                      a->checksums, a->ranges, a->list_after_write, a->bare_etags);
         *state = f;
         return 0;
 }
@@ -188,6 +189,61 @@ static void writes_on_conditions(void **state)
         }
         OK(s3_delete(f->s3, "tag", NULL, &err));
         assert_int_equal(s3_put(f->s3, "tag", "x", 1, &match, NULL, &err), -CAS_E_EXISTS);
+}
+
+#define WRITERS 6
+#define CHANGES 8
+
+struct writer {
+        struct s3 *s3;
+        unsigned done;
+};
+
+/* Adds one to a number by compare and swap, so often. */
+static void *write_main(void *arg)
+{
+        struct writer *w = arg;
+        struct cas_err err = CAS_ERR_INIT;
+        while (w->done < CHANGES) {
+                cas_cleanup_buf struct cas_buf body = CAS_BUF_INIT;
+                struct s3_object object;
+                char next[32];
+                if (s3_get(w->s3, "number", 100, &body, &object, &err) < 0)
+                        return err.msg[0] ? cas_xstrdup(err.msg) : NULL;
+                int len = snprintf(next, sizeof(next), "%lu",
+                                   strtoul(cas_buf_str(&body), NULL, 10) + 1);
+                const struct s3_condition match = {.if_match = object.etag};
+                int rc = s3_put(w->s3, "number", next, (size_t)len, &match, NULL, &err);
+                if (rc < 0 && rc != -CAS_E_EXISTS)
+                        return cas_xstrdup(err.msg);
+                w->done += rc == 0;
+        }
+        return NULL;
+}
+
+static void changes_by_many_at_once(void **state)
+{
+        struct fixture *f = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_buf struct cas_buf body = CAS_BUF_INIT;
+        pthread_t threads[WRITERS];
+        struct writer writers[WRITERS];
+        if (!f->abilities.if_match)
+                skip();
+        OK(s3_put(f->s3, "number", "0", 1, NULL, NULL, &err));
+        for (size_t i = 0; i < WRITERS; i++) {
+                writers[i] = (struct writer){.s3 = f->s3};
+                assert_int_equal(pthread_create(&threads[i], NULL, write_main, &writers[i]), 0);
+        }
+        for (size_t i = 0; i < WRITERS; i++) {
+                void *why;
+                assert_int_equal(pthread_join(threads[i], &why), 0);
+                if (why)
+                        fail_msg("%s", (char *)why);
+        }
+        OK(s3_get(f->s3, "number", 100, &body, NULL, &err));
+        assert_int_equal(strtoul(cas_buf_str(&body), NULL, 10), WRITERS * CHANGES);
+        OK(s3_delete(f->s3, "number", NULL, &err));
 }
 
 static const char *const odd_keys[] = {"sp ace",   "pl+us",           "per%cent",    "a&b=c?d#e",
@@ -492,6 +548,7 @@ int main(void)
                 cmocka_unit_test(bounds_what_it_reads),
                 cmocka_unit_test(reads_ranges),
                 cmocka_unit_test(writes_on_conditions),
+                cmocka_unit_test(changes_by_many_at_once),
                 cmocka_unit_test(takes_any_key),
                 cmocka_unit_test(lists_many),
                 cmocka_unit_test(puts_files),
