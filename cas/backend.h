@@ -26,9 +26,10 @@ struct cas_tier_info {
         bool remote;      /* no directory: packs come and go whole, blocks are read by ranges */
         bool reachable;   /* false: it failed, or was refused; what lies there cannot be read now */
         bool writable;    /* new packs may be put there */
-        bool shared;      /* remote, and other stores' packs lie there too: what this one does not know
-                           * of is not its garbage */
-        uint8_t density;  /* enum cas_pack_density: what home copies there are written with */
+        bool shared; /* remote, and other stores' packs lie there too: what this one does not know
+                      * of is not its garbage */
+        bool counts_reads; /* `touched` is of use: there is more than one tier */
+        uint8_t density;   /* enum cas_pack_density: what home copies there are written with */
 };
 /* A sealed pack, as one that lies elsewhere is known: its id and its content's name. */
 struct cas_pack_file {
@@ -59,8 +60,8 @@ struct cas_backend_ops {
         /* Optional. Before so many bytes are appended to a pack there: room for them is taken. May
          * block for room, for a stated time. Errors: NOSPACE. */
         int (*pack_grow)(struct cas_backend *b, uint32_t tier, uint64_t bytes, struct cas_err *err);
-        /* Optional. They are there no more, or were not written after all. When the backend is made,
-         * all bytes of files in the directories count as taken: what is cut off or removed by
+        /* Optional. They are there no more, or were not written after all. When the backend is
+         * made, all bytes of files in the directories count as taken: what is cut off or removed by
          * recovery is given back. */
         void (*pack_shrunk)(struct cas_backend *b, uint32_t tier, uint64_t bytes);
         /* The directory (borrowed) in which a sealed or open pack of that tier lies. Errors:
@@ -98,11 +99,11 @@ struct cas_backend_ops {
         /* ---- reading blocks where it is not the home copy that is read; NULL: it always is ----
          * Only readers of content come here: what walks packs (collection, scrub, recoding) reads
          * home copies, and leaves caches and heat alone. */
-        /* Where to read bytes of the pack: a cache, to which they are brought first when the tier
-         * is remote, or the home copy. They may turn out to be gone or torn there (a cache after a
-         * power cut): the caller, who verifies, closes the place as `bad` then and asks again,
-         * twice at most. home_fd: of the home copy, -1 of a remote one. Blocks. Errors: NOTFOUND
-         * (the home copy is gone), IO, BUSY. */
+        /* A read of bytes of the pack, which counts as touching it, and where it is done: a cache,
+         * to which they are brought first when the tier is remote, or the home copy. They may turn
+         * out to be gone or torn there (a cache after a power cut): the caller, who verifies,
+         * closes the place as `bad` then and asks again, twice at most. home_fd: of the home copy,
+         * -1 of a remote one. Blocks. Errors: NOTFOUND (the home copy is gone), IO, BUSY. */
         int (*block_open)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
                           int home_fd, uint64_t offset, uint32_t bytes, struct cas_block_place *out,
                           struct cas_err *err);
@@ -119,7 +120,7 @@ struct cas_backend_ops {
         int (*blocks_bring)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
                             int home_fd, const struct cas_block_range *ranges, size_t count,
                             bool (*stop)(void *arg), void *stop_arg, struct cas_err *err);
-        /* Optional: so many bytes of a pack were read (heat). Must not block. */
+        /* Optional: so many bytes of a pack were read (heat) without block_open. Must not block. */
         void (*touched)(struct cas_backend *b, uint32_t tier, uint64_t pack_id, uint64_t offset,
                         uint32_t bytes);
         /* Optional: the pack has gone, or is on another tier now: what is cached of it, and what is

@@ -53,6 +53,25 @@ int cas_chunk_read(struct cas_store *s, const struct cas_hash *name, uint32_t le
  * when the pack is moved or collected. Errors: NOTFOUND, UNSUPPORTED (it is remote), IO. */
 int cas_pack_open_fd(struct cas_store *s, uint64_t pack_id, int *out_fd,
                      struct cas_err *err) CAS_MUST_CHECK;
+/* A pack for readers in other processes, who read, decode and verify by themselves. */
+struct cas_pack_fds {
+        int home_fd;  /* of its home copy; -1: it is remote, or cannot be reached now. The caller's
+                       */
+        int cache_fd; /* pieces of it at their offsets, holes elsewhere; -1: none. The caller's */
+        bool wants_touched; /* what is read of it should be told: cas_pack_touched */
+};
+/* Errors: NOTFOUND, IO. */
+int cas_pack_open_fds(struct cas_store *s, uint64_t pack_id, struct cas_pack_fds *out,
+                      struct cas_err *err) CAS_MUST_CHECK;
+/* Brings bytes of a pack to where they can be read: at their offset in *out_fd (read-only, the
+ * caller's). `bad`: where that was before they turned out to be other bytes; they are brought anew,
+ * to where they stay. Blocks. Errors: NOTFOUND, IO, BUSY, INVALID. */
+int cas_block_bring(struct cas_store *s, uint64_t pack_id, uint64_t offset, uint32_t bytes,
+                    bool bad, int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
+/* So many bytes of a pack were read by another process. was_bad: its cache had others there, which
+ * go. */
+void cas_pack_touched(struct cas_store *s, uint64_t pack_id, uint64_t offset, uint32_t bytes,
+                      bool was_bad);
 /* Reads one block's frame from a pack descriptor, decodes and verifies it into
  * out (block_raw_bytes of it). Needs no store: `lamina fs` uses it too.
  * scratch is kept between calls. Errors: CORRUPT, IO, LIMIT. */

@@ -50,7 +50,7 @@ int cas_packset_read(struct cas_packset *ps, uint64_t pack_id, uint64_t offset, 
         else
                 rc = cas_fail(err, CAS_E_UNSUPPORTED, "blocks of tier %u cannot be read",
                               home.tier);
-        if (rc == 0 && ops->touched)
+        if (rc == 0 && ops->touched && !ops->block_open)
                 ops->touched(ps->backend, home.tier, pack_id, offset, bytes);
         cas_packset_fd_put(ps, &home);
         return rc;

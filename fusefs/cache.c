@@ -234,6 +234,24 @@ void ffs_cache_trim(struct ffs_cache *c, size_t weight)
         destroy_all(c, gone);
 }
 
+void ffs_cache_sweep(struct ffs_cache *c, bool (*goes)(const void *value))
+{
+        struct entry *gone = NULL;
+        cas_mutex_lock(&c->mutex);
+        for (struct entry *e = c->oldest, *newer; e; e = newer) {
+                newer = e->newer;
+                if (!goes(e->value))
+                        continue;
+                idle_unlink(c, e);
+                c->weight -= e->weight;
+                (void)cas_map_remove(c->entries, &e->key, sizeof(e->key));
+                e->older = gone;
+                gone = e;
+        }
+        cas_mutex_unlock(&c->mutex);
+        destroy_all(c, gone);
+}
+
 void ffs_cache_drop(struct ffs_cache *c, const struct ffs_cache_key *key)
 {
         struct entry *gone = NULL;

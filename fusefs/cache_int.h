@@ -33,6 +33,9 @@ void ffs_cache_add(struct ffs_cache *c, const struct ffs_cache_key *key, void *v
 void ffs_cache_drop(struct ffs_cache *c, const struct ffs_cache_key *key);
 /* Lets go of what is not in use until the rest weighs no more than that. */
 void ffs_cache_trim(struct ffs_cache *c, size_t weight);
+/* Lets go of values that are not in use and for which goes() is true; it is called with the cache's
+ * lock held. */
+void ffs_cache_sweep(struct ffs_cache *c, bool (*goes)(const void *value));
 size_t ffs_cache_weight(struct ffs_cache *c);
 
 #endif

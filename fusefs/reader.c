@@ -1,20 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fusefs/reader_int.h"
 
-#include <fcntl.h>
 #include <sys/eventfd.h>
 
 #include "cas/limits.h"
 #include "cas/mutex.h"
 #include "fusefs/cache_int.h"
+#include "fusefs/lentpack_int.h"
 #include "fusefs/readahead_int.h"
-#include "fusefs/resolve_client_int.h"
+#include "fusefs/touches_int.h"
 
 /* Extents are asked for and kept in pages of this many chunks. */
 #define PAGE_CHUNKS FFS_RESOLVE_EXTENTS_MAX
-/* How much behind a block is dropped with it: folios of the page cache are larger than pages, and
- * one that reaches into the next block goes only when that has been read. */
-#define DROP_BEHIND_BYTES (UINT64_C(1) << 20)
 #define TOUCHED_MAX 64
 /* A read lies in a few pages of extents, each of which may be out of date. */
 #define READS_MAX 4
@@ -34,16 +31,13 @@ struct block {
         uint8_t data[];
 };
 
-struct held_pack {
-        int fd;
-};
-
 struct ffs_reader {
         struct ffs_resolve_client *client;
         struct ffs_cache *pages;  /* of struct extent_page */
         struct ffs_cache *blocks; /* of struct block */
-        struct ffs_cache *packs;  /* of struct held_pack */
+        struct ffs_cache *packs;  /* of struct ffs_lentpack */
         struct ffs_readahead *readahead;
+        struct ffs_touches *touches;
         int activity_fd;               /* eventfd: packs were read since the last tidying */
         struct cas_mutex mutex;        /* leaf; guards what follows */
         uint64_t touched[TOUCHED_MAX]; /* packs read since the last tidying */
@@ -61,11 +55,21 @@ struct reading {
         bool fresh; /* pages are asked for, not taken from the cache */
 };
 
-static void held_pack_free(void *value)
+static void free_lentpack(void *value)
 {
-        struct held_pack *p = value;
-        (void)close(p->fd);
-        free(p);
+        ffs_lentpack_free(value);
+}
+
+static bool lentpack_is_stale(const void *value)
+{
+        return ffs_lentpack_is_stale(value);
+}
+
+/* Files that were removed take up room for as long as they are open. */
+static void sweep_packs(void *arg)
+{
+        struct ffs_reader *r = arg;
+        ffs_cache_sweep(r->packs, lentpack_is_stale);
 }
 
 struct ffs_reader *ffs_reader_new(const struct ffs_reader_config *config)
@@ -74,8 +78,9 @@ struct ffs_reader *ffs_reader_new(const struct ffs_reader_config *config)
         r->client = ffs_resolve_client_new(config->resolve_path);
         r->pages = ffs_cache_new("extents", config->extent_cache_bytes, free);
         r->blocks = ffs_cache_new("blocks", config->block_cache_bytes, free);
-        r->packs = ffs_cache_new("packs", config->packs_max, held_pack_free);
+        r->packs = ffs_cache_new("packs", config->packs_max, free_lentpack);
         r->readahead = ffs_readahead_new();
+        r->touches = ffs_touches_new(r->client, sweep_packs, r);
         r->activity_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         cas_assert(r->activity_fd >= 0);
         cas_mutex_init(&r->mutex, "reader");
@@ -86,6 +91,7 @@ void ffs_reader_free(struct ffs_reader *r)
 {
         if (!r)
                 return;
+        ffs_touches_free(r->touches);
         ffs_cache_free(r->pages);
         ffs_cache_free(r->blocks);
         ffs_cache_free(r->packs);
@@ -257,14 +263,10 @@ struct block_load {
 static int load_pack(void *arg, void **value, size_t *weight, struct cas_err *err)
 {
         const struct block_load *load = arg;
-        int fd;
-        if (ffs_resolve_pack(load->reading->reader->client, load->extent->pack_id,
-                             load->reading->timeout_ms, &fd, err) < 0)
+        struct ffs_lentpack *pack;
+        if (ffs_lentpack_open(load->reading->reader->client, load->extent->pack_id,
+                              load->reading->timeout_ms, &pack, err) < 0)
                 return -(int)err->code;
-        /* Blocks are fetched as a whole, and ahead of readers by our own judgement. */
-        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
-        struct held_pack *pack = cas_xmalloc(sizeof(*pack));
-        pack->fd = fd;
         *value = pack;
         *weight = 1;
         return 0;
@@ -284,8 +286,7 @@ static void drop_range(struct ffs_reader *r, uint64_t pack_id, uint64_t offset, 
         void *held;
         if (ffs_cache_get(r->packs, &key, no_load, NULL, &held, &ignored) < 0)
                 return; /* closed meanwhile */
-        int fd = ((struct held_pack *)held)->fd;
-        (void)posix_fadvise(fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
+        ffs_lentpack_drop(held, offset, bytes);
         ffs_cache_put(r->packs, &key, held);
 }
 
@@ -330,42 +331,54 @@ bool ffs_reader_tidy(struct ffs_reader *r)
         return idle;
 }
 
-static void read_ahead(struct ffs_reader *r, int fd, const struct cas_extent *e)
+static void read_ahead(struct ffs_reader *r, const struct ffs_lentpack *pack,
+                       const struct cas_extent *e)
 {
         struct ffs_readahead_advice advice;
         ffs_readahead_note(r->readahead, e->pack_id, e->block_offset, e->block_stored_bytes,
                            &advice);
         if (advice.fetch_bytes)
-                (void)posix_fadvise(fd, (off_t)advice.fetch_offset, (off_t)advice.fetch_bytes,
-                                    POSIX_FADV_WILLNEED);
+                ffs_lentpack_fetch(pack, advice.fetch_offset, advice.fetch_bytes);
         if (advice.drop_bytes)
                 drop_range(r, advice.drop_pack, advice.drop_offset, advice.drop_bytes);
+}
+
+static void tell_read(struct ffs_reader *r, const struct ffs_lentpack *pack,
+                      const struct cas_extent *e, const struct ffs_lentpack_use *use)
+{
+        const struct ffs_resolve_touch touch = {.pack_id = e->pack_id,
+                                                .offset = e->block_offset,
+                                                .bytes = e->block_stored_bytes,
+                                                .was_bad = use->cache_was_bad};
+        if (!use->by_owner && ffs_lentpack_wants_touched(pack))
+                ffs_touches_note(r->touches, &touch);
 }
 
 static int load_block(void *arg, void **value, size_t *weight, struct cas_err *err)
 {
         const struct block_load *load = arg;
         const struct cas_extent *e = load->extent;
-        struct ffs_cache *packs = load->reading->reader->packs;
+        struct ffs_reader *r = load->reading->reader;
         struct ffs_cache_key key = {.a = e->pack_id};
-        void *held;
-        if (ffs_cache_get(packs, &key, load_pack, arg, &held, err) < 0)
+        struct ffs_lentpack_use use;
+        void *pack;
+        if (ffs_cache_get(r->packs, &key, load_pack, arg, &pack, err) < 0)
                 return -(int)err->code;
-        int fd = ((struct held_pack *)held)->fd;
-        read_ahead(load->reading->reader, fd, e);
+        read_ahead(r, pack, e);
         struct block *block = cas_xmalloc(sizeof(*block) + e->block_raw_bytes);
         block->raw_bytes = e->block_raw_bytes;
         block->checksum = e->block_checksum;
-        int rc = cas_block_read(fd, e, block->data, load->reading->scratch, err);
-        uint64_t from = e->block_offset - cas_min_u64(e->block_offset, DROP_BEHIND_BYTES);
-        (void)posix_fadvise(fd, (off_t)from,
-                            (off_t)(e->block_offset + e->block_stored_bytes - from),
-                            POSIX_FADV_DONTNEED);
-        touch(load->reading->reader, e->pack_id);
-        ffs_cache_put(packs, &key, held);
+        int rc = ffs_lentpack_read(pack, r->client, e, load->reading->timeout_ms, block->data,
+                                   load->reading->scratch, &use, err);
+        touch(r, e->pack_id);
+        if (rc == 0)
+                tell_read(r, pack, e, &use);
+        ffs_cache_put(r->packs, &key, pack);
+        /* What is asked for again is opened again. */
+        if ((rc < 0 && rc != -CAS_E_BUSY) || use.stale)
+                ffs_cache_drop(r->packs, &key);
         if (rc < 0) {
                 free(block);
-                ffs_cache_drop(packs, &key); /* what is asked for again is opened again */
                 return rc;
         }
         *value = block;

@@ -57,13 +57,25 @@ static bool code_of_wire(uint16_t wire, enum cas_code *out)
         return true;
 }
 
+/* Bits of a request. */
+#define ASKS_AGAIN 1U
+#define KNOWS_TIERS 2U
+#define WAS_BAD 4U
+/* Bits of an answer. */
+#define HAS_HOME 1U
+#define HAS_CACHE 2U
+#define WANTS_TOUCHED 4U
+#define FILLS 8U
+
 void ffs_resolve_request_encode(const struct ffs_resolve_request *r,
                                 uint8_t out[FFS_RESOLVE_REQUEST_BYTES])
 {
         memset(out, 0, FFS_RESOLVE_REQUEST_BYTES);
         cas_put_le32(out, FFS_RESOLVE_MAGIC);
         cas_put_le16(out + 4, (uint16_t)r->type);
-        cas_put_le16(out + 6, r->asks_again);
+        cas_put_le16(out + 6,
+                     (uint16_t)((r->asks_again ? ASKS_AGAIN : 0) |
+                                (r->knows_tiers ? KNOWS_TIERS : 0) | (r->was_bad ? WAS_BAD : 0)));
         cas_put_le64(out + 8, r->tag);
         if (r->type == FFS_RESOLVE_EXTENTS) {
                 memcpy(out + 16, r->object.bytes, CAS_HASH_BYTES);
@@ -71,18 +83,71 @@ void ffs_resolve_request_encode(const struct ffs_resolve_request *r,
                 cas_put_le32(out + 52, r->count_max);
         } else if (r->type == FFS_RESOLVE_PACK) {
                 cas_put_le64(out + 16, r->pack_id);
+        } else if (r->type == FFS_RESOLVE_FILL) {
+                cas_put_le64(out + 16, r->pack_id);
+                cas_put_le64(out + 24, r->offset);
+                cas_put_le32(out + 32, r->bytes);
+        } else if (r->type == FFS_RESOLVE_TOUCHED) {
+                cas_put_le32(out + 52, r->touches);
         }
+}
+
+void ffs_resolve_touch_encode(const struct ffs_resolve_touch *t,
+                              uint8_t out[FFS_RESOLVE_TOUCH_BYTES])
+{
+        memset(out, 0, FFS_RESOLVE_TOUCH_BYTES);
+        cas_put_le64(out, t->pack_id);
+        cas_put_le64(out + 8, t->offset);
+        cas_put_le32(out + 16, t->bytes);
+        cas_put_le32(out + 20, t->was_bad);
+}
+
+void ffs_resolve_touch_decode(const void *msg, uint32_t i, struct ffs_resolve_touch *out)
+{
+        const uint8_t *p = (const uint8_t *)msg + FFS_RESOLVE_REQUEST_BYTES +
+                           (size_t)i * FFS_RESOLVE_TOUCH_BYTES;
+        *out = (struct ffs_resolve_touch){.pack_id = cas_get_le64(p),
+                                          .offset = cas_get_le64(p + 8),
+                                          .bytes = cas_get_le32(p + 16),
+                                          .was_bad = (cas_get_le32(p + 20) & 1) != 0};
+}
+
+static int decode_fill(const uint8_t *p, struct ffs_resolve_request *out, struct cas_err *err)
+{
+        out->pack_id = cas_get_le64(p + 16);
+        out->offset = cas_get_le64(p + 24);
+        out->bytes = cas_get_le32(p + 32);
+        if (out->bytes < 1 || out->bytes > FFS_RESOLVE_FILL_BYTES_MAX ||
+            out->offset > (uint64_t)INT64_MAX - FFS_RESOLVE_FILL_BYTES_MAX)
+                return cas_fail(err, CAS_E_INVALID, "resolve: %u bytes of a pack asked for",
+                                out->bytes);
+        return 0;
+}
+
+static int decode_touched(const uint8_t *p, size_t len, struct ffs_resolve_request *out,
+                          struct cas_err *err)
+{
+        out->touches = cas_get_le32(p + 52);
+        if (out->touches < 1 || out->touches > FFS_RESOLVE_TOUCHES_MAX ||
+            len != FFS_RESOLVE_REQUEST_BYTES + (size_t)out->touches * FFS_RESOLVE_TOUCH_BYTES)
+                return cas_fail(err, CAS_E_INVALID, "resolve: %u reads told of in %zu bytes",
+                                out->touches, len);
+        return 0;
 }
 
 int ffs_resolve_request_decode(const void *msg, size_t len, struct ffs_resolve_request *out,
                                struct cas_err *err)
 {
         const uint8_t *p = msg;
-        if (len != FFS_RESOLVE_REQUEST_BYTES || cas_get_le32(p) != FFS_RESOLVE_MAGIC)
+        if (len < FFS_RESOLVE_REQUEST_BYTES || cas_get_le32(p) != FFS_RESOLVE_MAGIC)
                 return cas_fail(err, CAS_E_INVALID, "not a resolve request");
-        uint16_t type = cas_get_le16(p + 4);
-        *out = (struct ffs_resolve_request){.asks_again = cas_get_le16(p + 6) & 1,
+        uint16_t type = cas_get_le16(p + 4), bits = cas_get_le16(p + 6);
+        *out = (struct ffs_resolve_request){.asks_again = (bits & ASKS_AGAIN) != 0,
+                                            .knows_tiers = (bits & KNOWS_TIERS) != 0,
+                                            .was_bad = (bits & WAS_BAD) != 0,
                                             .tag = cas_get_le64(p + 8)};
+        if (type != FFS_RESOLVE_TOUCHED && len != FFS_RESOLVE_REQUEST_BYTES)
+                return cas_fail(err, CAS_E_INVALID, "resolve: a request of %zu bytes", len);
         switch (type) {
         case FFS_RESOLVE_PING:
                 break;
@@ -96,6 +161,14 @@ int ffs_resolve_request_decode(const void *msg, size_t len, struct ffs_resolve_r
                 break;
         case FFS_RESOLVE_PACK:
                 out->pack_id = cas_get_le64(p + 16);
+                break;
+        case FFS_RESOLVE_FILL:
+                if (decode_fill(p, out, err) < 0)
+                        return -(int)err->code;
+                break;
+        case FFS_RESOLVE_TOUCHED:
+                if (decode_touched(p, len, out, err) < 0)
+                        return -(int)err->code;
                 break;
         default:
                 return cas_fail(err, CAS_E_INVALID, "resolve: request of type %u", type);
@@ -130,7 +203,9 @@ void ffs_resolve_reply_encode(const struct ffs_resolve_reply *r, const struct ca
         cas_buf_append_le32(out, r->chunk_count);
         cas_buf_append_le32(out, r->first_chunk);
         cas_buf_append_le32(out, r->count);
-        cas_buf_append_le32(out, 0);
+        cas_buf_append_le32(out, (r->home ? HAS_HOME : 0) | (r->cache ? HAS_CACHE : 0) |
+                                         (r->wants_touched ? WANTS_TOUCHED : 0) |
+                                         (r->fills ? FILLS : 0));
         for (uint32_t i = 0; i < r->count; i++)
                 append_extent(out, &extents[i]);
 }
@@ -188,11 +263,17 @@ int ffs_resolve_reply_decode(const void *msg, size_t len, struct ffs_resolve_rep
         r.chunk_count = cas_cursor_le32(&c);
         r.first_chunk = cas_cursor_le32(&c);
         r.count = cas_cursor_le32(&c);
-        (void)cas_cursor_le32(&c);
+        uint32_t bits = cas_cursor_le32(&c);
         if (c.failed || magic != FFS_RESOLVE_MAGIC || type < FFS_RESOLVE_PING ||
-            type > FFS_RESOLVE_PACK || !code_of_wire(code, &r.code))
+            type > FFS_RESOLVE_TOUCHED || !code_of_wire(code, &r.code))
                 return cas_fail(err, CAS_E_INVALID, "not a resolve reply");
         r.type = (enum ffs_resolve_type)type;
+        if (r.type == FFS_RESOLVE_PACK) {
+                r.home = (bits & HAS_HOME) != 0;
+                r.cache = (bits & HAS_CACHE) != 0;
+                r.wants_touched = (bits & WANTS_TOUCHED) != 0;
+                r.fills = (bits & FILLS) != 0;
+        }
         if (r.count > FFS_RESOLVE_EXTENTS_MAX ||
             (r.count && (r.type != FFS_RESOLVE_EXTENTS || !extents)) ||
             r.size_bytes > CAS_OBJECT_BYTES_MAX || r.first_chunk > r.chunk_count ||

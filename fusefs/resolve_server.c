@@ -4,9 +4,9 @@
  * at a time serves it, and a request is answered before the next is read.
  * Nothing here waits for a client: one that does not read its answers is cut.
  *
- * An object that has to come from another store first is waited for by threads
- * of their own, started as they are needed; the connection is armed again when
- * its answer was sent. */
+ * An object that has to come from another store first, or a block from another
+ * tier, is waited for by threads of their own, started as they are needed; the
+ * connection is armed again when its answer was sent. */
 #include "fusefs/resolve.h"
 
 #include <errno.h>
@@ -20,16 +20,17 @@
 #include "cas/mutex.h"
 #include "cas/object.h"
 #include "cas/order.h"
+#include "fusefs/resolve_fill_int.h"
 #include "fusefs/resolve_msg_int.h"
 #include "fusefs/unixsock_int.h"
 
 #define RESOLVER_THREADS 4
 #define RESOLVER_CONNECTIONS_MAX 256
 #define HOLDERS_MAX 32
-/* How long an answer is held back for an object that is on its way. */
+/* How long an answer is held back for what is on its way. */
 #define HOLD_MS 250
 
-/* A request whose object has to come first. */
+/* A request whose object or block has to come first. */
 struct held {
         struct held *next;
         int fd; /* its connection, which is not armed */
@@ -38,7 +39,8 @@ struct held {
 
 struct ffs_resolver {
         struct cas_store *store; /* borrowed */
-        char *path;              /* owned */
+        struct ffs_fills *fills;
+        char *path; /* owned */
         int listen_fd, epoll_fd, stop_fd;
         pthread_t threads[RESOLVER_THREADS];
         unsigned thread_count;
@@ -125,49 +127,107 @@ static int find_extents(struct ffs_resolver *r, const struct ffs_resolve_request
         return 0;
 }
 
-static int reply_send(int fd, const struct ffs_resolve_request *request,
-                      struct ffs_resolve_reply *reply, const struct cas_extent *extents,
-                      int pack_fd, const struct cas_err *why, bool held, struct cas_buf *out,
-                      struct cas_err *err)
+/* What an answer is made of beside its head. */
+struct answer {
+        struct ffs_resolve_reply reply;
+        struct cas_extent *extents; /* borrowed */
+        int fds[FFS_SOCK_FDS_MAX];  /* owned */
+        size_t fd_count;
+        struct cas_err why; /* code 0: it goes well */
+};
+
+static void answer_release(struct answer *a)
 {
-        if (why->code != CAS_OK) {
-                *reply = (struct ffs_resolve_reply){
-                        .type = request->type, .tag = request->tag, .code = why->code};
-                if (why->code == CAS_E_BUSY && !request->asks_again)
-                        reply->code = CAS_E_IO;
-                /* What a source does not give is told by the store, once for all. */
-                if (why->code != CAS_E_NOTFOUND && why->code != CAS_E_BUSY)
-                        cas_log(held ? CAS_LOG_DEBUG : CAS_LOG_WARN, "resolve.failed", "why=\"%s\"",
-                                why->msg);
-        }
-        cas_buf_clear(out);
-        ffs_resolve_reply_encode(reply, extents, out);
-        return ffs_sock_send(fd, out->data, out->len_bytes, &pack_fd, pack_fd >= 0, err);
+        for (size_t i = 0; i < a->fd_count; i++)
+                (void)close(a->fds[i]);
+}
+#define cleanup_answer __attribute__((cleanup(answer_release)))
+
+static struct answer answer_to(const struct ffs_resolve_request *request,
+                               struct cas_extent *extents)
+{
+        return (struct answer){.reply = {.type = request->type, .tag = request->tag},
+                               .extents = extents};
 }
 
-/* 1: the object is not here, and nothing was answered. */
-static int answer(struct ffs_resolver *r, int fd, const struct ffs_resolve_request *request,
-                  struct cas_extent *extents, struct cas_buf *out, struct cas_err *err)
+static int answer_send(int fd, const struct ffs_resolve_request *request, struct answer *a,
+                       bool held, struct cas_buf *out, struct cas_err *err)
 {
-        struct ffs_resolve_reply reply = {.type = request->type, .tag = request->tag};
-        struct cas_err why = CAS_ERR_INIT;
-        cas_cleanup_fd int pack_fd = -1;
+        if (a->why.code != CAS_OK) {
+                a->reply = (struct ffs_resolve_reply){
+                        .type = request->type, .tag = request->tag, .code = a->why.code};
+                if (a->why.code == CAS_E_BUSY && !request->asks_again)
+                        a->reply.code = CAS_E_IO;
+                /* What a source does not give is told by the store, once for all. */
+                if (a->why.code != CAS_E_NOTFOUND && a->why.code != CAS_E_BUSY)
+                        cas_log(held ? CAS_LOG_DEBUG : CAS_LOG_WARN, "resolve.failed", "why=\"%s\"",
+                                a->why.msg);
+        }
+        cas_buf_clear(out);
+        ffs_resolve_reply_encode(&a->reply, a->extents, out);
+        return ffs_sock_send(fd, out->data, out->len_bytes, a->fds, a->fd_count, err);
+}
+
+static void find_pack(struct ffs_resolver *r, const struct ffs_resolve_request *request,
+                      struct answer *a)
+{
+        struct cas_pack_fds fds;
+        if (cas_pack_open_fds(r->store, request->pack_id, &fds, &a->why) < 0)
+                return;
+        if (fds.home_fd >= 0)
+                a->fds[a->fd_count++] = fds.home_fd;
+        if (fds.cache_fd >= 0)
+                a->fds[a->fd_count++] = fds.cache_fd;
+        if (request->knows_tiers) {
+                a->reply.home = fds.home_fd >= 0;
+                a->reply.cache = fds.cache_fd >= 0;
+                a->reply.wants_touched = fds.wants_touched;
+                a->reply.fills = true;
+                return;
+        }
+        /* A home copy is all that it can read. */
+        while (a->fd_count > (fds.home_fd >= 0))
+                (void)close(a->fds[--a->fd_count]);
+        if (fds.home_fd < 0)
+                (void)cas_fail(&a->why, CAS_E_IO, "pack %016llx is not here",
+                               (unsigned long long)request->pack_id);
+}
+
+static void take_touches(struct ffs_resolver *r, const void *msg, uint32_t count)
+{
+        for (uint32_t i = 0; i < count; i++) {
+                struct ffs_resolve_touch t;
+                ffs_resolve_touch_decode(msg, i, &t);
+                cas_pack_touched(r->store, t.pack_id, t.offset, t.bytes, t.was_bad);
+        }
+}
+
+/* 1: it has to come first, and nothing was answered. */
+static int answer(struct ffs_resolver *r, int fd, const struct ffs_resolve_request *request,
+                  const void *msg, struct cas_extent *extents, struct cas_buf *out,
+                  struct cas_err *err)
+{
+        cleanup_answer struct answer a = answer_to(request, extents);
         switch (request->type) {
         case FFS_RESOLVE_PING:
                 break;
         case FFS_RESOLVE_EXTENTS:
-                if (find_extents(r, request, &reply, extents, &why) == -CAS_E_NOTFOUND)
+                if (find_extents(r, request, &a.reply, extents, &a.why) == -CAS_E_NOTFOUND)
                         return 1;
                 break;
         case FFS_RESOLVE_PACK:
-                if (cas_pack_open_fd(r->store, request->pack_id, &pack_fd, &why) < 0)
-                        pack_fd = -1;
+                find_pack(r, request, &a);
+                break;
+        case FFS_RESOLVE_FILL:
+                return 1;
+        case FFS_RESOLVE_TOUCHED:
+                take_touches(r, msg, request->touches);
                 break;
         }
-        return reply_send(fd, request, &reply, extents, pack_fd, &why, false, out, err);
+        return answer_send(fd, request, &a, false, out, err);
 }
 
-/* ---- objects that have to come first ---- */
+/* ---- what has to come first ---- */
 
 static void *holder_thread(void *arg);
 
@@ -215,11 +275,18 @@ static int answer_held(struct ffs_resolver *r, const struct held *h, struct cas_
                        struct cas_buf *out, struct cas_err *err)
 {
         const struct ffs_resolve_request *request = &h->request;
-        struct ffs_resolve_reply reply = {.type = request->type, .tag = request->tag};
-        struct cas_err why = CAS_ERR_INIT;
-        if (cas_elsewhere_bring(r->store, &request->object, HOLD_MS, &why) == 0)
-                (void)find_extents(r, request, &reply, extents, &why);
-        return reply_send(h->fd, request, &reply, extents, -1, &why, true, out, err);
+        cleanup_answer struct answer a = answer_to(request, extents);
+        if (request->type == FFS_RESOLVE_FILL) {
+                const struct ffs_fill_wish wish = {.pack_id = request->pack_id,
+                                                   .offset = request->offset,
+                                                   .bytes = request->bytes,
+                                                   .was_bad = request->was_bad};
+                if (ffs_fills_get(r->fills, &wish, HOLD_MS, &a.fds[0], &a.why) == 0)
+                        a.fd_count = 1;
+        } else if (cas_elsewhere_bring(r->store, &request->object, HOLD_MS, &a.why) == 0) {
+                (void)find_extents(r, request, &a.reply, extents, &a.why);
+        }
+        return answer_send(h->fd, request, &a, true, out, err);
 }
 
 static void *holder_thread(void *arg)
@@ -261,7 +328,7 @@ enum served { SERVED, SERVED_LATER, SERVED_LAST };
 static enum served serve_one(struct ffs_resolver *r, int fd, struct cas_extent *extents,
                              struct cas_buf *out)
 {
-        uint8_t msg[FFS_RESOLVE_REQUEST_BYTES + 1];
+        uint8_t msg[FFS_RESOLVE_REQUEST_BYTES_MAX + 1];
         size_t len = 0, no_fds = 0;
         struct cas_err err = CAS_ERR_INIT;
         struct ffs_resolve_request request;
@@ -271,7 +338,7 @@ static enum served serve_one(struct ffs_resolver *r, int fd, struct cas_extent *
                 return SERVED_LAST;
         int rc = ffs_resolve_request_decode(msg, len, &request, &err);
         if (rc == 0)
-                rc = answer(r, fd, &request, extents, out, &err);
+                rc = answer(r, fd, &request, msg, extents, out, &err);
         if (rc == 1)
                 return hold(r, fd, &request) ? SERVED_LATER : SERVED_LAST;
         if (rc < 0)
@@ -335,6 +402,7 @@ int ffs_resolver_start(struct cas_store *s, const char *path, struct ffs_resolve
 {
         struct ffs_resolver *r = cas_xcalloc(1, sizeof(*r));
         *r = (struct ffs_resolver){.store = s,
+                                   .fills = ffs_fills_new(s),
                                    .path = cas_xstrdup(path),
                                    .listen_fd = -1,
                                    .epoll_fd = -1,
@@ -371,6 +439,7 @@ void ffs_resolver_stop(struct ffs_resolver *r)
         for (unsigned i = 0; i < r->thread_count; i++)
                 (void)pthread_join(r->threads[i], NULL);
         holders_stop(r);
+        ffs_fills_free(r->fills);
         for (size_t i = 0; i < RESOLVER_CONNECTIONS_MAX; i++) {
                 if (r->connections[i] >= 0)
                         (void)close(r->connections[i]);

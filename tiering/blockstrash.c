@@ -74,19 +74,27 @@ static struct tier_block *next_idle(struct tier_twin *t, bool *all)
         return found;
 }
 
-/* Nothing of it is left: the file goes. */
-static void unlink_locked(struct tier_blocks *b, struct tier_twin *t)
+/* Removes a file whose room is free at once, also while others have it open. */
+static void remove_file(struct tier_blocks *b, const struct tier_twin *t)
 {
         char name[TIER_TWIN_NAME_BYTES];
         struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_fd int fd CAS_UNUSED = openat(b->dirfd, tier_twin_name(t->pack_id, name),
+                                                  O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
+        if (cas_io_unlink(b->io, b->dirfd, name, &err) < 0)
+                cas_log(CAS_LOG_WARN, "blocks.remove", "error=\"%s\"", err.msg);
+}
+
+/* Nothing of it is left: the file goes. */
+static void unlink_locked(struct tier_blocks *b, struct tier_twin *t)
+{
         cas_assert(t->fd_users == 0);
         tier_blocks_fd_close_locked(b, t);
         b->punching.twin = t;
         b->punching.first_page = 0;
         b->punching.end_page = UINT64_MAX;
         cas_mutex_unlock(&b->mutex);
-        if (cas_io_unlink(b->io, b->dirfd, tier_twin_name(t->pack_id, name), &err) < 0)
-                cas_log(CAS_LOG_WARN, "blocks.remove", "error=\"%s\"", err.msg);
+        remove_file(b, t);
         cas_mutex_lock(&b->mutex);
         b->punching.twin = NULL;
         went_locked(b, t->count, t->page_count);

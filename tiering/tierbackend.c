@@ -51,7 +51,8 @@ static int op_pack_dir(struct cas_backend *b, uint64_t pack_id CAS_UNUSED, uint3
         return rc;
 }
 
-static void info_fill_locked(const struct tier *t, struct cas_tier_info *out)
+static void info_fill_locked(const struct tier_set *set, const struct tier *t,
+                             struct cas_tier_info *out)
 {
         bool reachable = tier_is_reachable_locked(t);
         *out = (struct cas_tier_info){.tier = t->id,
@@ -59,6 +60,7 @@ static void info_fill_locked(const struct tier *t, struct cas_tier_info *out)
                                       .remote = !tier_is_local(t),
                                       .reachable = reachable,
                                       .writable = reachable && !t->config.leaving,
+                                      .counts_reads = atomic_load(&set->counts),
                                       .density = t->config.density};
 }
 
@@ -69,7 +71,7 @@ static int op_tier_info(struct cas_backend *b, uint32_t tier, struct cas_tier_in
         cas_mutex_lock(&set->mutex);
         const struct tier *t = tier_by_id_locked(set, tier);
         if (t)
-                info_fill_locked(t, out);
+                info_fill_locked(set, t, out);
         cas_mutex_unlock(&set->mutex);
         return t ? 0 : cas_fail(err, CAS_E_UNSUPPORTED, "no tier %u is configured", tier);
 }
@@ -87,7 +89,7 @@ static int op_tier_each(struct cas_backend *b,
                 cas_mutex_lock(&set->mutex);
                 bool end = i >= set->count, gone = end || set->tiers[i]->gone;
                 if (!gone) {
-                        info_fill_locked(set->tiers[i], &info);
+                        info_fill_locked(set, set->tiers[i], &info);
                         if (info.reachable && !info.remote)
                                 dirfd = set->tiers[i]->dir.packs_fd;
                 }
@@ -123,11 +125,26 @@ static struct tier_blocks *blocks_for(struct tier_set *set, uint32_t tier, bool 
         return blocks;
 }
 
+/* Counts a read and heats the pack; gives whether it is in a bucket. */
+static bool note_read(struct tier_set *set, uint32_t tier, uint64_t pack_id, uint32_t bytes)
+{
+        cas_mutex_lock(&set->mutex);
+        struct tier *t = tier_by_id_locked(set, tier);
+        bool remote = t && !tier_is_local(t);
+        if (t)
+                t->read_bytes += bytes;
+        cas_mutex_unlock(&set->mutex);
+        tier_heat_touch(set->heat, pack_id, (uint64_t)time(NULL));
+        return remote;
+}
+
 static int op_block_open(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
                          int home_fd, uint64_t offset, uint32_t bytes, struct cas_block_place *out,
                          struct cas_err *err)
 {
         struct tier_blocks *blocks = blocks_for(set_of(b), tier, home_fd < 0);
+        if (atomic_load(&set_of(b)->counts))
+                (void)note_read(set_of(b), tier, pack->pack_id, bytes);
         if (!blocks && home_fd < 0)
                 return cas_fail(err, CAS_E_IO, "no tier %u in a bucket", tier);
         if (!blocks) {
@@ -181,13 +198,7 @@ static void op_touched(struct cas_backend *b, uint32_t tier, uint64_t pack_id, u
         struct tier_set *set = set_of(b);
         if (!atomic_load(&set->counts))
                 return;
-        cas_mutex_lock(&set->mutex);
-        struct tier *t = tier_by_id_locked(set, tier);
-        bool remote = t && !tier_is_local(t);
-        if (t)
-                t->read_bytes += bytes;
-        cas_mutex_unlock(&set->mutex);
-        tier_heat_touch(set->heat, pack_id, (uint64_t)time(NULL));
+        bool remote = note_read(set, tier, pack_id, bytes);
         struct tier_blocks *blocks = blocks_for(set, tier, remote);
         if (blocks)
                 tier_blocks_touched(blocks, tier, remote, pack_id, offset, bytes);

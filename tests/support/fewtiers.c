@@ -284,6 +284,13 @@ static int bring(struct fewtier *tier, const struct cas_pack_file *pack, int hom
         return rc < 0 ? rc : cas_io_pwrite_all(io, out_fd, block, bytes, offset, "place", err);
 }
 
+static void touched(struct cas_backend *b, uint32_t tier, uint64_t pack_id CAS_UNUSED,
+                    uint64_t offset CAS_UNUSED, uint32_t bytes CAS_UNUSED)
+{
+        atomic_fetch_add(&of(b)->touched, 1);
+        atomic_store(&of(b)->touched_tier, tier);
+}
+
 static int block_open(struct cas_backend *b, uint32_t number, const struct cas_pack_file *pack,
                       int home_fd, uint64_t offset, uint32_t bytes, struct cas_block_place *out,
                       struct cas_err *err)
@@ -304,6 +311,7 @@ static int block_open(struct cas_backend *b, uint32_t number, const struct cas_p
         if (rc < 0)
                 return rc;
         atomic_fetch_add(&t->places, 1);
+        touched(b, number, pack->pack_id, offset, bytes);
         *out = (struct cas_block_place){.fd = cas_steal_fd(&fd)};
         return 0;
 }
@@ -312,13 +320,6 @@ static void block_close(struct cas_backend *b, struct cas_block_place *given, bo
 {
         atomic_fetch_add(&of(b)->bad_closed, bad);
         (void)close(given->fd);
-}
-
-static void touched(struct cas_backend *b, uint32_t tier, uint64_t pack_id CAS_UNUSED,
-                    uint64_t offset CAS_UNUSED, uint32_t bytes CAS_UNUSED)
-{
-        atomic_fetch_add(&of(b)->touched, 1);
-        atomic_store(&of(b)->touched_tier, tier);
 }
 
 static void pack_gone(struct cas_backend *b, uint64_t pack_id CAS_UNUSED)

@@ -55,6 +55,51 @@ static void requests_round_trip(void **state CAS_UNUSED)
         assert_int_equal(ffs_resolve_request_decode(msg, sizeof(msg), &out, &err), -CAS_E_INVALID);
 }
 
+static void requests_of_tiers_round_trip(void **state CAS_UNUSED)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        uint8_t msg[FFS_RESOLVE_REQUEST_BYTES + 2 * FFS_RESOLVE_TOUCH_BYTES];
+        struct ffs_resolve_request out, r = {.type = FFS_RESOLVE_FILL,
+                                             .asks_again = true,
+                                             .was_bad = true,
+                                             .pack_id = 7,
+                                             .offset = UINT64_C(1) << 40,
+                                             .bytes = FFS_RESOLVE_FILL_BYTES_MAX};
+        ffs_resolve_request_encode(&r, msg);
+        assert_int_equal(ffs_resolve_request_decode(msg, FFS_RESOLVE_REQUEST_BYTES, &out, &err), 0);
+        assert_true(out.asks_again && out.was_bad && !out.knows_tiers);
+        assert_int_equal(out.pack_id, 7);
+        assert_int_equal(out.offset, r.offset);
+        assert_int_equal(out.bytes, r.bytes);
+        r.bytes++;
+        ffs_resolve_request_encode(&r, msg);
+        assert_int_equal(ffs_resolve_request_decode(msg, FFS_RESOLVE_REQUEST_BYTES, &out, &err),
+                         -CAS_E_INVALID);
+        r.bytes = 1;
+        r.offset = UINT64_MAX;
+        ffs_resolve_request_encode(&r, msg);
+        assert_int_equal(ffs_resolve_request_decode(msg, FFS_RESOLVE_REQUEST_BYTES, &out, &err),
+                         -CAS_E_INVALID);
+        const struct ffs_resolve_touch touches[2] = {{1, 2, 3, false}, {4, 5, 6, true}};
+        struct ffs_resolve_touch touch;
+        r = (struct ffs_resolve_request){.type = FFS_RESOLVE_TOUCHED, .touches = 2};
+        ffs_resolve_request_encode(&r, msg);
+        ffs_resolve_touch_encode(&touches[0], msg + FFS_RESOLVE_REQUEST_BYTES);
+        ffs_resolve_touch_encode(&touches[1],
+                                 msg + FFS_RESOLVE_REQUEST_BYTES + FFS_RESOLVE_TOUCH_BYTES);
+        assert_int_equal(ffs_resolve_request_decode(msg, sizeof(msg), &out, &err), 0);
+        assert_int_equal(out.touches, 2);
+        ffs_resolve_touch_decode(msg, 1, &touch);
+        assert_int_equal(touch.offset, 5);
+        assert_int_equal(touch.bytes, 6);
+        assert_true(touch.was_bad);
+        assert_int_equal(ffs_resolve_request_decode(msg, sizeof(msg) - 1, &out, &err),
+                         -CAS_E_INVALID);
+        r.touches = FFS_RESOLVE_TOUCHES_MAX + 1;
+        ffs_resolve_request_encode(&r, msg);
+        assert_int_equal(ffs_resolve_request_decode(msg, sizeof(msg), &out, &err), -CAS_E_INVALID);
+}
+
 static int decode(const struct ffs_resolve_reply *r, const struct cas_extent *extents,
                   struct cas_extent *got)
 {
@@ -119,8 +164,12 @@ static void answers_over_a_socket(void **state CAS_UNUSED)
         assert_int_equal(ffs_resolve_extents(c, &small, 0, 512, 1000, &reply, extents, &err), 0);
         assert_int_equal(reply.count, 1);
         assert_int_equal(reply.size_bytes, 1000);
-        int fd = -1;
-        assert_int_equal(ffs_resolve_pack(c, extents[0].pack_id, 1000, &fd, &err), 0);
+        struct ffs_resolved_pack pack;
+        assert_int_equal(ffs_resolve_pack(c, extents[0].pack_id, 1000, &pack, &err), 0);
+        assert_int_equal(pack.cache_fd, -1);
+        assert_false(pack.wants_touched);
+        assert_true(pack.fills);
+        int fd = pack.home_fd;
         uint8_t want[1000];
         cas_cleanup_free uint8_t *block = cas_xmalloc(extents[0].block_raw_bytes);
         cas_cleanup_buf struct cas_buf scratch = CAS_BUF_INIT;
@@ -140,7 +189,7 @@ static void answers_over_a_socket(void **state CAS_UNUSED)
         assert_int_equal(reply.count, 0);
         assert_int_equal(ffs_resolve_extents(c, &absent, 0, 5, 1000, &reply, extents, &err),
                          -CAS_E_NOTFOUND);
-        assert_int_equal(ffs_resolve_pack(c, 99, 1000, &fd, &err), -CAS_E_NOTFOUND);
+        assert_int_equal(ffs_resolve_pack(c, 99, 1000, &pack, &err), -CAS_E_NOTFOUND);
         /* A restarted owner is found, over the connections that broke. */
         fusebox_owner_stop(&box);
         assert_int_equal(ffs_resolve_ping(c, 1000, &err), -CAS_E_BUSY);
@@ -253,6 +302,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(requests_round_trip),
+                cmocka_unit_test(requests_of_tiers_round_trip),
                 cmocka_unit_test(replies_are_checked),
                 cmocka_unit_test(answers_over_a_socket),
                 cmocka_unit_test_setup_teardown(what_is_on_its_way_keeps_nobody_waiting,
