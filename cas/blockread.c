@@ -7,6 +7,7 @@
 #include "cas/codec.h"
 #include "cas/limits.h"
 #include "cas/object.h"
+#include "cas/slowio.h"
 
 /* What a descriptor with O_DIRECT wants of offsets, lengths and memory; no device in use asks
  * for more. */
@@ -52,7 +53,7 @@ static int read_frame(int fd, const struct cas_extent *e, struct cas_buf *scratc
                 return rc;
         uint8_t *at = scratch->data;
         at += cas_align_up((uintptr_t)at, DIRECT_ALIGN_BYTES) - (uintptr_t)at;
-        rc = cas_io_pread_blocks(cas_io_posix(), fd, at, len, direct ? DIRECT_ALIGN_BYTES : 1,
+        rc = cas_io_pread_blocks(cas_io_device(), fd, at, len, direct ? DIRECT_ALIGN_BYTES : 1,
                                  start, &got, "pack", err);
         if (rc < 0)
                 return rc;

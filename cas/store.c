@@ -25,6 +25,7 @@
 #include "cas/pins_int.h"
 #include "cas/pool.h"
 #include "cas/scrubturn_int.h"
+#include "cas/slowio.h"
 #include "cas/store_int.h"
 #include "cas/tree_int.h"
 #include "cas/upload_int.h"
@@ -329,7 +330,7 @@ static int open_packs(struct cas_store *s, const struct cas_store_config *config
 static struct cas_store *store_new(const struct cas_store_config *config)
 {
         struct cas_store *s = cas_xcalloc(1, sizeof(*s));
-        s->io = config->io ? config->io : cas_io_posix();
+        s->io = config->io ? config->io : cas_io_device();
         s->dirfd = s->lock_fd = s->packs_fd = -1;
         cas_mutex_init(&s->collecting, "store.collecting");
         cas_mutex_init(&s->names, "store.names");

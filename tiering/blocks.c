@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include "cas/slowio.h"
 #include "tiering/blocks_int.h"
 
 /* What the tables of the evictor are sized by. */
@@ -375,7 +376,7 @@ int tier_blocks_open(const struct tier_blocks_config *config, struct tier_blocks
         struct tier_blocks *b = cas_xcalloc(1, sizeof(*b));
         b->ops = config->ops;
         b->arg = config->arg;
-        b->io = config->io ? config->io : cas_io_posix();
+        b->io = config->io ? config->io : cas_io_device();
         b->dirfd = -1;
         b->capacity_bytes = config->dirfd >= 0 ? config->capacity_bytes : 0;
         b->twins = cas_map_new();
