@@ -549,12 +549,14 @@ class Soak:
         return self.worker(f"reader {n}", step)
 
     def umount(self, point):
-        begin = time.monotonic()
+        begin, why = time.monotonic(), ""
         while os.path.ismount(point) and time.monotonic() - begin < WAIT_S * 3:
-            if self.host.run("umount", point, check=False).returncode != 0:
+            done = self.host.run("umount", point, check=False)
+            if done.returncode != 0:
+                why = done.stderr
                 time.sleep(0.1)
         if os.path.ismount(point):
-            self.figures.fail(f"umount of {point}")
+            self.figures.fail(f"umount of {point}: {why}")
             subprocess.run(["umount", "-l", point], check=False)
         self.figures.done("mount and umount", time.monotonic() - begin)
 
