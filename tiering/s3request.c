@@ -434,7 +434,9 @@ int s3_perform(struct s3 *s, struct s3_request *r, struct s3_answer *a, struct c
                 bool done = false;
                 if (v == REPEAT_AFTER)
                         unsure = true;
-                if (v == ANSWERED && a->status == 412 && unsure && r->nonce &&
+                /* libcurl itself, or a proxy, may have sent it twice: on a connection that was kept
+                 * and had just ended. */
+                if (v == ANSWERED && a->status == 412 && r->nonce &&
                     settle(s, r, a, &done, err) < 0)
                         return -(int)err->code;
                 if (v == ANSWERED)
