@@ -181,7 +181,7 @@ static int fail_key(struct s3 *s, const char *key, enum cas_code code, const cha
         return cas_fail(err, code, "s3://%s/%.200s: %s", s->config.bucket, key, what);
 }
 
-int s3_check_written(struct s3 *s, const struct s3_request *r, struct s3_answer *a,
+int s3_check_written(struct s3 *s, const struct s3_request *r, const struct s3_answer *a,
                      struct cas_err *err)
 {
         if (a->status < 300)
@@ -189,8 +189,7 @@ int s3_check_written(struct s3 *s, const struct s3_request *r, struct s3_answer 
         if (a->status == 412 || (a->status == 404 && r->if_match))
                 return fail_key(s, r->key, CAS_E_EXISTS, "the condition of the write does not hold",
                                 err);
-        (void)s3_fail_answer(s, r, a, err);
-        return cas_err_wrap(err, "s3://%s/%.200s", s->config.bucket, r->key);
+        return s3_fail_answer(s, r, a, err);
 }
 
 int s3_put(struct s3 *s, const char *key, const void *data, size_t len,
@@ -244,10 +243,8 @@ static int get(struct s3 *s, const char *key, const char *etag, size_t max_bytes
                 return 0;
         if (a.status == 404)
                 return fail_key(s, whole, CAS_E_NOTFOUND, "there is none", err);
-        if (a.status != 200) {
-                (void)s3_fail_answer(s, &r, &a, err);
-                return cas_err_wrap(err, "s3://%s/%.200s", s->config.bucket, whole);
-        }
+        if (a.status != 200)
+                return s3_fail_answer(s, &r, &a, err);
         cas_buf_append(out, body.data, body.len_bytes);
         s3_object_of(&a, body.len_bytes, object);
         return 0;
@@ -310,10 +307,8 @@ int s3_head(struct s3 *s, const char *key, struct s3_object *out, struct cas_err
                         return -(int)err->code;
                 return fail_key(s, whole, CAS_E_NOTFOUND, "there is none", err);
         }
-        if (a.status != 200 || a.length == UINT64_MAX) {
-                (void)s3_fail_answer(s, &r, &a, err);
-                return cas_err_wrap(err, "s3://%s/%.200s", s->config.bucket, whole);
-        }
+        if (a.status != 200 || a.length == UINT64_MAX)
+                return s3_fail_answer(s, &r, &a, err);
         s3_object_of(&a, a.length, out);
         return 0;
 }

@@ -74,7 +74,7 @@ void s3_request_header(struct s3_request *r, const char *name, const char *value
 int s3_perform(struct s3 *s, struct s3_request *r, struct s3_answer *a,
                struct cas_err *err) CAS_MUST_CHECK;
 /* What an answer that is none of these says. */
-int s3_fail_answer(struct s3 *s, const struct s3_request *r, struct s3_answer *a,
+int s3_fail_answer(struct s3 *s, const struct s3_request *r, const struct s3_answer *a,
                    struct cas_err *err);
 /* Whether what was written last under the key carries this mark (HEAD). a: of the HEAD. */
 int s3_look_up(struct s3 *s, const char *key, const char *nonce, struct s3_answer *a, bool *ours,
@@ -126,7 +126,7 @@ struct s3_abilities s3_known_abilities(struct s3 *s);
 struct cas_pool *s3_workers(struct s3 *s);
 void s3_object_of(const struct s3_answer *a, uint64_t size_bytes, struct s3_object *out);
 /* The error of a write's answer, or 0. Errors: EXISTS … */
-int s3_check_written(struct s3 *s, const struct s3_request *r, struct s3_answer *a,
+int s3_check_written(struct s3 *s, const struct s3_request *r, const struct s3_answer *a,
                      struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

@@ -141,14 +141,16 @@ static int get_pieces(struct s3 *s, const char *key, int fd, uint64_t bytes, str
         return job_run(&job, fetch_piece, pieces, sizeof(*pieces), count, err);
 }
 
-static int check_file(int fd, uint64_t bytes, const struct cas_digest *sha256, const char *what,
-                      struct cas_err *err)
+static int check_file(struct s3 *s, const char *key, int fd, uint64_t bytes,
+                      const struct cas_digest *sha256, struct cas_err *err)
 {
         struct cas_hash hash;
         if (s3_hash_file(fd, 0, bytes, &hash, err) < 0)
                 return -(int)err->code;
         if (memcmp(hash.bytes, sha256->bytes, CAS_HASH_BYTES) != 0)
-                return cas_fail(err, CAS_E_CORRUPT, "%s", what);
+                return cas_fail(err, CAS_E_CORRUPT,
+                                "s3://%s/%.200s: what was fetched has another digest",
+                                s->config.bucket, key);
         return 0;
 }
 
@@ -165,14 +167,13 @@ int s3_get_file(struct s3 *s, const char *key, int fd, uint64_t bytes,
                                                        : get_pieces(s, whole, fd, bytes, &why);
                 bool fetched = rc == 0;
                 if (rc == 0 && sha256)
-                        rc = check_file(fd, bytes, sha256, "what was fetched has another digest",
-                                        &why);
+                        rc = check_file(s, whole, fd, bytes, sha256, &why);
                 if (rc == 0)
                         return 0;
                 /* Bytes that came wrong may come right. */
                 if (!fetched || rc != -CAS_E_CORRUPT || tried == GET_TRIES) {
                         *err = why;
-                        return cas_err_wrap(err, "s3://%s/%.200s", s->config.bucket, whole);
+                        return rc;
                 }
         }
 }
@@ -297,7 +298,7 @@ static void completion(const struct upload *u, const struct part *parts, size_t 
 
 /* Whether the object is there by our own doing though the answer to it was lost: the upload is
  * gone then. */
-static int was_completed(struct upload *u, const struct s3_request *r, struct s3_answer *a,
+static int was_completed(struct upload *u, const struct s3_request *r, const struct s3_answer *a,
                          struct cas_err *err)
 {
         bool ours;
@@ -410,8 +411,7 @@ int s3_put_file(struct s3 *s, const char *key, int fd, uint64_t bytes,
                 return cas_fail(err, CAS_E_CORRUPT,
                                 "s3://%s/%.200s: the file to be put has another digest",
                                 s->config.bucket, whole);
-        int rc = bytes <= s->config.part_bytes
-                         ? put_whole(s, whole, fd, bytes, &hash, condition, err)
-                         : s3_put_parts(s, whole, fd, bytes, &hash, condition, err);
-        return rc < 0 ? cas_err_wrap(err, "s3://%s/%.200s", s->config.bucket, whole) : 0;
+        return bytes <= s->config.part_bytes
+                       ? put_whole(s, whole, fd, bytes, &hash, condition, err)
+                       : s3_put_parts(s, whole, fd, bytes, &hash, condition, err);
 }

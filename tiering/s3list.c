@@ -114,13 +114,8 @@ int s3_list(struct s3 *s, const char *prefix, const char *after, char delimiter,
                 .after = whole_after,
                 .delimiter = {delimiter},
                 .strip = ours ? strlen(ours) + 1 : 0};
-        struct cas_err why = CAS_ERR_INIT;
-        int rc = walk(s, &l, fn, arg, &why);
-        if (rc < 0) {
-                *err = why;
-                return cas_err_wrap(err, "list of s3://%s/%.200s", s->config.bucket, whole);
-        }
-        return 0;
+        int rc = walk(s, &l, fn, arg, err);
+        return rc < 0 ? cas_err_wrap(err, "list of %.200s", whole) : 0;
 }
 
 /* Uploads that were left behind. */
@@ -165,8 +160,7 @@ int s3_abort_uploads(struct s3 *s, const char *prefix, unsigned older_s, unsigne
                 if (pages == S3_UPLOAD_PAGES_MAX || (pages > 0 && !page.key_marker))
                         return cas_fail(err, CAS_E_CORRUPT, "the store's list does not end");
                 if (read_uploads(s, whole, &page, &next, err) < 0)
-                        return cas_err_wrap(err, "uploads of s3://%s/%.200s", s->config.bucket,
-                                            whole);
+                        return cas_err_wrap(err, "uploads of %.200s", whole);
                 s3_uploads_release(&page);
                 page = next;
                 int64_t since = time(NULL) + atomic_load(&s->skew_s) - older_s;

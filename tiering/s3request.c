@@ -293,8 +293,8 @@ static enum cas_code code_of(unsigned status, const struct s3_problem *p)
         return CAS_E_IO;
 }
 
-int s3_fail_answer(struct s3 *s, const struct s3_request *r, struct s3_answer *a,
-                   struct cas_err *err)
+static int fail_status(struct s3 *s, const struct s3_request *r, const struct s3_answer *a,
+                       struct cas_err *err)
 {
         struct s3_problem p;
         s3_xml_problem(a->error.data, a->error.len_bytes, &p);
@@ -306,6 +306,13 @@ int s3_fail_answer(struct s3 *s, const struct s3_request *r, struct s3_answer *a
                 return cas_fail(err, CAS_E_IO, "there is no bucket %s", s->config.bucket);
         return cas_fail(err, code_of(a->status, &p), "%s: status %u%s%s%s%s", r->method, a->status,
                         *p.code ? ", " : "", p.code, *p.message ? ": " : "", p.message);
+}
+
+int s3_fail_answer(struct s3 *s, const struct s3_request *r, const struct s3_answer *a,
+                   struct cas_err *err)
+{
+        (void)fail_status(s, r, a, err);
+        return cas_err_wrap(err, "s3://%s/%.200s", s->config.bucket, r->key ? r->key : "");
 }
 
 static bool may_help(const struct s3_answer *a, const struct s3_problem *p)
@@ -349,7 +356,7 @@ static enum verdict judge(struct s3 *s, struct s3_request *r, struct s3_answer *
         if (is_slow_down(a->status, &p))
                 atomic_fetch_add(&s->slowed, 1);
         if (may_help(a, &p)) {
-                (void)s3_fail_answer(s, r, a, err);
+                (void)fail_status(s, r, a, err);
                 return a->status >= 500 ? REPEAT_AFTER : REPEAT;
         }
         if (*signed_again < 2 && learn_skew(s, a, &p)) {
@@ -364,7 +371,7 @@ static enum verdict judge(struct s3 *s, struct s3_request *r, struct s3_answer *
         }
         if (a->status == 404 && !code_is(&p, "NoSuchBucket"))
                 return ANSWERED;
-        (void)s3_fail_answer(s, r, a, err);
+        (void)fail_status(s, r, a, err);
         return REFUSED;
 }
 
@@ -420,45 +427,64 @@ static enum verdict try_once(struct s3 *s, struct s3_request *r, struct attempt 
         return a->may_have_arrived ? REPEAT_AFTER : REPEAT;
 }
 
+/* What is done between two tries. *done: there is an answer after all. Returns -code where nothing
+ * more is to be done. */
+static int before_next(struct s3 *s, struct s3_request *r, struct s3_answer *a, unsigned tried,
+                       bool unsure, const struct cas_err *why, bool *done, struct cas_err *err)
+{
+        bool over = tried >= (r->tries ? r->tries : s->config.tries);
+        if (!over) {
+                atomic_fetch_add(&s->retried, 1);
+                over = !s3_handles_sleep(&s->handles, s3_wait_ms(tried - 1, a->retry_after_s));
+        }
+        *done = false;
+        if (unsure && r->nonce && settle(s, r, a, done, err) < 0)
+                return -(int)err->code;
+        if (*done || !over)
+                return 0;
+        *err = *why;
+        return -(int)err->code;
+}
+
+static int perform(struct s3 *s, struct s3_request *r, struct attempt *t, struct s3_answer *a,
+                   struct cas_err *err)
+{
+        unsigned signed_again = 0, tried = 0;
+        bool unsure = false, done = false; /* unsure: an earlier try may have been done */
+        while (!done) {
+                struct cas_err why = CAS_ERR_INIT;
+                switch (try_once(s, r, t, a, &signed_again, &why)) {
+                case ANSWERED:
+                        /* libcurl itself, or a proxy, may have sent it twice: on a connection that
+                         * was kept and had just ended. */
+                        return a->status == 412 && r->nonce ? settle(s, r, a, &done, err) : 0;
+                case REFUSED:
+                        *err = why;
+                        return -(int)err->code;
+                case REPEAT_NOW:
+                        break;
+                case REPEAT_AFTER:
+                        unsure = true;
+                        __attribute__((fallthrough));
+                case REPEAT:
+                        if (before_next(s, r, a, ++tried, unsure, &why, &done, err) < 0)
+                                return -(int)err->code;
+                        break;
+                }
+        }
+        return 0;
+}
+
 int s3_perform(struct s3 *s, struct s3_request *r, struct s3_answer *a, struct cas_err *err)
 {
         __attribute__((cleanup(attempt_release))) struct attempt t = {0};
-        unsigned signed_again = 0, tried = 0;
-        bool unsure = false; /* an earlier try may have been done */
         make_url(s, r, &t);
         if (find_payload(r, t.payload, err) < 0)
                 return -(int)err->code;
-        for (;;) {
-                struct cas_err why = CAS_ERR_INIT;
-                enum verdict v = try_once(s, r, &t, a, &signed_again, &why);
-                bool done = false;
-                if (v == REPEAT_AFTER)
-                        unsure = true;
-                /* libcurl itself, or a proxy, may have sent it twice: on a connection that was kept
-                 * and had just ended. */
-                if (v == ANSWERED && a->status == 412 && r->nonce &&
-                    settle(s, r, a, &done, err) < 0)
-                        return -(int)err->code;
-                if (v == ANSWERED)
-                        return 0;
-                bool over = v == REFUSED ||
-                            (v != REPEAT_NOW && ++tried >= (r->tries ? r->tries : s->config.tries));
-                if (v != REFUSED && v != REPEAT_NOW && !over) {
-                        atomic_fetch_add(&s->retried, 1);
-                        if (!s3_handles_sleep(&s->handles, s3_wait_ms(tried - 1, a->retry_after_s)))
-                                over = true;
-                }
-                if (v != REFUSED && unsure && r->nonce) {
-                        if (settle(s, r, a, &done, err) < 0)
-                                return -(int)err->code;
-                        if (done)
-                                return 0;
-                }
-                if (over) {
-                        atomic_fetch_add(&s->failed, 1);
-                        *err = why;
-                        return cas_err_wrap(err, "s3://%s/%.200s", s->config.bucket,
-                                            r->key ? r->key : "");
-                }
-        }
+        struct cas_err why = CAS_ERR_INIT;
+        if (perform(s, r, &t, a, &why) == 0)
+                return 0;
+        atomic_fetch_add(&s->failed, 1);
+        *err = why;
+        return cas_err_wrap(err, "s3://%s/%.200s", s->config.bucket, r->key ? r->key : "");
 }
