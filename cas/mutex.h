@@ -57,6 +57,7 @@
         X(900, "maintenance")                                                                      \
         X(900, "packfds")                                                                          \
         X(900, "pool")                                                                             \
+        X(900, "prefetch")                                                                         \
         X(900, "progress")                                                                         \
         X(900, "recipe")                                                                           \
         X(900, "recode")                                                                           \

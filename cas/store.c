@@ -19,6 +19,7 @@
 #include "cas/gc_int.h"
 #include "cas/kept_int.h"
 #include "cas/learner_int.h"
+#include "cas/prefetch_int.h"
 #include "cas/lease_int.h"
 #include "cas/map.h"
 #include "cas/packset_int.h"
@@ -343,6 +344,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->trees = cas_trees_new();
         s->elsewhere = cas_elsewhere_new(s);
         s->learner = cas_learner_new();
+        s->prefetcher = cas_prefetcher_new();
         s->damages = cas_damages_new();
         s->gate = cas_gate_new();
         s->leases = cas_leases_new();
@@ -405,6 +407,7 @@ void cas_store_close(struct cas_store *s)
 {
         if (!s)
                 return;
+        cas_prefetcher_free(s->prefetcher);
         cas_elsewhere_end(s->elsewhere); /* it may be publishing */
         cas_flights_free(s->flights);
         if (s->is_open && !s->commit_broken)

@@ -53,6 +53,7 @@ struct cas_store {
         struct cas_damages *damages;       /* has its own lock (cas/damage.c) */
         struct cas_elsewhere *elsewhere;   /* has its own locks (cas/elsewherebring.c) */
         struct cas_learner *learner;       /* has its own lock (cas/learner.c) */
+        struct cas_prefetcher *prefetcher; /* has its own lock (cas/prefetch.c) */
         struct cas_gate *gate;             /* and the pins; has its own locks (cas/pins.c) */
         struct cas_leases *leases;         /* has its own lock (cas/lease.c) */
         struct cas_scrub_turn *scrub_turn; /* has its own lock (cas/scrubturn.c) */

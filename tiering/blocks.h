@@ -5,7 +5,7 @@
  *
  * A block is known by its pack and its offset there. Which of them stay is decided by an evictor;
  * a block that is being read is not punched out before its reader is done. Memory: 40 bytes for
- * each cached block, and the evictor's, 200 for each pack, 4 MiB for each thread at work.
+ * each cached block, and the evictor's, 200 for each pack, 2 MiB (or a block) for each thread at work.
  * Thread-safe; nothing is verified here: who reads a block has its checksum, and tells when it is
  * bad. */
 #ifndef TIERING_BLOCKS_H

@@ -21,7 +21,7 @@
 #define TIER_BLOCK_BYTES_MAX (UINT32_C(8) << 20)
 /* Blocks nearer to each other are read in one go, of at most so many bytes. */
 #define TIER_RUN_GAP_BYTES (UINT64_C(1) << 20)
-#define TIER_RUN_BYTES_MAX (UINT64_C(4) << 20)
+#define TIER_RUN_BYTES_MAX (UINT64_C(2) << 20)
 #define TIER_RUN_BLOCKS_MAX 256
 /* Descriptors of twins kept open. */
 #define TIER_TWINS_OPEN_MAX 256

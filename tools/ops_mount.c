@@ -9,6 +9,7 @@
 #include "cas/elsewhere.h"
 #include "cas/lease.h"
 #include "cas/order.h"
+#include "cas/prefetch.h"
 #include "tools/lazymount.h"
 #include "tools/ops.h"
 #include "tools/ops_json.h"
@@ -160,6 +161,7 @@ int op_mount_prepare(struct cas_store *s, const json_t *args, const struct op_co
                 return rc;
         }
         cas_order_watch(s, wanted.ref.repo, &image.manifest_digest);
+        cas_prefetch_image(s, wanted.ref.repo, &image.manifest_digest);
         cas_cleanup_free char *name = op_ref_text(&wanted.ref);
         char manifest[CAS_DIGEST_TEXT_BYTES];
         *result = json_pack("{s:s, s:s, s:s, s:O, s:o}", "name", name, "manifest",

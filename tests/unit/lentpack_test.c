@@ -15,11 +15,14 @@
 #include <sys/stat.h>
 
 #include "cas/log.h"
+#include "cas/order.h"
+#include "cas/prefetch.h"
 #include "fusefs/lentpack_int.h"
 #include "fusefs/reader_int.h"
 #include "fusefs/unixsock_int.h"
 #include "tests/support/fusebox.h"
 #include "tests/support/scratch.h"
+#include "tests/support/teststore.h"
 #include "tiering/blocks.h"
 
 #define FILES 24
@@ -109,6 +112,14 @@ static int far_cache_open(struct cas_backend *b, uint32_t tier CAS_UNUSED,
         return tier_blocks_cache_open(far_of(b)->blocks, pack, out_fd, err);
 }
 
+static int far_bring(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                     int home_fd, const struct cas_block_range *ranges, size_t count,
+                     bool (*stop)(void *arg), void *stop_arg, struct cas_err *err)
+{
+        return tier_blocks_bring(far_of(b)->blocks, tier, pack, home_fd, ranges, count, stop,
+                                 stop_arg, err);
+}
+
 static void far_touched(struct cas_backend *b, uint32_t tier, uint64_t pack_id, uint64_t offset,
                         uint32_t bytes)
 {
@@ -125,6 +136,7 @@ static const struct cas_backend_ops far_ops = {.pack_place = far_place,
                                                .block_open = far_block_open,
                                                .block_close = far_block_close,
                                                .cache_open = far_cache_open,
+                                               .blocks_bring = far_bring,
                                                .touched = far_touched};
 
 static int home_open(void *arg, uint32_t tier CAS_UNUSED, uint64_t pack_id, int *out_fd,
@@ -435,6 +447,32 @@ static void unreachable(void **state CAS_UNUSED)
         world_free(w);
 }
 
+/* What was learned of an image is there when it is mounted. */
+static void prefetch(void **state CAS_UNUSED)
+{
+        for (int is_remote = 0; is_remote < 2; is_remote++) {
+                struct world *w = world_new(16 << 20);
+                struct cas_err err = CAS_ERR_INIT;
+                const struct cas_digest manifest = test_digest("manifest");
+                w->far.remote = is_remote;
+                cas_prefetch_image(w->box.store, "app", &manifest);
+                cas_prefetch_wait(w->box.store);
+                assert_int_equal(counts_of(w).cached_blocks, 0);
+                assert_int_equal(
+                        cas_order_put(w->box.store, "app", &manifest, w->ids, FILES / 2, &err), 0);
+                cas_prefetch_image(w->box.store, "app", &manifest);
+                cas_prefetch_wait(w->box.store);
+                assert_int_equal(counts_of(w).cached_blocks, FILES / 2);
+                if (is_remote)
+                        assert_int_equal(w->far.reads, 1); /* neighbours, in one go */
+                for (unsigned i = 0; i < FILES / 2; i++)
+                        assert_int_equal(read_file(w, i), 0);
+                assert_int_equal(counts_of(w).misses, 0);
+                assert_int_equal(w->far.reads, is_remote);
+                world_free(w);
+        }
+}
+
 /* A client that knows nothing of tiers. */
 static void old_client(void **state CAS_UNUSED)
 {
@@ -528,7 +566,8 @@ int main(void)
                 cmocka_unit_test(emptied),          cmocka_unit_test(no_cache),
                 cmocka_unit_test(fails_and_delays), cmocka_unit_test(late_and_unkept),
                 cmocka_unit_test(unreachable),      cmocka_unit_test(old_client),
-                cmocka_unit_test(stress_slow_home), cmocka_unit_test(stress_remote),
+                cmocka_unit_test(prefetch),         cmocka_unit_test(stress_slow_home),
+                cmocka_unit_test(stress_remote),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
