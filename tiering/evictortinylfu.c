@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* W-TinyLFU. */
-#include <stdlib.h>
+/* W-TinyLFU with ghosts. What is new stands in a window, by use. What falls out of it goes on to
+ * the main part when it was read more often of late (a sketch counts) than what would have to go
+ * for it there, all together: so a large entry must be worth as many hits as the small ones in its
+ * place. The main part is a segmented LRU: on probation until it is read again, protected from
+ * then on. The keys of what goes are remembered as ghosts; one that comes back while it is a ghost
+ * was away for too short a time for the window to tell, and goes to the main part at once. With
+ * ghosts the window's share matters little, and is fixed (spec/tiering.md has the figures). */
 #include "tiering/evictor_int.h"
 #include "tiering/sketch.h"
 
@@ -8,34 +13,28 @@
 #define PROBATION 1
 #define PROTECTED 2
 
-/* experiment knobs */
-double tl_window = 0.01, tl_protected = 0.8;
-int tl_mode = 0, tl_climb = 0, tl_promote = 1;
+#define WINDOW_PERCENT 10
+#define PROTECTED_PERCENT 80 /* of the main part */
+#define VICTIMS_MAX 128      /* to be compared with one that is not worth as much as they are */
 
 struct tinylfu {
         struct tier_evictor evictor;
         struct tier_sketch sketch;
-        double window_share;
-        uint64_t window_max, protected_max;
-        /* climbing */
-        uint64_t hits, reads;
-        double last_ratio, step;
 };
 
-static void set_shares(struct tinylfu *t)
+static uint64_t percent_of(uint64_t bytes, unsigned percent)
 {
-        t->window_max = (uint64_t)((double)t->evictor.capacity_bytes * t->window_share);
-        t->protected_max =
-                (uint64_t)((double)(t->evictor.capacity_bytes - t->window_max) * tl_protected);
+        return bytes / 100 * percent + bytes % 100 * percent / 100;
+}
+
+static uint64_t window_max_bytes(const struct tier_evictor *p)
+{
+        return percent_of(p->capacity_bytes, WINDOW_PERCENT);
 }
 
 static void tinylfu_init(struct tier_evictor *p)
 {
-        struct tinylfu *t = (struct tinylfu *)p;
-        tier_sketch_init(&t->sketch, p->capacity_bytes / p->expected_bytes);
-        t->window_share = tl_window;
-        t->step = 0.0625;
-        set_shares(t);
+        tier_sketch_init(&((struct tinylfu *)p)->sketch, p->capacity_bytes / p->expected_bytes);
 }
 
 static void tinylfu_release(struct tier_evictor *p)
@@ -43,150 +42,118 @@ static void tinylfu_release(struct tier_evictor *p)
         tier_sketch_release(&((struct tinylfu *)p)->sketch);
 }
 
-static void climb(struct tinylfu *t)
+static uint64_t tinylfu_memory_bytes(const struct tier_evictor *p)
 {
-        uint64_t n = t->evictor.entry_count * 10ull;
-        if (!tl_climb || t->reads < n || t->reads < 1000)
-                return;
-        double ratio = (double)t->hits / (double)t->reads, d = ratio - t->last_ratio;
-        t->hits = t->reads = 0;
-        if (d < 0)
-                t->step = -t->step;
-        if (d > 0.05 || d < -0.05)
-                t->step = t->step > 0 ? 0.0625 : -0.0625;
-        else
-                t->step *= 0.98;
-        t->last_ratio = ratio;
-        t->window_share += t->step;
-        if (t->window_share < 0.005)
-                t->window_share = 0.005;
-        if (t->window_share > 0.8)
-                t->window_share = 0.8;
-        set_shares(t);
+        return tier_sketch_bytes(&((const struct tinylfu *)p)->sketch);
 }
 
 static void tinylfu_seen(struct tier_evictor *p, uint64_t hash)
 {
-        struct tinylfu *t = (struct tinylfu *)p;
-        tier_sketch_note(&t->sketch, hash);
-        t->reads++;
-        climb(t);
+        tier_sketch_note(&((struct tinylfu *)p)->sketch, hash);
+}
+
+static void limit_protected(struct tier_evictor *p)
+{
+        uint64_t max = percent_of(p->capacity_bytes - window_max_bytes(p), PROTECTED_PERCENT);
+        while (p->queues[PROTECTED].bytes > max)
+                tier_queue_move(p, PROBATION, p->queues[PROTECTED].oldest);
 }
 
 static void tinylfu_used(struct tier_evictor *p, uint32_t i)
 {
-        struct tinylfu *t = (struct tinylfu *)p;
-        t->hits++;
-        unsigned queue = tier_entry_at(p, i)->queue;
-        tier_queue_move(p, queue == WINDOW ? WINDOW : PROTECTED, i);
-        while (p->queues[PROTECTED].bytes > t->protected_max)
-                tier_queue_move(p, PROBATION, p->queues[PROTECTED].oldest);
+        tier_queue_move(p, tier_entry_at(p, i)->queue == WINDOW ? WINDOW : PROTECTED, i);
+        limit_protected(p);
 }
 
-static double worth(const struct tinylfu *t, uint32_t i)
+/* What goes from the main part after that one (none: first). */
+static uint32_t next_victim(const struct tier_evictor *p, uint32_t after)
 {
-        const struct tier_entry *e = tier_entry_at(&t->evictor, i);
-        double c = tier_sketch_count(&t->sketch, tier_evictor_hash(&t->evictor, &e->key));
-        if (tl_mode == 1)
-                c *= (double)e->bytes;
-        return c;
+        uint32_t next = p->queues[PROBATION].oldest;
+        if (after != TIER_NO_ENTRY)
+                next = tier_entry_at(p, after)->newer;
+        if (next == TIER_NO_ENTRY &&
+            (after == TIER_NO_ENTRY || tier_entry_at(p, after)->queue == PROBATION))
+                next = p->queues[PROTECTED].oldest;
+        return next;
 }
 
-static uint32_t next_victim(const struct tier_evictor *p, uint32_t i)
+/* Takes away from the main part, then from the window, until all fits; `keep` stays. */
+static void evict_until_fit(struct tier_evictor *p, uint32_t keep, const struct tier_eviction *told)
 {
-        if (i == TIER_NO_ENTRY)
-                return p->queues[PROBATION].oldest != TIER_NO_ENTRY ? p->queues[PROBATION].oldest
-                                                                    : p->queues[PROTECTED].oldest;
-        const struct tier_entry *e = tier_entry_at(p, i);
-        if (e->newer != TIER_NO_ENTRY || e->queue == PROTECTED)
-                return e->newer;
-        return p->queues[PROTECTED].oldest;
+        while (p->used_bytes > p->capacity_bytes) {
+                uint32_t victim = next_victim(p, TIER_NO_ENTRY);
+                if (victim == keep && victim != TIER_NO_ENTRY)
+                        victim = next_victim(p, victim);
+                if (victim == TIER_NO_ENTRY) {
+                        victim = p->queues[WINDOW].oldest;
+                        if (victim == keep)
+                                victim = tier_entry_at(p, victim)->newer;
+                }
+                tier_entry_haunt(p, victim, told);
+        }
 }
 
-/* c is in no queue; true: it is in probation now. */
-static bool contest(struct tinylfu *t, uint32_t c, bool must, const struct tier_eviction *told)
+static unsigned uses_of(const struct tinylfu *t, uint32_t i)
+{
+        const struct tier_evictor *p = &t->evictor;
+        return tier_sketch_count(&t->sketch, tier_evictor_hash(p, &tier_entry_at(p, i)->key));
+}
+
+/* Whether a candidate was read more often than all that would have to go for it. If not, those
+ * that it was compared with are behind the others: the next candidate meets other ones. */
+static bool is_worth_its_place(struct tinylfu *t, uint32_t candidate)
 {
         struct tier_evictor *p = &t->evictor;
-        uint64_t bytes = tier_entry_at(p, c)->bytes;
-        uint64_t need = p->used_bytes + bytes > p->capacity_bytes
-                                ? p->used_bytes + bytes - p->capacity_bytes
-                                : 0;
-        uint64_t freed = 0;
-        double sum = 0, mine = worth(t, c);
-        uint32_t v = TIER_NO_ENTRY;
-        unsigned n = 0;
-        bool win = true;
-        while (freed < need) {
-                v = next_victim(p, v);
-                if (v == TIER_NO_ENTRY)
-                        break;
-                freed += tier_entry_at(p, v)->bytes;
-                sum += worth(t, v);
-                n++;
-                if (!must && sum >= mine) {
-                        win = false;
-                        break;
+        uint64_t freed = 0, sum = 0, uses = uses_of(t, candidate);
+        uint32_t victim = TIER_NO_ENTRY;
+        unsigned compared = 0;
+        while (p->used_bytes > p->capacity_bytes + freed) {
+                victim = next_victim(p, victim);
+                if (victim == TIER_NO_ENTRY)
+                        return false;
+                freed += tier_entry_at(p, victim)->bytes;
+                sum += uses_of(t, victim);
+                if (sum >= uses || ++compared == VICTIMS_MAX) {
+                        while (compared-- > 0 && p->queues[PROBATION].count > 0)
+                                tier_queue_move(p, PROBATION, p->queues[PROBATION].oldest);
+                        return false;
                 }
         }
-        if (freed < need && !must)
-                win = false;
-        if (!win) {
-                if (tl_promote)
-                        for (unsigned k = 1; k < n && p->queues[PROBATION].count > 0; k++)
-                                tier_queue_move(p, PROBATION, p->queues[PROBATION].oldest);
-                return false;
-        }
-        while (need > 0 && p->used_bytes + bytes > p->capacity_bytes) {
-                uint32_t victim = next_victim(p, TIER_NO_ENTRY);
-                if (victim == TIER_NO_ENTRY)
-                        victim = p->queues[WINDOW].oldest;
-                tier_entry_evict(p, victim, told);
-        }
-        tier_queue_push(p, PROBATION, c);
         return true;
 }
 
+/* fresh: the new entry; returns whether it is in at the end. */
 static bool make_room(struct tinylfu *t, uint32_t fresh, bool must,
                       const struct tier_eviction *told)
 {
         struct tier_evictor *p = &t->evictor;
         bool in = true;
-        while (p->queues[WINDOW].bytes > t->window_max) {
-                uint32_t c = p->queues[WINDOW].oldest;
-                tier_queue_take(p, c);
-                if (contest(t, c, must && c == fresh, told))
-                        continue;
-                tier_queue_push(p, WINDOW, c);
-                if (c == fresh) {
-                        in = false;
-                        tier_entry_evict(p, c, NULL);
-                } else
-                        tier_entry_evict(p, c, told);
+        while (p->queues[WINDOW].bytes > window_max_bytes(p)) {
+                uint32_t candidate = p->queues[WINDOW].oldest;
+                if ((must && candidate == fresh) || is_worth_its_place(t, candidate)) {
+                        tier_queue_move(p, PROBATION, candidate);
+                        evict_until_fit(p, candidate, told);
+                } else {
+                        in = in && candidate != fresh;
+                        tier_entry_haunt(p, candidate, candidate == fresh ? NULL : told);
+                }
         }
-        while (p->used_bytes > p->capacity_bytes) {
-                uint32_t v = next_victim(p, TIER_NO_ENTRY);
-                if (v == TIER_NO_ENTRY)
-                        v = p->queues[WINDOW].oldest;
-                if (v == fresh)
-                        in = false;
-                tier_entry_evict(p, v, v == fresh ? NULL : told);
-        }
+        evict_until_fit(p, fresh, told);
         return in;
 }
 
 static void tinylfu_shrink(struct tier_evictor *p, const struct tier_eviction *told)
 {
-        struct tinylfu *t = (struct tinylfu *)p;
-        set_shares(t);
-        make_room(t, TIER_NO_ENTRY, false, told);
+        (void)make_room((struct tinylfu *)p, TIER_NO_ENTRY, false, told);
+        limit_protected(p);
 }
 
-static bool tinylfu_admit(struct tier_evictor *p, uint32_t i, bool ghost CAS_UNUSED, bool must,
+static bool tinylfu_admit(struct tier_evictor *p, uint32_t i, bool ghost, bool must,
                           const struct tier_eviction *told)
 {
         struct tinylfu *t = (struct tinylfu *)p;
-        tier_sketch_grow(&t->sketch, p->entry_count);
-        tier_queue_push(p, WINDOW, i);
+        tier_sketch_grow(&t->sketch, p->entry_count - p->queues[TIER_QUEUE_GHOSTS].count);
+        tier_queue_push(p, ghost ? PROBATION : WINDOW, i);
         return make_room(t, i, must, told);
 }
 
@@ -199,4 +166,5 @@ const struct tier_policy tier_policy_tinylfu = {
         .used = tinylfu_used,
         .admit = tinylfu_admit,
         .shrink = tinylfu_shrink,
+        .memory_bytes = tinylfu_memory_bytes,
 };
