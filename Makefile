@@ -176,6 +176,9 @@ endif
 $(B)/bench/access $(B)/bench/decode $(B)/bench/mix $(B)/bench/collect: %: %.o $(LIB)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(PKG_LIBS)
 
+$(B)/bench/tiersim: $(patsubst %,$(B)/bench/%.o,tiersim tiertrace tiergen tierbound) $(LIB)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(PKG_LIBS) -lm
+
 .PHONY: unit
 unit: $(UNIT) ## Build and run the unit and property tests of this CONFIG
 	@tests/run.sh unit 300 $(UNIT)
@@ -218,6 +221,10 @@ bench: $(B)/lamina $(B)/bench/access $(B)/bench/decode $(B)/bench/mix ## Benchma
 .PHONY: bench-registry
 bench-registry: $(B)/lamina ## The registry beside nginx and docker-registry (FULL=--full)
 	@bench/registry.py $(FULL) --out build/bench-registry.json
+
+.PHONY: bench-tiersim
+bench-tiersim: $(B)/bench/tiersim ## Policies of caches over traces (TRACES=FILES: recorded ones)
+	@bench/tiersim.py --program $< $(TRACES)
 
 .PHONY: run
 run: $(B)/lamina ## A store in ./demo: registry, image, mount and sandbox, until Ctrl-C

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "tiering/evictor_int.h"
+#include "tiering/sketch.h"
 
 #define KEYS 400
 #define OPERATIONS 60000
@@ -162,8 +163,11 @@ struct line { /* from the oldest to the newest */
 struct model {
         enum tier_evictor_kind kind;
         uint64_t capacity;
-        struct line small, main, ghosts; /* LRU and SIEVE have a main line alone */
+        /* LRU and SIEVE have a main line alone; W-TinyLFU's window is small, its probation main. */
+        struct line small, main, protected, ghosts;
         size_t hand;
+        struct tier_sketch sketch;         /* W-TinyLFU's */
+        const struct tier_evictor *hashes; /* as this one has them */
 };
 
 static uint64_t bytes_of(const struct line *l)
@@ -197,7 +201,21 @@ static void push(struct line *l, struct item it)
 
 static bool model_has(const struct model *m, unsigned n)
 {
-        return place_in(&m->small, n) < m->small.count || place_in(&m->main, n) < m->main.count;
+        return place_in(&m->small, n) < m->small.count || place_in(&m->main, n) < m->main.count ||
+               place_in(&m->protected, n) < m->protected.count;
+}
+
+static uint64_t model_used(const struct model *m)
+{
+        return bytes_of(&m->small) + bytes_of(&m->main) + bytes_of(&m->protected);
+}
+
+static void model_haunt(struct model *m, struct item it)
+{
+        push(&m->ghosts, it);
+        while (bytes_of(&m->ghosts) > m->capacity ||
+               m->ghosts.count > m->small.count + m->main.count + m->protected.count)
+                (void)take_from(&m->ghosts, 0);
 }
 
 static void model_take_main(struct model *m, size_t i)
@@ -207,8 +225,96 @@ static void model_take_main(struct model *m, size_t i)
         m->hand = m->hand < m->main.count ? m->hand : 0;
 }
 
+static uint64_t hash_of(const struct model *m, unsigned n)
+{
+        struct tier_key key = key_of(n);
+        return tier_evictor_hash(m->hashes, &key);
+}
+
+static void model_limit_protected(struct model *m)
+{
+        while (bytes_of(&m->protected) > (m->capacity - m->capacity / 10) * 80 / 100)
+                push(&m->main, take_from(&m->protected, 0));
+}
+
+static void model_tinylfu_hit(struct model *m, unsigned n)
+{
+        size_t i = place_in(&m->small, n), j = place_in(&m->main, n);
+        if (i < m->small.count)
+                push(&m->small, take_from(&m->small, i));
+        else if (j < m->main.count)
+                push(&m->protected, take_from(&m->main, j));
+        else
+                push(&m->protected, take_from(&m->protected, place_in(&m->protected, n)));
+        model_limit_protected(m);
+}
+
+/* The line in which the next victim is the oldest, but for `keep`; NULL: there is none. */
+static struct line *model_victim(struct model *m, unsigned keep, size_t *at)
+{
+        struct line *lines[] = {&m->main, &m->protected, &m->small};
+        for (size_t l = 0; l < CAS_COUNT(lines); l++) {
+                *at = lines[l]->count > 0 && lines[l]->items[0].n == keep;
+                if (*at < lines[l]->count)
+                        return lines[l];
+        }
+        return NULL;
+}
+
+static void model_evict(struct model *m, unsigned keep)
+{
+        size_t at;
+        while (model_used(m) > m->capacity) {
+                struct line *l = model_victim(m, keep, &at);
+                assert_non_null(l);
+                model_haunt(m, take_from(l, at));
+        }
+}
+
+static bool model_worth(struct model *m, unsigned n)
+{
+        uint64_t freed = 0, sum = 0, uses = tier_sketch_count(&m->sketch, hash_of(m, n));
+        size_t compared = 0;
+        while (model_used(m) > m->capacity + freed) {
+                if (compared == m->main.count + m->protected.count)
+                        return false;
+                const struct item *it = compared < m->main.count
+                                                ? &m->main.items[compared]
+                                                : &m->protected.items[compared - m->main.count];
+                freed += it->bytes;
+                sum += tier_sketch_count(&m->sketch, hash_of(m, it->n));
+                compared++;
+                if (sum >= uses) {
+                        while (--compared > 0 && m->main.count > 0)
+                                push(&m->main, take_from(&m->main, 0));
+                        return false;
+                }
+        }
+        return true;
+}
+
+static void model_tinylfu_admit(struct model *m, struct item it, bool ghost)
+{
+        tier_sketch_grow(&m->sketch, m->small.count + m->main.count + m->protected.count + 1);
+        push(ghost ? &m->main : &m->small, it);
+        while (bytes_of(&m->small) > m->capacity / 10) {
+                unsigned candidate = m->small.items[0].n;
+                if (model_worth(m, candidate)) {
+                        push(&m->main, take_from(&m->small, 0));
+                        model_evict(m, candidate);
+                } else {
+                        model_haunt(m, take_from(&m->small, 0));
+                }
+        }
+        model_evict(m, it.n);
+}
+
 static void model_hit(struct model *m, unsigned n)
 {
+        if (m->kind == TIER_EVICT_TINYLFU) {
+                model_tinylfu_hit(m, n);
+                return;
+        }
         struct line *l = place_in(&m->main, n) < m->main.count ? &m->main : &m->small;
         size_t i = place_in(l, n);
         switch (m->kind) {
@@ -245,10 +351,7 @@ static void model_s3fifo_step(struct model *m, unsigned fresh)
                 it.uses = 0;
                 push(&m->main, it);
         } else if (small) {
-                push(&m->ghosts, it);
-                while (bytes_of(&m->ghosts) > m->capacity ||
-                       m->ghosts.count > m->small.count + m->main.count)
-                        (void)take_from(&m->ghosts, 0);
+                model_haunt(m, it);
         } else if (it.uses > 0 || it.n == fresh) {
                 it.uses -= it.uses > 0;
                 push(&m->main, it);
@@ -275,6 +378,10 @@ static void model_admit(struct model *m, unsigned n, uint64_t bytes)
         bool was_ghost = ghost < m->ghosts.count;
         if (was_ghost)
                 (void)take_from(&m->ghosts, ghost);
+        if (m->kind == TIER_EVICT_TINYLFU) {
+                model_tinylfu_admit(m, (struct item){n, bytes, 0}, was_ghost);
+                return;
+        }
         push(m->kind == TIER_EVICT_S3FIFO && !was_ghost ? &m->small : &m->main,
              (struct item){n, bytes, 0});
         model_shrink(m, n);
@@ -283,12 +390,15 @@ static void model_admit(struct model *m, unsigned n, uint64_t bytes)
 static void model_remove(struct model *m, unsigned n)
 {
         size_t i = place_in(&m->main, n), j = place_in(&m->small, n), k = place_in(&m->ghosts, n);
+        size_t l = place_in(&m->protected, n);
         if (i < m->main.count)
                 model_take_main(m, i);
         if (j < m->small.count)
                 (void)take_from(&m->small, j);
         if (k < m->ghosts.count)
                 (void)take_from(&m->ghosts, k);
+        if (l < m->protected.count)
+                (void)take_from(&m->protected, l);
 }
 
 static void compare_with_model(enum tier_evictor_kind kind, bool equal)
@@ -299,9 +409,13 @@ static void compare_with_model(enum tier_evictor_kind kind, bool equal)
         m.capacity = 8000;
         random_state = 0xabcdef + kind;
         struct tier_evictor *p = tier_evictor_new(kind, m.capacity, 200);
+        m.hashes = p;
+        tier_sketch_init(&m.sketch, m.capacity / 200);
         for (unsigned i = 0; i < OPERATIONS / 2; i++) {
                 unsigned n = random_key(), what = (unsigned)(next_random() % 100);
                 struct tier_key key = key_of(n);
+                if (what >= 2)
+                        tier_sketch_note(&m.sketch, hash_of(&m, n));
                 if (what < 2) {
                         tier_evictor_remove(p, &key);
                         model_remove(&m, n);
@@ -313,11 +427,11 @@ static void compare_with_model(enum tier_evictor_kind kind, bool equal)
                         (void)tier_evictor_admit(p, &key, size_of(n, equal), false, NULL, NULL);
                         model_admit(&m, n, size_of(n, equal));
                 }
-                assert_int_equal(tier_evictor_used_bytes(p),
-                                 bytes_of(&m.main) + bytes_of(&m.small));
+                assert_int_equal(tier_evictor_used_bytes(p), model_used(&m));
                 struct tier_key any = key_of(i % KEYS);
                 assert_int_equal(tier_evictor_has(p, &any), model_has(&m, i % KEYS));
         }
+        tier_sketch_release(&m.sketch);
         tier_evictor_free(p);
 }
 
@@ -339,6 +453,51 @@ static void sieve_is_as_its_model(void **state CAS_UNUSED)
         compare_with_model(TIER_EVICT_SIEVE, false);
 }
 
+static void tinylfu_is_as_its_model(void **state CAS_UNUSED)
+{
+        compare_with_model(TIER_EVICT_TINYLFU, true);
+        compare_with_model(TIER_EVICT_TINYLFU, false);
+}
+
+/* A sketch never says less than was noted, as long as it has not halved. */
+static void the_sketch_counts(void **state CAS_UNUSED)
+{
+        struct tier_sketch s;
+        unsigned noted[1000] = {0}, wrong = 0;
+        random_state = 99;
+        tier_sketch_init(&s, 1024);
+        for (unsigned i = 0; i < 5000; i++) {
+                unsigned n = (unsigned)(next_random() % 100 * (next_random() % 10));
+                tier_sketch_note(&s, (uint64_t)n * UINT64_C(0x9e3779b97f4a7c15) ^
+                                             (uint64_t)n * UINT64_C(0xbf58476d1ce4e5b9) >> 31);
+                noted[n]++;
+        }
+        tier_sketch_grow(&s, 4096);
+        for (unsigned n = 0; n < 1000; n++) {
+                unsigned count = tier_sketch_count(
+                        &s, (uint64_t)n * UINT64_C(0x9e3779b97f4a7c15) ^
+                                    (uint64_t)n * UINT64_C(0xbf58476d1ce4e5b9) >> 31);
+                assert_true(count >= cas_min_u64(noted[n], TIER_SKETCH_MAX));
+                wrong += count > noted[n];
+        }
+        assert_true(wrong < 100);
+        tier_sketch_release(&s);
+}
+
+static void the_sketch_forgets(void **state CAS_UNUSED)
+{
+        struct tier_sketch s;
+        tier_sketch_init(&s, 1024);
+        for (unsigned i = 0; i < 20; i++)
+                tier_sketch_note(&s, 5);
+        assert_int_equal(tier_sketch_count(&s, 5), TIER_SKETCH_MAX);
+        random_state = 7;
+        for (unsigned i = 0; i < 100000; i++)
+                tier_sketch_note(&s, next_random());
+        assert_true(tier_sketch_count(&s, 5) < TIER_SKETCH_MAX);
+        tier_sketch_release(&s);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -348,6 +507,9 @@ int main(void)
                 cmocka_unit_test(lru_is_as_its_model),
                 cmocka_unit_test(s3fifo_is_as_its_model),
                 cmocka_unit_test(sieve_is_as_its_model),
+                cmocka_unit_test(tinylfu_is_as_its_model),
+                cmocka_unit_test(the_sketch_counts),
+                cmocka_unit_test(the_sketch_forgets),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
