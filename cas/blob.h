@@ -78,6 +78,7 @@ struct cas_upload_info {
         enum cas_digest_alg alg;  /* computed while bytes arrive, so that the end need not read them
                                    * again; NONE: the digest's, or SHA-256 */
         struct cas_digest digest; /* of the whole, when it was said at the beginning */
+        bool here_only;           /* this node's alone, where uploads are shared (cas/shared.h) */
         uint64_t size_bytes;      /* so far; of cas_upload_each only, as is */
         uint64_t touched_unix_s;  /* when bytes came last */
 };

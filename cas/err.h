@@ -21,7 +21,8 @@
         X(BUSY, "in use")                                                                          \
         X(INVALID, "invalid input")                                                                \
         X(UNSUPPORTED, "not supported")                                                            \
-        X(NOMEM, "out of memory")
+        X(NOMEM, "out of memory")                                                                  \
+        X(AWAY, "cannot be reached now")
 
 enum cas_code {
         CAS_OK = 0,

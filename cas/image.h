@@ -89,6 +89,7 @@ struct cas_manifest_put_options {
         size_t tag_count;
         cas_tag_guard_fn guard; /* cas_publish_guard_tags; may be NULL */
         void *guard_arg;
+        bool learned;      /* cas_publish_learned */
         bool allow_absent; /* blobs of an image may come later: they are linked as they do */
 };
 int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options *options,

@@ -7,9 +7,11 @@
 #include "cas/commit_int.h"
 #include "cas/elsewhere.h"
 #include "cas/image.h"
+#include "cas/shared.h"
 
 struct manifest_put {
         struct cas_store *s;
+        bool shared; /* what counts is what the nodes share (cas/shared.h) */
         const struct cas_manifest_put_options *options;
         struct cas_publish *p; /* borrowed */
 };
@@ -24,21 +26,30 @@ static int stat_elsewhere(struct cas_store *s, const struct cas_digest *digest,
         return r;
 }
 
+/* Whether the manifest may name it. Errors: NOTFOUND. */
+static int stat_blob(struct manifest_put *put, const struct cas_digest *digest,
+                     uint64_t *size_bytes, struct cas_err *err)
+{
+        bool here = true;
+        if (put->shared && put->options->linked_only)
+                return cas_shared_hold_blob(put->s, put->options->repo, digest, size_bytes, err);
+        if (put->options->linked_only &&
+            cas_blob_linked(put->s, put->options->repo, digest, &here, err) < 0)
+                return -(int)err->code;
+        if (!here)
+                return cas_fail(err, CAS_E_NOTFOUND, "not linked");
+        return cas_blob_stat(put->s, digest, size_bytes, err);
+}
+
 /* A blob that the manifest names: there, of the right size, and linked from now on. */
 static int put_blob(struct manifest_put *put, const struct cas_descriptor *d, struct cas_err *err)
 {
         char text[CAS_DIGEST_TEXT_BYTES];
         cas_digest_text(&d->digest, text);
         cas_publish_keep_blob(put->p, &d->digest);
-        bool here = true;
-        int r = 0;
-        if (put->options->linked_only)
-                r = cas_blob_linked(put->s, put->options->repo, &d->digest, &here, err);
-        if (r < 0)
-                return r;
         uint64_t size_bytes = 0;
         struct cas_err miss = CAS_ERR_INIT;
-        r = here ? cas_blob_stat(put->s, &d->digest, &size_bytes, &miss) : -CAS_E_NOTFOUND;
+        int r = stat_blob(put, &d->digest, &size_bytes, &miss);
         if (r == -CAS_E_NOTFOUND && put->options->allow_elsewhere)
                 r = stat_elsewhere(put->s, &d->digest, &size_bytes, &miss);
         if (r == -CAS_E_NOTFOUND) {
@@ -73,7 +84,10 @@ static int put_child(struct manifest_put *put, const struct cas_descriptor *d, s
         char text[CAS_DIGEST_TEXT_BYTES];
         cas_digest_text(&d->digest, text);
         cas_publish_keep_blob(put->p, &d->digest);
-        int r = cas_manifest_stat(put->s, put->options->repo, &d->digest, &info, &miss);
+        int r = put->shared ? cas_shared_learn_manifest(put->s, put->options->repo, text, &miss)
+                            : 0;
+        if (r == 0)
+                r = cas_manifest_stat(put->s, put->options->repo, &d->digest, &info, &miss);
         if (r == -CAS_E_NOTFOUND && put->options->allow_sparse)
                 return 0;
         if (r == -CAS_E_NOTFOUND)
@@ -116,7 +130,7 @@ static int put_chain(struct manifest_put *put, const struct cas_manifest *m,
             m->config.size_bytes > CAS_CONFIG_BYTES_MAX)
                 return 0;
         int r = cas_blob_read(put->s, &m->config.digest, CAS_CONFIG_BYTES_MAX, &bytes, &ignored);
-        if (r == -CAS_E_NOTFOUND && put->options->allow_absent)
+        if (r == -CAS_E_NOTFOUND && (put->options->allow_absent || put->shared))
                 return 0;
         if (r < 0) {
                 *err = ignored;
@@ -143,7 +157,12 @@ int cas_manifest_put(struct cas_store *s, const struct cas_manifest_put_options 
         r = cas_publish_begin(s, &p, err);
         if (r < 0)
                 return r;
-        struct manifest_put put = {.s = s, .options = options, .p = p};
+        struct manifest_put put = {.s = s,
+                                   .shared = cas_store_shared(s) && !options->learned,
+                                   .options = options,
+                                   .p = p};
+        if (options->learned)
+                cas_publish_learned(p);
         r = put_references(&put, &m, err);
         if (r == 0)
                 r = cas_publish_blob(p, data, len, options->expected, &info.digest, err);

@@ -15,6 +15,7 @@
 #include "cas/packfile_int.h"
 #include "cas/pins_int.h"
 #include "cas/publishrefs_int.h"
+#include "cas/shared_int.h"
 #include "cas/store_int.h"
 
 /* Names of one publication, as records. */
@@ -51,6 +52,7 @@ struct cas_publish {
         uint32_t name_count;
         bool removes;           /* manifests or blobs from repositories */
         bool renews;            /* links of blobs, however young */
+        bool learned;           /* cas_publish_learned */
         cas_tag_guard_fn guard; /* NULL: none */
         void *guard_arg;
         bool ended; /* committed, or a commit was tried */
@@ -66,6 +68,11 @@ int cas_publish_begin(struct cas_store *s, struct cas_publish **out, struct cas_
         p->open.fd = -1;
         *out = p;
         return 0;
+}
+
+void cas_publish_learned(struct cas_publish *p)
+{
+        p->learned = true;
 }
 
 struct cas_store *cas_publish_store(const struct cas_publish *p)
@@ -659,11 +666,8 @@ static int lock_files(struct cas_publish *p, bool *locked, struct cas_err *err)
         return rc;
 }
 
-int cas_publish_commit(struct cas_publish *p, struct cas_err *err)
+static int commit_here(struct cas_publish *p, struct cas_err *err)
 {
-        cas_assert(!p->ended);
-        cas_assert(p->open.fd < 0);
-        p->ended = true;
         int rc = p->ingest ? cas_ingest_flush(p->ingest, p->batch,
                                               cas_publish_refs_objects(&p->refs), err)
                            : 0;
@@ -686,5 +690,28 @@ int cas_publish_commit(struct cas_publish *p, struct cas_err *err)
                 cas_blob_files_unlock(p->store);
         if (rc == 0 && p->ingest)
                 cas_ingest_published(p->ingest);
+        return rc;
+}
+
+int cas_publish_commit(struct cas_publish *p, struct cas_err *err)
+{
+        cas_assert(!p->ended);
+        cas_assert(p->open.fd < 0);
+        p->ended = true;
+        if (!p->store->shared || p->learned || p->name_count == 0)
+                return commit_here(p, err);
+        struct cas_shared_plan plan = {.names = &p->names,
+                                       .count = &p->name_count,
+                                       .staged = p->blobs,
+                                       .staged_count = p->blob_count,
+                                       .guard = p->guard,
+                                       .guard_arg = p->guard_arg};
+        int rc = cas_shared_publish(p->store, &plan, err);
+        if (rc == 0) {
+                p->guard = NULL; /* it was asked where it counts */
+                rc = commit_here(p, err);
+        }
+        if (plan.ordered)
+                cas_mutex_unlock(plan.ordered);
         return rc;
 }

@@ -27,6 +27,10 @@ CAS_DEFINE_CLEANUP(cas_cleanup_publish_, struct cas_publish *, cas_publish_free)
 
 struct cas_store *cas_publish_store(const struct cas_publish *p); /* borrowed */
 
+/* What it adds is what the store that nodes share (cas/shared.h) is known to have: it is not told
+ * there again. */
+void cas_publish_learned(struct cas_publish *p);
+
 /* What an operation counts on, it keeps first and looks for afterwards: what it finds then stays
  * until the publication is freed, whatever collection does (spec/gc.md). A blob stays with all that
  * hangs on it: a manifest that is in a repository with what it names, a layer with its files. What

@@ -26,6 +26,7 @@
 #include "cas/pins_int.h"
 #include "cas/pool.h"
 #include "cas/scrubturn_int.h"
+#include "cas/shared_int.h"
 #include "cas/slowio.h"
 #include "cas/store_int.h"
 #include "cas/tree_int.h"
@@ -334,6 +335,7 @@ static struct cas_store *store_new(const struct cas_store_config *config)
         s->io = config->io ? config->io : cas_io_device();
         s->dirfd = s->lock_fd = s->packs_fd = -1;
         cas_mutex_init(&s->collecting, "store.collecting");
+        cas_shared_init(s);
         cas_mutex_init(&s->names, "store.names");
         cas_mutex_init(&s->uploads_mutex, "store.uploads");
         cas_mutex_init(&s->keeping, "store.keeping");
@@ -399,6 +401,8 @@ int cas_store_open(const struct cas_store_config *config, struct cas_store **out
         if (rc < 0)
                 return rc;
         s->is_open = true;
+        if (config->shared_open && config->shared_open(s, &s->shared, err) < 0)
+                return -(int)err->code;
         *out = cas_steal(&s);
         return 0;
 }
@@ -409,6 +413,8 @@ void cas_store_close(struct cas_store *s)
                 return;
         cas_prefetcher_free(s->prefetcher);
         cas_elsewhere_end(s->elsewhere); /* it may be publishing */
+        if (s->shared)
+                s->shared->ops->close(s->shared);
         cas_flights_free(s->flights);
         if (s->is_open && !s->commit_broken)
                 cas_gc_note_closed(s);
@@ -434,6 +440,7 @@ void cas_store_close(struct cas_store *s)
         cas_rwlock_release(&s->blob_files);
         (void)pthread_cond_destroy(&s->names_change);
         cas_mutex_release(&s->collecting);
+        cas_shared_release(s);
         cas_mutex_release(&s->names);
         cas_mutex_release(&s->uploads_mutex);
         cas_mutex_release(&s->blob_dirs_mutex);

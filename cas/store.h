@@ -11,6 +11,7 @@
 
 struct cas_store;
 struct cas_backend;
+struct cas_shared;
 struct cas_decoder;
 
 struct cas_store_config {
@@ -20,6 +21,9 @@ struct cas_store_config {
         /* Instead: makes the backend when the store is locked (its path, id and directory can be
          * asked for, and no more); the store closes it. *out NULL: STORE/packs. */
         int (*backend_open)(struct cas_store *s, struct cas_backend **out, struct cas_err *err);
+        /* What is shared with other nodes (cas/shared.h), made when the store is open but for its
+         * backgrounds; the store closes it. *out NULL, or no function: nothing is. */
+        int (*shared_open)(struct cas_store *s, struct cas_shared **out, struct cas_err *err);
         bool must_exist;        /* else it is made on first use */
         unsigned lock_wait_ms;  /* how long to wait for another owner; 0: do not wait */
         unsigned threads;       /* workers; 0: one per CPU */

@@ -3,7 +3,12 @@
  * length tells how far it is; and ID.repo, written first, with up to three lines:
  * the repository's name, who began it, and the digest or its algorithm.
  * What this process knows besides (who writes, the running digest) is only to
- * save work: it can be lost at any time. */
+ * save work: it can be lost at any time.
+ *
+ * Where nodes share a store (cas/shared.h), these files are a cache of the
+ * session, whose bytes are there before anybody is told that they were taken;
+ * a node that does not know the session's version fetches them. A session that
+ * is this node's alone says so by the version digit of its UUID. */
 #include "cas/upload_int.h"
 
 #include <dirent.h>
@@ -16,6 +21,7 @@
 #include "cas/map.h"
 #include "cas/names.h"
 #include "cas/publish.h"
+#include "cas/shared.h"
 #include "cas/store_int.h"
 
 #define UPLOAD_PATH_BYTES 64
@@ -31,6 +37,7 @@ struct upload_state {
         bool named;                /* its names are synced: it survives a power cut */
         struct cas_hasher *hasher; /* of the first hashed_bytes; NULL: not known */
         uint64_t hashed_bytes;
+        char version[CAS_SHARED_VERSION_BYTES]; /* of the shared session that the file has */
 };
 
 struct cas_upload {
@@ -40,6 +47,7 @@ struct cas_upload {
         enum cas_digest_alg alg; /* of state->hasher */
         int fd;
         uint64_t size_bytes;
+        uint64_t safe_bytes; /* of them, with all nodes; where the session is shared */
         bool shared; /* its file may be a blob's, too: a process has died between publishing it and
                       * ending the session. It must not be written to */
         bool over;   /* its file is gone, or not to be trusted: all that is left is to close it */
@@ -67,6 +75,15 @@ static bool id_valid(const char *id)
                         return false;
         }
         return true;
+}
+
+#define ID_VERSION_AT 14
+#define ID_HERE_ONLY '8'
+
+/* The shared store that has the session; NULL: it is this node's alone. */
+static struct cas_shared *shared_of(struct cas_store *s, const char *id)
+{
+        return id[ID_VERSION_AT] == ID_HERE_ONLY ? NULL : cas_store_shared(s);
 }
 
 static int new_id(char id[CAS_UPLOAD_ID_BYTES], struct cas_err *err)
@@ -125,7 +142,7 @@ static void state_give(struct cas_store *s, const char *id, struct upload_state 
 {
         cas_mutex_lock(&s->uploads_mutex);
         state->writing = false;
-        if (forget || !state->hasher) {
+        if (forget || (!state->hasher && !state->version[0])) {
                 bool there = cas_map_remove(s->uploads, id, strlen(id));
                 cas_assert(there);
                 state_free(state);
@@ -182,22 +199,32 @@ int cas_upload_create(struct cas_store *s, const char *repo, char id[CAS_UPLOAD_
         return cas_upload_begin(s, repo, &(struct cas_upload_info){0}, id, err);
 }
 
-int cas_upload_begin(struct cas_store *s, const char *repo, const struct cas_upload_info *info,
-                     char id[CAS_UPLOAD_ID_BYTES], struct cas_err *err)
+/* The name goes first: a session without data is none. */
+static int remove_files(struct cas_store *s, const char *id, struct cas_err *err)
 {
         char path[UPLOAD_PATH_BYTES];
-        cas_cleanup_buf struct cas_buf notes = CAS_BUF_INIT;
-        if (!cas_repo_name_valid(repo))
-                return cas_fail(err, CAS_E_INVALID, "invalid repository name %.255s", repo);
-        if (notes_write(repo, info, &notes, err) < 0)
-                return -(int)err->code;
-        int rc = new_id(id, err);
+        data_path(id, path);
+        int rc = cas_io_unlink(s->io, s->dirfd, path, err);
         if (rc < 0)
                 return rc;
-        /* Nothing is synced: a session is worth nothing until bytes are (cas_upload_sync). */
+        repo_path(id, path);
+        return cas_io_unlink(s->io, s->dirfd, path, err);
+}
+
+/* Nothing is synced: a session is worth nothing until bytes are (cas_upload_sync). excl: O_EXCL, or
+ * 0: files that are there are emptied. */
+static int make_files(struct cas_store *s, const char *repo, const struct cas_upload_info *info,
+                      const char *id, int excl, struct cas_err *err)
+{
+        cas_cleanup_buf struct cas_buf notes = CAS_BUF_INIT;
+        char path[UPLOAD_PATH_BYTES];
+        int rc = notes_write(repo, info, &notes, err);
+        if (rc < 0)
+                return rc;
         repo_path(id, path);
         int fd = -1;
-        rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd, err);
+        rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_TRUNC | excl, 0600, &fd,
+                         err);
         if (rc < 0)
                 return rc;
         rc = cas_io_pwrite_all(s->io, fd, notes.data, notes.len_bytes, 0, path, err);
@@ -205,11 +232,50 @@ int cas_upload_begin(struct cas_store *s, const char *repo, const struct cas_upl
         if (rc < 0)
                 return rc;
         data_path(id, path);
-        rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd, err);
+        rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY | O_CREAT | O_TRUNC | excl, 0600, &fd,
+                         err);
         if (rc < 0)
                 return rc;
         (void)s->io->ops->close(s->io->ctx, fd);
         return 0;
+}
+
+static void state_note_version(struct cas_store *s, const char *id, const char *version)
+{
+        struct upload_state *state = state_take(s, id);
+        if (!state)
+                return; /* who writes knows better */
+        (void)snprintf(state->version, sizeof(state->version), "%s", version);
+        state_give(s, id, state, false);
+}
+
+static int begin_shared(struct cas_store *s, const char *repo, const struct cas_upload_info *info,
+                        const char *id, struct cas_err *err)
+{
+        struct cas_shared *sh = cas_store_shared(s);
+        struct cas_shared_session session = {.repo = repo, .id = id};
+        struct cas_err ignored = CAS_ERR_INIT;
+        int rc = sh->ops->upload_begin(sh, &session, info, err);
+        if (rc == 0)
+                state_note_version(s, id, session.version);
+        else
+                (void)!remove_files(s, id, &ignored);
+        return rc;
+}
+
+int cas_upload_begin(struct cas_store *s, const char *repo, const struct cas_upload_info *info,
+                     char id[CAS_UPLOAD_ID_BYTES], struct cas_err *err)
+{
+        if (!cas_repo_name_valid(repo))
+                return cas_fail(err, CAS_E_INVALID, "invalid repository name %.255s", repo);
+        int rc = new_id(id, err);
+        if (rc == 0 && info->here_only)
+                id[ID_VERSION_AT] = ID_HERE_ONLY;
+        if (rc == 0)
+                rc = make_files(s, repo, info, id, O_EXCL, err);
+        if (rc == 0 && shared_of(s, id))
+                rc = begin_shared(s, repo, info, id, err);
+        return rc;
 }
 
 static void upload_free(struct cas_upload *u, bool forget)
@@ -236,16 +302,87 @@ static int notes_load(struct cas_store *s, const char *id, char repo[CAS_REPO_NA
         return 0;
 }
 
+struct fetch {
+        struct cas_store *s;
+        const char *path;
+        int fd;
+        uint64_t at;
+};
+
+static int fetch_piece(void *arg, const void *data, size_t len, struct cas_err *err)
+{
+        struct fetch *f = arg;
+        int rc = cas_io_pwrite_all(f->s->io, f->fd, data, len, f->at, f->path, err);
+        f->at += len;
+        return rc;
+}
+
+/* The session as the nodes share it, made anew in this node's files. */
+static int fetch_shared(struct cas_upload *u, const struct cas_shared_session *session,
+                        const struct cas_upload_info *info, struct cas_err *err)
+{
+        struct cas_store *s = u->store;
+        struct cas_shared *sh = cas_store_shared(s);
+        char path[UPLOAD_PATH_BYTES];
+        struct fetch f = {.s = s, .path = path, .fd = -1};
+        state_forget_digest(u->state);
+        u->state->synced = u->state->named = false;
+        int rc = remove_files(s, u->id, err); /* the file may be a blob's */
+        if (rc == 0)
+                rc = make_files(s, session->repo, info, u->id, O_EXCL, err);
+        data_path(u->id, path);
+        if (rc == 0)
+                rc = cas_io_open(s->io, s->dirfd, path, O_WRONLY, 0, &f.fd, err);
+        if (rc < 0)
+                return rc;
+        rc = sh->ops->upload_read(sh, session, fetch_piece, &f, err);
+        (void)s->io->ops->close(s->io->ctx, f.fd);
+        if (rc == 0 && f.at != session->size_bytes)
+                rc = cas_fail(err, CAS_E_CORRUPT, "upload %s: %llu bytes, %llu expected", u->id,
+                              (unsigned long long)f.at, (unsigned long long)session->size_bytes);
+        return rc;
+}
+
+/* This node's files are the session's, as far as that has come. */
+static int open_shared(struct cas_upload *u, const char *repo, struct cas_err *err)
+{
+        struct cas_shared *sh = cas_store_shared(u->store);
+        struct cas_shared_session session = {.repo = repo, .id = u->id};
+        struct cas_upload_info info = {0};
+        char path[UPLOAD_PATH_BYTES];
+        struct stat st;
+        struct cas_err ignored = CAS_ERR_INIT;
+        int rc = sh->ops->upload_load(sh, &session, &info, err);
+        if (rc == -CAS_E_NOTFOUND) /* it has ended on another node */
+                (void)!remove_files(u->store, u->id, &ignored);
+        if (rc < 0)
+                return rc;
+        data_path(u->id, path);
+        u->safe_bytes = session.size_bytes;
+        const struct cas_io *io = u->store->io;
+        if (strcmp(u->state->version, session.version) == 0 &&
+            io->ops->fstatat(io->ctx, u->store->dirfd, path, &st, 0) == 0 &&
+            (uint64_t)st.st_size >= session.size_bytes)
+                return 0;
+        u->state->version[0] = '\0';
+        rc = fetch_shared(u, &session, &info, err);
+        if (rc == 0)
+                (void)snprintf(u->state->version, sizeof(u->state->version), "%s", session.version);
+        return rc;
+}
+
 static int open_files(struct cas_upload *u, const char *repo, struct cas_err *err)
 {
         struct cas_store *s = u->store;
         struct cas_upload_info info;
         char path[UPLOAD_PATH_BYTES], owner[CAS_REPO_NAME_BYTES_MAX + 1];
-        int rc = notes_load(s, u->id, owner, &info, err);
+        int rc = shared_of(s, u->id) ? open_shared(u, repo, err) : 0;
+        if (rc == 0)
+                rc = notes_load(s, u->id, owner, &info, err);
+        if (rc == 0 && strcmp(owner, repo) != 0)
+                return cas_fail(err, CAS_E_NOTFOUND, "of another repository");
         if (rc < 0)
                 return rc;
-        if (strcmp(owner, repo) != 0)
-                return cas_fail(err, CAS_E_NOTFOUND, "of another repository");
         u->alg = info.alg == CAS_DIGEST_NONE ? CAS_DIGEST_SHA256 : info.alg;
         (void)snprintf(u->repo, sizeof(u->repo), "%s", repo);
         data_path(u->id, path);
@@ -399,18 +536,6 @@ int cas_upload_truncate(struct cas_upload *u, uint64_t bytes, struct cas_err *er
         return rc;
 }
 
-/* The name goes first: a session without data is none. */
-static int remove_files(struct cas_store *s, const char *id, struct cas_err *err)
-{
-        char path[UPLOAD_PATH_BYTES];
-        data_path(id, path);
-        int rc = cas_io_unlink(s->io, s->dirfd, path, err);
-        if (rc < 0)
-                return rc;
-        repo_path(id, path);
-        return cas_io_unlink(s->io, s->dirfd, path, err);
-}
-
 /* What is left of the session, if it cannot be removed, expires. */
 static void end_session(struct cas_upload *u)
 {
@@ -453,11 +578,31 @@ static int sync_names(struct cas_upload *u, struct cas_err *err)
         return rc;
 }
 
+/* All bytes are with all nodes; or, with a digest, they are that blob. After an error this node's
+ * files count for nothing: it may have had effect. */
+static int sync_shared(struct cas_upload *u, const struct cas_digest *finish, struct cas_err *err)
+{
+        struct cas_shared *sh = cas_store_shared(u->store);
+        struct cas_shared_session session = {
+                .repo = u->repo, .id = u->id, .size_bytes = u->safe_bytes};
+        memcpy(session.version, u->state->version, sizeof(session.version));
+        u->state->version[0] = '\0';
+        int rc = finish ? sh->ops->upload_finish(sh, &session, u->fd, u->size_bytes, finish, err)
+                        : sh->ops->upload_append(sh, &session, u->fd, u->size_bytes, err);
+        if (rc < 0)
+                return rc;
+        memcpy(u->state->version, session.version, sizeof(session.version));
+        u->safe_bytes = u->size_bytes;
+        return 0;
+}
+
 int cas_upload_sync(struct cas_upload *u, struct cas_err *err)
 {
         int rc = sync_data(u, err);
         if (rc == 0 && !u->over && !u->state->named)
                 rc = sync_names(u, err);
+        if (rc == 0 && !u->over && shared_of(u->store, u->id) && u->size_bytes > u->safe_bytes)
+                rc = sync_shared(u, NULL, err);
         return rc;
 }
 
@@ -516,11 +661,23 @@ static int publish(struct cas_upload *u, const struct cas_digest *digest, struct
         int rc = cas_publish_begin(u->store, &p, err);
         if (rc == 0)
                 cas_publish_renew_links(p);
+        if (rc == 0 && !shared_of(u->store, u->id))
+                cas_publish_learned(p);
         if (rc == 0)
                 rc = cas_publish_blob_adopt(p, name, digest, u->size_bytes, err);
         if (rc == 0)
                 rc = cas_publish_blob_link(p, u->repo, digest, err);
         return rc < 0 ? rc : cas_publish_commit(p, err);
+}
+
+/* What is left of it, if it cannot be removed, is collected. */
+static void end_shared(struct cas_upload *u)
+{
+        struct cas_shared *sh = shared_of(u->store, u->id);
+        const struct cas_shared_session session = {.repo = u->repo, .id = u->id};
+        struct cas_err ignored = CAS_ERR_INIT;
+        if (sh)
+                (void)!sh->ops->upload_end(sh, &session, &ignored);
 }
 
 int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected, struct cas_err *err)
@@ -530,9 +687,13 @@ int cas_upload_finish(struct cas_upload *u, const struct cas_digest *expected, s
         int rc = verify(u, expected, err);
         if (rc == 0)
                 rc = sync_data(u, err); /* the session ends: its names need not last */
+        if (rc == 0 && shared_of(u->store, u->id))
+                rc = sync_shared(u, expected, err);
         if (rc < 0)
                 return rc;
         rc = publish(u, expected, err);
+        if (rc == 0)
+                end_shared(u);
         end_session(u); /* the file may be a blob's, however that ended */
         if (rc == 0)
                 upload_free(u, true);
@@ -544,6 +705,7 @@ int cas_upload_cancel(struct cas_upload *u, struct cas_err *err)
         int rc = remove_files(u->store, u->id, err);
         if (rc < 0)
                 return rc;
+        end_shared(u);
         upload_free(u, true);
         return 0;
 }
@@ -591,7 +753,10 @@ int cas_upload_each(struct cas_store *s, const char *repo,
                     struct cas_err *err)
 {
         struct cas_upload_info info;
+        struct cas_shared *sh = cas_store_shared(s);
         DIR *dir;
+        if (sh)
+                return sh->ops->upload_each(sh, repo, fn, arg, err);
         int rc = open_directory(s, &dir, err);
         if (rc < 0)
                 return rc;

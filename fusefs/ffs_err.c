@@ -28,6 +28,7 @@ int ffs_errno_of(enum cas_code code)
         case CAS_E_CORRUPT:
         case CAS_E_IO:
         case CAS_E_LIMIT:
+        case CAS_E_AWAY:
                 return EIO;
         }
         return EIO;

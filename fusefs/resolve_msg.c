@@ -35,6 +35,7 @@ static uint16_t wire_code_of(enum cas_code code)
         case CAS_E_IO:
         case CAS_E_LIMIT:
         case CAS_E_NOMEM:
+        case CAS_E_AWAY:
                 return WIRE_IO;
         }
         return WIRE_IO;

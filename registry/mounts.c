@@ -5,6 +5,7 @@
  * for whatever reason, is a session to push it. */
 #include <stdio.h>
 
+#include "cas/shared.h"
 #include "registry/uploads_int.h"
 
 /* Without `from`, so many repositories are looked at. */
@@ -14,10 +15,25 @@ struct source {
         struct reg_call *call;
         const struct cas_digest *digest;
         unsigned looked;
+        uint64_t bytes;
         char repo[CAS_REPO_NAME_BYTES_MAX + 1]; /* that has it; "": none */
         int rc;
         struct cas_err *err;
 };
+
+/* In the nodes' shared store, where there is one; there it stays for long enough. */
+static int look_for(struct source *s, const char *repo, bool *linked)
+{
+        struct cas_err miss = CAS_ERR_INIT;
+        if (!cas_store_shared(s->call->store))
+                return cas_blob_linked(s->call->store, repo, s->digest, linked, s->err);
+        int rc = cas_shared_hold_blob(s->call->store, repo, s->digest, &s->bytes, &miss);
+        *linked = rc == 0;
+        if (rc == 0 || rc == -CAS_E_NOTFOUND)
+                return 0;
+        *s->err = miss;
+        return rc;
+}
 
 static bool look_in(void *arg, const char *repo)
 {
@@ -25,7 +41,7 @@ static bool look_in(void *arg, const char *repo)
         bool linked = false;
         if (!reg_access_allows(s->call->registry->access, s->call->identity, repo, REG_ACTION_PULL))
                 return true;
-        s->rc = cas_blob_linked(s->call->store, repo, s->digest, &linked, s->err);
+        s->rc = look_for(s, repo, &linked);
         if (s->rc == 0 && linked)
                 (void)snprintf(s->repo, sizeof(s->repo), "%s", repo);
         return s->rc == 0 && !linked && ++s->looked < MOUNT_REPOS_MAX;
@@ -41,8 +57,8 @@ static int find_source(struct source *s)
                 return s->rc;
         }
         (void)look_in(s, s->call->route.repo); /* the likeliest */
-        if (s->rc < 0 || s->repo[0])
-                return s->rc;
+        if (s->rc < 0 || s->repo[0] || cas_store_shared(s->call->store))
+                return s->rc; /* of what is shared, each look is a request */
         int rc = cas_repo_each(s->call->store, NULL, look_in, s, s->err);
         return rc < 0 ? rc : s->rc;
 }
@@ -55,7 +71,9 @@ static int link_blob(struct source *s, struct cas_publish *p, uint64_t *bytes, b
         int rc = find_source(s);
         if (rc < 0 || !s->repo[0])
                 return rc;
-        rc = cas_blob_stat(s->call->store, s->digest, bytes, &miss);
+        *bytes = s->bytes;
+        if (!cas_store_shared(s->call->store))
+                rc = cas_blob_stat(s->call->store, s->digest, bytes, &miss);
         if (rc == -CAS_E_NOTFOUND)
                 return 0;
         if (rc < 0) {

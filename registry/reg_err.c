@@ -75,6 +75,7 @@ enum reg_code reg_code_of(enum cas_code code, enum reg_about about)
         case CAS_E_BUSY:
                 return REG_E_TOOMANYREQUESTS;
         case CAS_E_NOSPACE:
+        case CAS_E_AWAY:
                 return REG_E_UNAVAILABLE;
         case CAS_OK:
         case CAS_E_EXISTS:
@@ -120,5 +121,7 @@ void reg_reply_err(struct reg_http_req *req, enum reg_about about, const struct 
         cas_log(CAS_LOG_ERROR, "registry", "target=\"%s\" status=%u code=%s error=\"%s\"",
                 reg_http_log_text(reg_http_target(req), target), status, cas_code_name(err->code),
                 err->msg);
+        if (err->code == CAS_E_AWAY)
+                reg_http_reply_header(req, "Retry-After", "5");
         reg_reply_code(req, code, cas_code_text(err->code));
 }

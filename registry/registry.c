@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "cas/shared.h"
 #include "registry/access_config.h"
 #include "registry/operation.h"
 #include "registry/operation_config.h"
@@ -235,10 +236,11 @@ static void serve(struct reg_registry *registry, struct reg_http_req *req,
                 reg_access_refuse(registry->access, req, identity, verdict, repo, actions);
         else if (upstream && actions == REG_ACTION_PULL)
                 reg_upstream_serve(upstream, &call, route->handler, ns_used);
-        else if (upstream && actions == REG_ACTION_PUSH)
+        else if (upstream && actions == REG_ACTION_PUSH && !reg_upstream_is_shared(upstream))
                 reg_reply_code(req, REG_E_UNSUPPORTED,
                                "what is pulled through cannot be pushed to");
-        else
+        else if (reg_http_method(req) == REG_HTTP_GET || reg_http_method(req) == REG_HTTP_HEAD ||
+                 reg_shared_prepare(&call))
                 serve_own(&call, route);
 }
 
@@ -320,6 +322,13 @@ static void begin_blocking(void *arg, struct reg_http_req *req)
                 refuse_unknown(registry, req, verdict);
 }
 
+static bool changes_shared(const struct reg_registry *registry, const struct reg_http_req *req)
+{
+        enum reg_http_method method = reg_http_method(req);
+        return cas_store_shared(registry->store) && method != REG_HTTP_GET &&
+               method != REG_HTTP_HEAD;
+}
+
 static void begin(void *arg, struct reg_http_req *req)
 {
         struct reg_registry *registry = arg;
@@ -328,6 +337,10 @@ static void begin(void *arg, struct reg_http_req *req)
         if (reg_operation_serve(registry->operation, req) || reg_shared_blob_serve(registry, req) ||
             reg_token_serve(registry->access, req))
                 return;
+        if (changes_shared(registry, req)) { /* what it needs is asked for over the network */
+                reg_http_defer(req, begin_blocking, registry);
+                return;
+        }
         const struct reg_context *context = identify(registry, req, false, &verdict);
         if (context)
                 serve(registry, req, context);

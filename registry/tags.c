@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Lists of names: the tags of a repository and the catalog, in pages. */
 #include "cas/json.h"
+#include "cas/shared.h"
 #include "registry/range.h"
 #include "registry/registry_int.h"
 
@@ -42,6 +43,35 @@ static bool add_tag(void *arg, const char *tag, const struct cas_digest *manifes
         return page_add(arg, tag);
 }
 
+static bool add_name(void *arg, const char *tag)
+{
+        return page_add(arg, tag);
+}
+
+/* Of the nodes' shared store, where there is one: it is asked each time. */
+
+static int repo_exists(struct cas_store *s, const char *repo, bool *out, struct cas_err *err)
+{
+        struct cas_shared *sh = cas_store_shared(s);
+        return sh ? sh->ops->repo_exists(sh, repo, out, err) : cas_repo_exists(s, repo, out, err);
+}
+
+static int each_tag(struct cas_store *s, const char *repo, const char *last, struct page *page,
+                    struct cas_err *err)
+{
+        struct cas_shared *sh = cas_store_shared(s);
+        return sh ? sh->ops->tag_each(sh, repo, last, add_name, page, err)
+                  : cas_tag_each(s, repo, last, add_tag, page, err);
+}
+
+static int each_repo(struct cas_store *s, const char *last, bool (*fn)(void *arg, const char *repo),
+                     void *arg, struct cas_err *err)
+{
+        struct cas_shared *sh = cas_store_shared(s);
+        return sh ? sh->ops->repo_each(sh, last, fn, arg, err)
+                  : cas_repo_each(s, last, fn, arg, err);
+}
+
 struct catalog {
         struct reg_call *call;
         struct page page;
@@ -81,7 +111,7 @@ void reg_tags_list(struct reg_call *call)
         bool exists = false;
         if (!reg_page_size(call, REG_PAGE_MAX, REG_PAGE_MAX, true, &page.max))
                 return;
-        int rc = cas_repo_exists(call->store, repo, &exists, &err);
+        int rc = repo_exists(call->store, repo, &exists, &err);
         if (rc == 0 && !exists) {
                 reg_reply_code(call->req, REG_E_NAME_UNKNOWN, "no such repository");
                 return;
@@ -89,8 +119,8 @@ void reg_tags_list(struct reg_call *call)
         cas_cleanup_json json_t *names = json_array();
         page.names = names;
         if (rc == 0 && page.max > 0)
-                rc = cas_tag_each(call->store, repo, reg_uri_param(reg_http_uri(call->req), "last"),
-                                  add_tag, &page, &err);
+                rc = each_tag(call->store, repo, reg_uri_param(reg_http_uri(call->req), "last"),
+                              &page, &err);
         if (rc < 0) {
                 reg_reply_err(call->req, REG_ABOUT_NAME, &err);
                 return;
@@ -113,8 +143,8 @@ static void catalog_work(struct reg_call *call)
         page->names = names;
         int rc = 0;
         if (page->max > 0)
-                rc = cas_repo_each(call->store, reg_uri_param(reg_http_uri(call->req), "last"),
-                                   add_repo, &catalog, &err);
+                rc = each_repo(call->store, reg_uri_param(reg_http_uri(call->req), "last"),
+                               add_repo, &catalog, &err);
         if (rc < 0) {
                 reg_reply_err(call->req, REG_ABOUT_NAME, &err);
                 return;

@@ -7,6 +7,7 @@
 
 #include "cas/io.h"
 #include "cas/log.h"
+#include "cas/shared.h"
 #include "registry/upstream_int.h"
 
 #define PASSWORD_BYTES_MAX 4096
@@ -15,7 +16,10 @@
 #define KNOWN_THERE 1u
 #define KNOWN_SHIFT 1
 
-static uint64_t now_s(void)
+/* What does not change, but may be unlinked elsewhere, is believed for so long. */
+#define SHARED_CONTENT_S 60
+
+uint64_t reg_upstream_now_s(void)
 {
         struct timespec now;
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
@@ -59,7 +63,7 @@ struct reg_upstream *reg_upstream_of(struct reg_upstreams *u, const char *ns,
         for (size_t i = 0; ns && i < u->count; i++) {
                 struct reg_upstream *up = &u->list[i];
                 char local[sizeof(route->repo)];
-                if (strcmp(up->config->name, ns) != 0)
+                if (up->shared || strcmp(up->config->name, ns) != 0)
                         continue;
                 int n = snprintf(local, sizeof(local), "%s%s%s", up->prefix,
                                  up->prefix[0] ? "/" : "", route->repo);
@@ -84,14 +88,17 @@ enum reg_fresh reg_upstream_fresh(struct reg_upstream *up, const char *repo, con
 {
         char key[512];
         size_t len = known_key(repo, ref, key);
-        uint64_t now = now_s();
+        uint64_t now = reg_upstream_now_s();
         enum reg_fresh fresh = REG_FRESH_NOT;
         cas_mutex_lock(&up->set->mutex);
         const uint64_t *known = len ? cas_map_get(up->set->known, key, len) : NULL;
         if (known) {
                 bool there = *known & KNOWN_THERE;
                 uint64_t age = now - (*known >> KNOWN_SHIFT);
-                if (age < (there ? up->config->tag_s : up->config->negative_s))
+                uint64_t bound = there ? up->config->tag_s : up->config->negative_s;
+                if (up->shared && there && strchr(ref, ':'))
+                        bound = cas_max_u64(bound, SHARED_CONTENT_S);
+                if (age < bound)
                         fresh = there ? REG_FRESH_HERE : REG_FRESH_NONE;
         }
         cas_mutex_unlock(&up->set->mutex);
@@ -99,6 +106,12 @@ enum reg_fresh reg_upstream_fresh(struct reg_upstream *up, const char *repo, con
 }
 
 void reg_upstream_note(struct reg_upstream *up, const char *repo, const char *ref, bool there)
+{
+        reg_upstream_note_at(up, repo, ref, there, reg_upstream_now_s());
+}
+
+void reg_upstream_note_at(struct reg_upstream *up, const char *repo, const char *ref, bool there,
+                          uint64_t since_s)
 {
         char key[512];
         size_t len = known_key(repo, ref, key);
@@ -110,7 +123,7 @@ void reg_upstream_note(struct reg_upstream *up, const char *repo, const char *re
                 up->set->known = cas_map_new();
         }
         *cas_map_put(up->set->known, key, len, NULL) =
-                now_s() << KNOWN_SHIFT | (there ? KNOWN_THERE : 0);
+                since_s << KNOWN_SHIFT | (there ? KNOWN_THERE : 0);
         cas_mutex_unlock(&up->set->mutex);
 }
 
@@ -123,7 +136,7 @@ bool reg_upstream_stale_ok(struct reg_upstream *up, const char *repo, const char
         /* what was asked for by another process is as old as this one, at least */
         uint64_t since = known && (*known & KNOWN_THERE) ? *known >> KNOWN_SHIFT : up->set->start_s;
         cas_mutex_unlock(&up->set->mutex);
-        return now_s() - since <= up->config->stale_s;
+        return reg_upstream_now_s() - since <= up->config->stale_s;
 }
 
 /* ---- the registry ---- */
@@ -178,7 +191,7 @@ static int remote_open(struct reg_upstream *up, struct cas_err *err)
 int reg_upstream_remote(struct reg_upstream *up, struct reg_remote **out,
                         struct reg_remote_failure *failure, struct cas_err *err)
 {
-        uint64_t now = now_s();
+        uint64_t now = reg_upstream_now_s();
         cas_mutex_lock(&up->set->mutex);
         uint64_t pause_s = up->not_before_s > now ? up->not_before_s - now : 0;
         bool by_limit = up->paused_by_limit, stopping = up->set->stopping;
@@ -206,11 +219,24 @@ void reg_upstream_failed(struct reg_upstream *up, const struct reg_remote_failur
         uint64_t pause_s = failure->retry_after_s ? failure->retry_after_s : REG_UPSTREAM_PAUSE_S;
         pause_s = cas_min_u64(pause_s, REG_UPSTREAM_PAUSE_MAX_S);
         cas_mutex_lock(&up->set->mutex);
-        up->not_before_s = cas_max_u64(up->not_before_s, now_s() + pause_s);
+        up->not_before_s = cas_max_u64(up->not_before_s, reg_upstream_now_s() + pause_s);
         up->paused_by_limit = failure->status == 429;
         cas_mutex_unlock(&up->set->mutex);
         cas_log(CAS_LOG_WARN, "upstream", "host=%s status=%u pause=%llu", up->config->name,
                 failure->status, (unsigned long long)pause_s);
+}
+
+bool reg_upstream_is_paused(struct reg_upstream *up)
+{
+        cas_mutex_lock(&up->set->mutex);
+        bool paused = up->not_before_s > reg_upstream_now_s();
+        cas_mutex_unlock(&up->set->mutex);
+        return paused;
+}
+
+bool reg_upstream_is_shared(const struct reg_upstream *up)
+{
+        return up->shared;
 }
 
 /* ---- all of them ---- */
@@ -221,6 +247,10 @@ int reg_upstreams_new(const struct reg_upstreams_config *config, struct cas_stor
         size_t count = config ? config->count : 0;
         for (size_t i = 0; i < count; i++) {
                 const char *prefix = prefix_of(&config->list[i]);
+                if (!prefix[0] && cas_store_shared(s))
+                        return cas_fail(err, CAS_E_INVALID,
+                                        "[upstream %s]: nodes of a cluster need a prefix for it",
+                                        config->list[i].name);
                 if (prefix[0] && !cas_repo_name_valid(prefix))
                         return cas_fail(err, CAS_E_INVALID,
                                         "[upstream %s]: no repository can be called so: set prefix",
@@ -235,13 +265,22 @@ int reg_upstreams_new(const struct reg_upstreams_config *config, struct cas_stor
         struct reg_upstreams *u = cas_xcalloc(1, sizeof(*u));
         u->store = s;
         u->metrics = metrics;
-        u->start_s = now_s();
+        u->start_s = reg_upstream_now_s();
         u->known = cas_map_new();
         u->joinable = cas_map_new();
-        u->count = count;
+        struct cas_shared *shared = cas_store_shared(s);
+        u->count = count + (shared != NULL);
+        count = u->count;
         u->list = count ? cas_xcalloc(count, sizeof(*u->list)) : NULL;
         u->work = count ? reg_work_new(REG_FLIGHTS_MAX) : NULL;
         cas_mutex_init(&u->mutex, "upstreams");
+        if (shared) {
+                (void)snprintf(u->shared_name, sizeof(u->shared_name), "the bucket");
+                u->shared = (struct reg_upstream_config){.name = u->shared_name,
+                                                         .tag_s = shared->ops->fresh_s(shared)};
+                u->list[--count] = (struct reg_upstream){
+                        .set = u, .config = &u->shared, .shared = true, .prefix = ""};
+        }
         for (size_t i = 0; i < count; i++)
                 u->list[i] = (struct reg_upstream){.set = u,
                                                    .config = &config->list[i],

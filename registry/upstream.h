@@ -25,6 +25,12 @@ struct reg_upstream;
 struct reg_upstream *reg_upstream_of(struct reg_upstreams *u, const char *ns,
                                      struct reg_route *route, bool *ns_used);
 
+/* It is the store that nodes share: to be pushed to, besides. */
+bool reg_upstream_is_shared(const struct reg_upstream *up);
+/* Before a request that changes something: this node learns what its handler looks for. Blocks; not
+ * in begin. False: answered with why not. Where nothing is shared: true. */
+bool reg_shared_prepare(const struct reg_call *call);
+
 /* From begin, for GET and HEAD of manifests, blobs, tags and referrers of an upstream's repository:
  * answers from here what is here and fresh, else asks the upstream first, once for however many
  * clients wait. `local` is the handler that serves what is here. */

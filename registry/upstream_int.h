@@ -28,6 +28,7 @@
 struct reg_upstream {
         struct reg_upstreams *set;
         const struct reg_upstream_config *config;
+        bool shared;               /* not a registry: what the nodes share (upstreamshared.c) */
         const char *prefix;        /* of local repositories; "" for all */
         struct reg_httpc *http;    /* made at the first use, with remote */
         struct reg_remote *remote; /* … and NULL before */
@@ -42,6 +43,8 @@ struct reg_upstreams {
         uint64_t start_s;
         size_t count;
         struct reg_upstream *list;
+        struct reg_upstream_config shared; /* of the one that is shared */
+        char shared_name[16];
         struct cas_mutex mutex; /* guards all below, and the changing parts of the list */
         bool stopping;
         struct cas_map *known;      /* "repo\ntag" -> when it was asked for, see upstream.c */
@@ -57,6 +60,10 @@ enum reg_fresh {
 };
 enum reg_fresh reg_upstream_fresh(struct reg_upstream *up, const char *repo, const char *ref);
 void reg_upstream_note(struct reg_upstream *up, const char *repo, const char *ref, bool there);
+uint64_t reg_upstream_now_s(void);
+/* The same of what was so at that time. */
+void reg_upstream_note_at(struct reg_upstream *up, const char *repo, const char *ref, bool there,
+                          uint64_t since_s);
 /* Whether what is here may stand in for a failing upstream. */
 bool reg_upstream_stale_ok(struct reg_upstream *up, const char *repo, const char *ref);
 /* The registry, when it may be asked now. Errors: BUSY (left alone: failure says for how long),
@@ -66,6 +73,8 @@ int reg_upstream_remote(struct reg_upstream *up, struct reg_remote **out,
 /* A request failed: the registry is left alone for a while, as it says or as the failure suggests.
  */
 void reg_upstream_failed(struct reg_upstream *up, const struct reg_remote_failure *failure);
+
+bool reg_upstream_is_paused(struct reg_upstream *up);
 
 /* upstreamflight.c */
 enum reg_flight_kind {
@@ -136,6 +145,10 @@ void reg_flight_arrive(struct reg_flight *f, enum reg_flight_state state);
 
 /* upstreamfetch.c: what a flight does; on a worker's thread. */
 void reg_flight_run(struct reg_flight *f);
+
+/* upstreamshared.c */
+void reg_flight_run_shared(struct reg_flight *f);
+void reg_shared_list(const struct reg_call *call, reg_handler local);
 
 /* upstreamblob.c */
 /* More has come, or the end: readers go on. */

@@ -198,6 +198,10 @@ static void run_list(struct reg_flight *f, struct reg_remote *remote)
 void reg_flight_run(struct reg_flight *f)
 {
         struct reg_remote *remote;
+        if (f->up->shared) {
+                reg_flight_run_shared(f);
+                return;
+        }
         f->rc = reg_upstream_remote(f->up, &remote, &f->failure, &f->err);
         bool asked = f->rc == 0;
         if (asked) {

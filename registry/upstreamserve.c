@@ -191,6 +191,16 @@ static void serve_local(struct reg_upstream *up, const struct reg_call *call, re
         local(&copy);
 }
 
+/* What was learned of a tag may have been forgotten since. */
+static bool tag_is_here(const struct reg_call *call, const char *ref)
+{
+        struct cas_err ignored = CAS_ERR_INIT;
+        struct cas_manifest_info info;
+        struct cas_digest digest;
+        return cas_tag_get(call->store, call->route.repo, ref, &digest, &ignored) == 0 &&
+               cas_manifest_stat(call->store, call->route.repo, &digest, &info, &ignored) == 0;
+}
+
 static void serve_manifest(struct reg_upstream *up, const struct reg_call *call, reg_handler local,
                            bool ns_used)
 {
@@ -200,9 +210,11 @@ static void serve_manifest(struct reg_upstream *up, const struct reg_call *call,
         struct cas_digest digest;
         bool by_digest = cas_digest_parse(ref, &digest, &ignored) == 0;
         enum reg_fresh fresh = reg_upstream_fresh(up, call->route.repo, ref);
-        bool here = by_digest &&
+        bool here = by_digest && (!up->shared || fresh == REG_FRESH_HERE) &&
                     cas_manifest_stat(call->store, call->route.repo, &digest, &info, &ignored) == 0;
-        if (here || fresh != REG_FRESH_NOT || (!by_digest && !cas_tag_valid(ref)))
+        bool known = fresh == REG_FRESH_NONE || (fresh == REG_FRESH_HERE && !up->shared) ||
+                     (fresh == REG_FRESH_HERE && tag_is_here(call, ref));
+        if (here || known || (!by_digest && !cas_tag_valid(ref)))
                 serve_local(up, call, local, ns_used);
         else
                 ask(up, call, local, ns_used, REG_FLIGHT_MANIFEST, ref);
@@ -215,8 +227,12 @@ static void serve_blob(struct reg_upstream *up, const struct reg_call *call, reg
         struct cas_digest digest;
         bool linked = false;
         bool good = cas_digest_parse(call->route.last, &digest, &ignored) == 0;
+        bool fresh = !up->shared ||
+                     (reg_http_method(call->req) != REG_HTTP_HEAD &&
+                      reg_upstream_fresh(up, call->route.repo, call->route.last) == REG_FRESH_HERE);
         if (!good ||
-            (cas_blob_linked(call->store, call->route.repo, &digest, &linked, &ignored) == 0 &&
+            (fresh &&
+             cas_blob_linked(call->store, call->route.repo, &digest, &linked, &ignored) == 0 &&
              linked && cas_blob_stat(call->store, &digest, NULL, &ignored) == 0))
                 serve_local(up, call, local, ns_used);
         else if (reg_http_method(call->req) == REG_HTTP_HEAD)
@@ -271,6 +287,10 @@ void reg_upstream_serve(struct reg_upstream *up, const struct reg_call *call, re
                 break;
         case REG_NOUN_TAGS:
         case REG_NOUN_REFERRERS:
+                if (up->shared) {
+                        reg_shared_list(call, local);
+                        break;
+                }
                 serve_list(up, call, local, ns_used);
                 break;
         default:

@@ -19,6 +19,8 @@ static const char *hint_of(enum cas_code code)
                 return "Run it as root, or with a store of your own (--store DIR).";
         case CAS_E_BUSY:
                 return "Try again when the other one has finished.";
+        case CAS_E_AWAY:
+                return "Try again when the network is there.";
         case CAS_OK:
         case CAS_E_EXISTS:
         case CAS_E_IO:
