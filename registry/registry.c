@@ -13,6 +13,7 @@
 #include "registry/peer_sets.h"
 #include "registry/range.h"
 #include "registry/registry_int.h"
+#include "registry/retention.h"
 #include "registry/webpage.h"
 #include "registry/upstream.h"
 #include "registry/upstream_config.h"
@@ -448,6 +449,10 @@ static int start_access(struct reg_registry *registry, struct cas_err *err)
 int reg_start(struct cas_store *s, const struct reg_config *config, struct reg_registry **out,
               struct cas_err *err)
 {
+        if (cas_store_shared(s) && reg_config_area(config, reg_retention_area.word))
+                return cas_fail(err, CAS_E_INVALID,
+                                "[retention] is not for nodes of a cluster: times of tags are each "
+                                "node's own");
         struct reg_registry *registry = cas_xcalloc(1, sizeof(*registry));
         registry->store = s;
         registry->config = config;

@@ -50,9 +50,9 @@ int tier_cluster_config_where(struct tier_cluster_config *c, const char *where, 
         free(c->where);
         c->where = cas_xstrdup(where);
         c->s3.bucket = cas_xstrndup(bucket, len);
-        /* keys follow it at once */
-        c->s3.prefix = cas_xasprintf("%s%s", prefix,
-                                     prefix_len > 0 && prefix[prefix_len - 1] != '/' ? "/" : "");
+        while (prefix_len > 0 && prefix[prefix_len - 1] == '/')
+                prefix_len--;
+        c->s3.prefix = prefix_len > 0 ? cas_xstrndup(prefix, prefix_len) : NULL;
         return 0;
 }
 

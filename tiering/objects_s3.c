@@ -49,12 +49,29 @@ static int delete (struct tier_objects *o, const char *key, const char *if_match
         return away(s3_delete(s3_of(o), key, if_match, err), err);
 }
 
+/* What is said to whom lists is the caller's own. */
+struct listing {
+        int (*fn)(void *arg, const char *key, const struct s3_object *object, struct cas_err *err);
+        void *arg;
+        bool failed;
+};
+
+static int listed(void *arg, const char *key, const struct s3_object *object, struct cas_err *err)
+{
+        struct listing *l = arg;
+        int rc = l->fn(l->arg, key, object, err);
+        l->failed = rc < 0;
+        return rc;
+}
+
 static int list(struct tier_objects *o, const char *prefix, const char *after,
                 int (*fn)(void *arg, const char *key, const struct s3_object *object,
                           struct cas_err *err),
                 void *arg, struct cas_err *err)
 {
-        return away(s3_list(s3_of(o), prefix, after, 0, fn, arg, err), err);
+        struct listing l = {.fn = fn, .arg = arg};
+        int rc = s3_list(s3_of(o), prefix, after, 0, listed, &l, err);
+        return l.failed ? rc : away(rc, err);
 }
 
 static int probe(struct tier_objects *o, struct s3_abilities *out, struct cas_err *err)

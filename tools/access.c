@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "tiering/cluster.h"
 #include "tiering/tierset.h"
 #include "tools/control.h"
 #include "tools/decoder.h"
@@ -41,6 +42,7 @@ static int call_here(const char *store_path, const struct op *op, const json_t *
 {
         struct cas_store_config config = {.path = store_path,
                                           .backend_open = tier_set_open,
+                                          .shared_open = tier_cluster_shared_open,
                                           .lock_wait_ms = LOCK_SLICE_MS,
                                           .decoder = decoder_of(DECODER_AUTO)};
         cas_cleanup_store struct cas_store *s = NULL;

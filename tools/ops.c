@@ -33,6 +33,8 @@ static const struct op ops[] = {
         {"condense", op_condense},
         {"stats", op_stats},
         {"retention", op_retention},
+        {"cluster-status", op_cluster_status},
+        {"cluster-gc", op_cluster_gc},
 };
 
 const struct op *op_find(const char *name)

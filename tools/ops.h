@@ -99,6 +99,11 @@ int op_checkpoint(struct cas_store *s, const json_t *args, const struct op_conte
                   json_t **result, struct cas_err *err);
 int op_stats(struct cas_store *s, const json_t *args, const struct op_context *ctx, json_t **result,
              struct cas_err *err);
+/* ops_cluster.c */
+int op_cluster_status(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                      json_t **result, struct cas_err *err);
+int op_cluster_gc(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                  json_t **result, struct cas_err *err);
 /* ops_retention.c */
 int op_retention(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                  json_t **result, struct cas_err *err);

@@ -18,6 +18,7 @@
 #include "fusefs/mount.h"
 #include "fusefs/resolve.h"
 #include "registry/registry.h"
+#include "tiering/cluster.h"
 #include "tiering/tierset.h"
 #include "tools/cli.h"
 #include "tools/control.h"
@@ -159,6 +160,7 @@ static int owner_start(struct owner *o, struct cas_err *err)
         const struct owner_config *c = o->config;
         struct cas_store_config store = {.path = c->store_path,
                                          .backend_open = tier_set_open,
+                                         .shared_open = tier_cluster_shared_open,
                                          .threads = c->store_threads,
                                          .flat_trees = c->flat_trees,
                                          .decoder = decoder_of(c->confine),
@@ -191,6 +193,9 @@ static int owner_start(struct owner *o, struct cas_err *err)
         struct cas_caretaker_config care = c->care;
         care.scrub.fetch_blob = repair_source_fetch;
         care.scrub.fetch_arg = &o->source;
+        struct tier_cluster *cluster = tier_cluster_of(cas_store_shared(o->store));
+        if (cluster && c->ready_fd < 0) /* not one that ends by itself */
+                tier_cluster_gc_start(cluster);
         o->caretaker = cas_caretaker_start(o->store, &care);
         if (c->learn_ms)
                 cas_order_set_watch_ms(o->store, c->learn_ms);
