@@ -50,6 +50,12 @@ struct tier_cell {
 void tier_cell_release(struct tier_cell *cell);
 #define tier_cleanup_cell __attribute__((cleanup(tier_cell_release)))
 
+/* Others may rely on it, once it is held. */
+static inline bool tier_cell_is_there(const struct tier_cell *cell)
+{
+        return cell->state == TIER_CELL_LIVE || cell->state == TIER_CELL_CONDEMNED;
+}
+
 void tier_cell_add_piece(struct tier_cell *cell, const char *key, uint64_t bytes);
 bool tier_cell_has_piece(const struct tier_cell *cell, const char *key);
 /* Appends. Errors: LIMIT (too many pieces), INVALID (a text has control characters). */

@@ -184,7 +184,7 @@ int tier_cell_hold(struct tier_cluster *c, const char *key, struct tier_cell *ou
                 int rc = tier_cell_read(c, key, out, &there, &version, err);
                 if (rc < 0)
                         return rc;
-                if (!there || out->state == TIER_CELL_DEAD)
+                if (!there || !tier_cell_is_there(out))
                         return cas_fail(err, CAS_E_NOTFOUND, "%s: there is none", key);
                 if (out->state == TIER_CELL_LIVE)
                         return 0;

@@ -86,7 +86,7 @@ int tier_pieces_delete(struct tier_cluster *c, const struct tier_cell *cell,
                        const struct tier_cell *kept, uint64_t *count, uint64_t *bytes,
                        struct cas_err *err) CAS_MUST_CHECK;
 /* The session's pieces become the blob's, or the blob is there already. session_key: of a cell that
- * is finishing, with that nonce; else BUSY. */
+ * is finishing, with that nonce; else BUSY. NULL: all is content of `session`. */
 int tier_blob_take(struct tier_cluster *c, const struct cas_digest *blob, uint64_t bytes,
                    const struct tier_cell *session, const char *session_key,
                    struct cas_err *err) CAS_MUST_CHECK;

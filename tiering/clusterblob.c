@@ -2,10 +2,12 @@
 /* Blobs: a cell each, with the content in it or the pieces that it is made of. Pieces belong to
  * the session that brought them (clusterupload.c) until a blob's cell has them. */
 #include <stdio.h>
+#include <time.h>
 
 #include "tiering/cluster_int.h"
 
 #define READ_BYTES (1 * CAS_MIB)
+#define TAKE_WAITS 8 /* for another who ends an upload of the same blob */
 
 /* ---- pieces ---- */
 
@@ -131,61 +133,95 @@ static int session_is(struct tier_cluster *c, const char *key, const char *nonce
         return rc;
 }
 
-/* One attempt; EXISTS: again. The order matters: first the blob's cell is read, then the session is
- * seen to be alive, then the version that was read is replaced (spec/cluster.md). */
-static int take_once(struct tier_cluster *c, const struct cas_digest *blob, uint64_t bytes,
-                     const struct tier_cell *session, const char *session_key, struct cas_err *err)
+/* Somebody else is about to give the blob its pieces, and may have died. False: wait. */
+static bool may_replace(const struct tier_cell *now, char waited_for[TIER_CELL_NONCE_BYTES],
+                        unsigned attempt)
 {
-        tier_cleanup_cell struct tier_cell cell = TIER_CELL_INIT, dead = TIER_CELL_INIT;
+        if (now->state != TIER_CELL_FINISHING ||
+            (attempt >= TAKE_WAITS && strcmp(waited_for, now->nonce) == 0))
+                return true;
+        memcpy(waited_for, now->nonce, TIER_CELL_NONCE_BYTES);
+        return false;
+}
+
+struct take {
+        struct tier_cluster *c;
         char key[TIER_KEY_BYTES];
-        struct tier_version version;
-        bool there;
-        tier_key_blob(blob, key);
-        int rc = tier_cell_read(c, key, &cell, &there, &version, err);
-        if (rc < 0)
-                return rc;
-        if (there && cell.state != TIER_CELL_DEAD) { /* held: it has what it needs */
-                if (cell.state == TIER_CELL_LIVE)
-                        return 0;
+        uint64_t bytes;
+        const struct tier_cell *session;
+        const char *session_key; /* NULL: all is in the cell */
+        unsigned attempt;
+        char waited_for[TIER_CELL_NONCE_BYTES];
+};
+
+/* The cell gets the pieces, but is not there yet; the session is seen to be alive; it is. Who ends
+ * the session meanwhile replaces the version in between (spec/cluster.md). */
+static int take_pieces(struct take *t, const struct tier_version *version, struct cas_err *err)
+{
+        tier_cleanup_cell struct tier_cell cell = {.size_bytes = t->bytes};
+        struct tier_version made = *version;
+        for (size_t i = 0; i < t->session->piece_count; i++)
+                tier_cell_add_piece(&cell, t->session->pieces[i].key, t->session->pieces[i].bytes);
+        cas_buf_append(&cell.content, t->session->content.data, t->session->content.len_bytes);
+        if (t->session_key) {
+                cell.state = TIER_CELL_FINISHING;
+                int rc = tier_cell_write(t->c, t->key, &cell, version, &made, err);
+                if (rc == 0)
+                        rc = session_is(t->c, t->session_key, t->session->nonce, err);
+                if (rc < 0)
+                        return rc;
                 cell.state = TIER_CELL_LIVE;
-                return tier_cell_write(c, key, &cell, &version, NULL, err);
         }
-        rc = session_key ? session_is(c, session_key, session->nonce, err) : 0;
-        if (rc < 0)
-                return rc;
-        dead = cell; /* empty where there was none */
-        cell = (struct tier_cell){.size_bytes = bytes};
-        for (size_t i = 0; i < session->piece_count; i++)
-                tier_cell_add_piece(&cell, session->pieces[i].key, session->pieces[i].bytes);
-        cas_buf_append(&cell.content, session->content.data, session->content.len_bytes);
-        rc = tier_cell_write(c, key, &cell, &version, NULL, err);
+        return tier_cell_write(t->c, t->key, &cell, &made, NULL, err);
+}
+
+/* One attempt; EXISTS: again. */
+static int take_once(struct take *t, struct cas_err *err)
+{
+        tier_cleanup_cell struct tier_cell now = TIER_CELL_INIT;
+        struct tier_version version;
         struct cas_err ignored = CAS_ERR_INIT;
         uint64_t count = 0;
-        if (rc == 0 && dead.piece_count > 0) /* who collected it may not have come so far */
-                (void)!tier_pieces_delete(c, &dead, &cell, &count, &count, &ignored);
+        bool there;
+        int rc = tier_cell_read(t->c, t->key, &now, &there, &version, err);
+        if (rc < 0 || (there && now.state == TIER_CELL_LIVE))
+                return rc;
+        if (there && now.state == TIER_CELL_CONDEMNED) {
+                now.state = TIER_CELL_LIVE;
+                return tier_cell_write(t->c, t->key, &now, &version, NULL, err);
+        }
+        if (there && !may_replace(&now, t->waited_for, t->attempt)) {
+                const struct timespec pause = {.tv_nsec = 20000000L * (1 + t->attempt)};
+                (void)nanosleep(&pause, NULL);
+                return cas_fail(err, CAS_E_EXISTS, "another upload of it ends");
+        }
+        rc = take_pieces(t, &version, err);
+        if (rc == 0 && there && now.state == TIER_CELL_DEAD) /* who collected it may have died */
+                (void)!tier_pieces_delete(t->c, &now, t->session, &count, &count, &ignored);
         return rc;
 }
 
 int tier_blob_take(struct tier_cluster *c, const struct cas_digest *blob, uint64_t bytes,
                    const struct tier_cell *session, const char *session_key, struct cas_err *err)
 {
-        char text[CAS_DIGEST_TEXT_BYTES];
-        for (unsigned i = 0; i < TIER_TRIES; i++) {
+        struct take t = {.c = c, .bytes = bytes, .session = session, .session_key = session_key};
+        tier_key_blob(blob, t.key);
+        for (; t.attempt < TIER_TRIES; t.attempt++) {
                 struct cas_err why = CAS_ERR_INIT;
-                int rc = take_once(c, blob, bytes, session, session_key, &why);
+                int rc = take_once(&t, &why);
                 if (rc != -CAS_E_EXISTS) {
                         if (rc < 0)
                                 *err = why;
                         return rc;
                 }
         }
-        return tier_fail_tries(cas_digest_text(blob, text), err);
+        return tier_fail_tries(t.key, err);
 }
 
-/* The session is dead. Whoever read the blob's cell before that, to give it the session's pieces,
- * finds another version there; who has given them, is seen here. */
-static int settle_blob(struct tier_cluster *c, const struct cas_digest *blob, struct tier_cell *out,
-                       struct cas_err *err)
+/* The session is dead. Who saw it alive has written the blob's cell before: if that has the pieces
+ * and is there, they stay (`kept` has them); if it is not there yet, it never will be. */
+static int settle_blob(struct tier_cluster *c, const struct cas_digest *blob,
+                       const struct tier_cell *session, struct tier_cell *kept, struct cas_err *err)
 {
         char key[TIER_KEY_BYTES];
         tier_key_blob(blob, key);
@@ -193,13 +229,17 @@ static int settle_blob(struct tier_cluster *c, const struct cas_digest *blob, st
                 struct tier_version version;
                 struct cas_err why = CAS_ERR_INIT;
                 bool there;
-                tier_cell_release(out);
-                int rc = tier_cell_read(c, key, out, &there, &version, err);
-                if (rc < 0)
+                tier_cell_release(kept);
+                int rc = tier_cell_read(c, key, kept, &there, &version, err);
+                if (rc < 0 || !there || kept->state != TIER_CELL_FINISHING)
                         return rc;
-                if (!there)
-                        out->state = TIER_CELL_DEAD;
-                rc = tier_cell_write(c, key, out, &version, NULL, &why);
+                bool ours = kept->piece_count > 0 &&
+                            strncmp(kept->pieces[0].key, prefix, strlen(prefix)) == 0;
+                kept->piece_count = 0;
+                if (!ours)
+                        return 0;
+                kept->state = TIER_CELL_DEAD;
+                rc = tier_cell_write(c, key, kept, &version, NULL, &why);
                 if (rc == 0)
                         return 0;
                 if (rc != -CAS_E_EXISTS) {
@@ -218,14 +258,14 @@ int tier_session_end(struct tier_cluster *c, const char *key, struct tier_cell *
         const char *id = strrchr(key, '/') + 1;
         char prefix[TIER_PIECE_KEY_BYTES];
         int rc = 0;
+        (void)snprintf(prefix, sizeof(prefix), "data/%s/", id);
         if (session->state != TIER_CELL_DEAD) {
                 session->state = TIER_CELL_DEAD;
                 rc = tier_cell_write(c, key, session, version, version, err);
         }
         if (rc == 0 && session->digest.alg != CAS_DIGEST_NONE)
-                rc = settle_blob(c, &session->digest, &blob, err);
+                rc = settle_blob(c, &session->digest, prefix, &blob, err);
         struct sweep sweep = {.c = c, .kept = &blob, .count = pieces, .bytes = bytes};
-        (void)snprintf(prefix, sizeof(prefix), "data/%s/", id);
         if (rc == 0)
                 rc = c->objects->ops->list(c->objects, prefix, NULL, sweep_one, &sweep, err);
         return rc < 0 ? rc : tier_cell_empty(c, key, version, err);
@@ -294,7 +334,7 @@ int tier_op_blob_read(struct cas_shared *sh, const struct cas_digest *blob, cas_
         bool there;
         tier_key_blob(blob, key);
         int rc = tier_cell_read(c, key, &cell, &there, &version, err);
-        if (rc == 0 && (!there || cell.state == TIER_CELL_DEAD))
+        if (rc == 0 && (!there || !tier_cell_is_there(&cell)))
                 rc = cas_fail(err, CAS_E_NOTFOUND, "no blob %s", cas_digest_text(blob, text));
         return rc < 0 ? rc : tier_pieces_read(c, &cell, sink, arg, err);
 }

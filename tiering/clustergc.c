@@ -42,9 +42,10 @@ struct run {
         struct tier_cell lease_cell;
         uint64_t renewed_ms;
         int64_t before_unix_s; /* what was written later stays; the store's clock */
-        struct candidates links, blobs, uploads;
-        struct cas_hashset named;  /* repository and blob, by its manifests */
-        struct cas_hashset marked; /* blobs */
+        struct candidates links, manifests, blobs, uploads;
+        struct cas_hashset named;    /* repository and blob, by its manifests */
+        struct cas_hashset dangling; /* repository and manifest, whose bytes are not there */
+        struct cas_hashset marked;   /* blobs */
 };
 
 /* ---- the lease ---- */
@@ -144,8 +145,12 @@ static int name_before(void *arg, const char *key, const struct s3_object *objec
 {
         struct run *r = arg;
         bool link = strstr(key, "/_links/") != NULL, upload = strstr(key, "/_uploads/") != NULL;
-        if (is_old(r, object) && (link || upload))
-                candidate_add(link ? &r->links : &r->uploads, key, object);
+        if (is_old(r, object) && link)
+                candidate_add(&r->links, key, object);
+        else if (is_old(r, object) && upload)
+                candidate_add(&r->uploads, key, object);
+        else if (is_old(r, object) && strstr(key, "/_manifests/"))
+                candidate_add(&r->manifests, key, object);
         r->result->links += link;
         r->result->uploads += upload && object && object->size_bytes > 0;
         return go_on(r, err);
@@ -264,8 +269,14 @@ static int mark_manifest(struct run *r, const char *repo, const struct cas_diges
         struct cas_hash hash;
         mark_blob(r, manifest);
         int rc = references_of(r->c, manifest, &refs, &why);
-        if (rc == -CAS_E_NOTFOUND && depth > 0)
-                return 0;                /* an index may name what is not here */
+        if (rc == -CAS_E_NOTFOUND) {
+                /* An index may name what is not here. What a repository has was never acknowledged
+                 * without its bytes: its push broke off, or took longer than the grace. */
+                named_hash(repo, manifest, &hash);
+                if (depth == 0)
+                        (void)cas_hashset_add(&r->dangling, hash.bytes);
+                return 0;
+        }
         if (rc < 0 && rc != -CAS_E_AWAY) /* what cannot be read may name anything */
                 return cas_fail(err, CAS_E_CORRUPT, "%s: %s", repo, why.msg);
         if (rc < 0) {
@@ -356,7 +367,9 @@ static int settle_blob(struct run *r, const struct candidate *one, struct cas_er
                 r->result->blobs_condemned += rc == 0;
                 return forgive(rc, &why, err);
         }
-        if (cell.state == TIER_CELL_CONDEMNED) {
+        if (cell.state == TIER_CELL_FINISHING)
+                cell.piece_count = 0; /* they are a session's still */
+        if (cell.state != TIER_CELL_DEAD) {
                 cell.state = TIER_CELL_DEAD;
                 r->result->bytes_removed += cell.content.len_bytes;
                 cas_buf_clear(&cell.content);
@@ -386,16 +399,16 @@ static int settle_upload(struct run *r, const struct candidate *one, struct cas_
         return forgive(rc, &why, err);
 }
 
-static bool link_is_named(struct run *r, const char *key)
+static bool name_is_in(const struct cas_hashset *set, const char *key, bool otherwise)
 {
         char repo[CAS_REPO_NAME_BYTES_MAX + 1];
         const char *kind, *name;
         struct cas_digest digest;
         struct cas_hash hash;
         if (!tier_key_split(key, repo, &kind, &name) || !tier_digest_from_name(name, &digest))
-                return true; /* not ours to judge */
+                return otherwise;
         named_hash(repo, &digest, &hash);
-        return cas_hashset_has(&r->named, hash.bytes);
+        return cas_hashset_has(set, hash.bytes);
 }
 
 /* blobs/ALGORITHM/HH/HEX */
@@ -418,8 +431,12 @@ static int settle(struct run *r, struct cas_err *err)
 {
         int rc = 0;
         for (size_t i = 0; rc == 0 && i < r->links.count; i++) {
-                if (!link_is_named(r, r->links.list[i].key))
+                if (!name_is_in(&r->named, r->links.list[i].key, true))
                         rc = settle_link(r, &r->links.list[i], err);
+        }
+        for (size_t i = 0; rc == 0 && i < r->manifests.count; i++) {
+                if (name_is_in(&r->dangling, r->manifests.list[i].key, false))
+                        rc = settle_link(r, &r->manifests.list[i], err);
         }
         for (size_t i = 0; rc == 0 && i < r->blobs.count; i++) {
                 if (!blob_is_marked(r, r->blobs.list[i].key))
@@ -465,9 +482,11 @@ int tier_cluster_gc(struct tier_cluster *c, struct tier_cluster_gc_result *out, 
         }
         cas_mutex_unlock(&c->collecting);
         candidates_release(&r.links);
+        candidates_release(&r.manifests);
         candidates_release(&r.blobs);
         candidates_release(&r.uploads);
         cas_hashset_release(&r.named);
+        cas_hashset_release(&r.dangling);
         cas_hashset_release(&r.marked);
         tier_cell_release(&r.lease_cell);
         return rc;

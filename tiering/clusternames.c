@@ -147,16 +147,18 @@ static int check_manifest(struct tier_cluster *c, const struct cas_shared_name *
                           struct cas_err *err)
 {
         tier_cleanup_cell struct tier_cell cell = TIER_CELL_INIT;
-        struct tier_version version;
+        struct cas_err why = CAS_ERR_INIT;
         char key[TIER_KEY_BYTES], text[CAS_DIGEST_TEXT_BYTES];
-        bool there;
         tier_key_digest(name->repo, "_manifests", &name->digest, key);
-        int rc = tier_cell_read(c, key, &cell, &there, &version, err);
-        if (rc < 0 || there)
-                return rc;
-        return linked ? fail_went(key, err)
-                      : cas_fail(err, CAS_E_NOTFOUND, "tag %s:%s: no manifest %s in the repository",
-                                 name->repo, name->tag, cas_digest_text(&name->digest, text));
+        int rc = tier_cell_hold(c, key, &cell, &why);
+        if (rc == -CAS_E_NOTFOUND && linked)
+                return fail_went(key, err);
+        if (rc == -CAS_E_NOTFOUND)
+                return cas_fail(err, CAS_E_NOTFOUND, "tag %s:%s: no manifest %s in the repository",
+                                name->repo, name->tag, cas_digest_text(&name->digest, text));
+        if (rc < 0)
+                *err = why;
+        return rc;
 }
 
 static int set_tag(struct tier_cluster *c, const struct cas_shared_names *names,
