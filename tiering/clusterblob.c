@@ -220,8 +220,8 @@ int tier_blob_take(struct tier_cluster *c, const struct cas_digest *blob, uint64
 
 /* The session is dead. Who saw it alive has written the blob's cell before: if that has the pieces
  * and is there, they stay (`kept` has them); if it is not there yet, it never will be. */
-static int settle_blob(struct tier_cluster *c, const struct cas_digest *blob,
-                       const struct tier_cell *session, struct tier_cell *kept, struct cas_err *err)
+static int settle_blob(struct tier_cluster *c, const struct cas_digest *blob, const char *prefix,
+                       struct tier_cell *kept, struct cas_err *err)
 {
         char key[TIER_KEY_BYTES];
         tier_key_blob(blob, key);
