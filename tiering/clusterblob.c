@@ -151,6 +151,7 @@ struct take {
         const struct tier_cell *session;
         const char *session_key; /* NULL: all is in the cell */
         unsigned attempt;
+        bool tried; /* to make it live: that may have been, and its pieces may be gone since */
         char waited_for[TIER_CELL_NONCE_BYTES];
 };
 
@@ -171,6 +172,7 @@ static int take_pieces(struct take *t, const struct tier_version *version, struc
                 if (rc < 0)
                         return rc;
                 cell.state = TIER_CELL_LIVE;
+                t->tried = true;
         }
         return tier_cell_write(t->c, t->key, &cell, &made, NULL, err);
 }
@@ -195,6 +197,8 @@ static int take_once(struct take *t, struct cas_err *err)
                 (void)nanosleep(&pause, NULL);
                 return cas_fail(err, CAS_E_EXISTS, "another upload of it ends");
         }
+        if (t->tried)
+                return cas_fail(err, CAS_E_BUSY, "the blob went while it came");
         rc = take_pieces(t, &version, err);
         if (rc == 0 && there && now.state == TIER_CELL_DEAD) /* who collected it may have died */
                 (void)!tier_pieces_delete(t->c, &now, t->session, &count, &count, &ignored);
