@@ -128,7 +128,8 @@ static int take_file(struct checkpoint *cp, int from_dirfd, const char *from, co
                         return 0;
                 if (errno != EXDEV && errno != EPERM && errno != EMLINK && errno != EOPNOTSUPP)
                         return cas_fail_sys(err, errno, "link %s", path);
-                cp->apart = errno == EXDEV;
+                /* A tier that lies elsewhere says nothing of the store's own files. */
+                cp->apart = errno == EXDEV && from_dirfd == cp->s->dirfd;
         }
         if (io->ops->fstatat(io->ctx, cp->copy->dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0)
                 return 0;
@@ -181,9 +182,14 @@ static int take_pack(struct checkpoint *cp, uint64_t pack_id, const struct cas_p
                      struct cas_err *err)
 {
         struct cas_backend *backend = cp->s->backend;
+        struct cas_tier_info tier;
         char name[CAS_PACK_NAME_BYTES];
         int dirfd;
-        int rc = backend->ops->pack_dir(backend, pack_id, rec->tier, &dirfd, err);
+        int rc = backend->ops->tier_info(backend, rec->tier, &tier, err);
+        if (rc == 0 && tier.remote)
+                return 0; /* it stays there */
+        if (rc == 0)
+                rc = backend->ops->pack_dir(backend, pack_id, rec->tier, &dirfd, err);
         if (rc < 0)
                 return rc;
         (void)cas_pack_name(pack_id, name);
@@ -294,6 +300,39 @@ static int take_instant(struct checkpoint *cp, struct cas_err *err)
 
 /* ---- 3: the rest ---- */
 
+/* The copy has one directory for packs. */
+struct homing {
+        struct checkpoint *cp;
+        struct cas_batch *batch;
+};
+
+static bool is_remote(const struct checkpoint *cp, uint32_t tier)
+{
+        struct cas_tier_info info;
+        struct cas_err ignored = CAS_ERR_INIT;
+        return cp->s->backend->ops->tier_info(cp->s->backend, tier, &info, &ignored) == 0 &&
+               info.remote;
+}
+
+static bool home_pack(void *arg, uint64_t pack_id, const struct cas_pack_record *rec)
+{
+        const struct homing *h = arg;
+        struct cas_pack_record here = *rec;
+        if (rec->tier == CAS_TIER_OWN || is_remote(h->cp, rec->tier))
+                return true;
+        here.tier = CAS_TIER_OWN;
+        cas_batch_put_pack(h->batch, pack_id, &here);
+        return true;
+}
+
+static int home_packs(struct checkpoint *cp, struct cas_err *err)
+{
+        cas_cleanup_batch struct cas_batch *batch = cas_batch_new();
+        struct homing h = {.cp = cp, .batch = batch};
+        int rc = cas_index_each_pack(cp->index, home_pack, &h, err);
+        return rc < 0 ? rc : cas_index_write(cp->index, batch, err);
+}
+
 /* Blobs that went between 1 and 2. */
 static int drop_stray_blob(void *arg, const char *path, const struct cas_digest *digest,
                            struct cas_err *err)
@@ -327,7 +366,7 @@ static int drop_stray_pack(void *arg, const char *path, const char *name, struct
         if (!cas_pack_name_parse(name, &id))
                 return 0;
         int rc = cas_index_get_pack(cp->index, id, &rec, &miss);
-        if (rc == -CAS_E_NOTFOUND)
+        if (rc == -CAS_E_NOTFOUND || (rc == 0 && is_remote(cp, rec.tier)))
                 return cas_io_unlink(cp->s->io, cp->copy->dirfd, path, err);
         if (rc < 0)
                 *err = miss;
@@ -365,7 +404,9 @@ static int take_keys(struct checkpoint *cp, struct cas_err *err)
 static int take_rest(struct checkpoint *cp, struct cas_err *err)
 {
         struct cas_format format;
-        int rc = drop_strays(cp, err);
+        int rc = home_packs(cp, err);
+        if (rc == 0)
+                rc = drop_strays(cp, err);
         if (rc == 0)
                 rc = take_journal(cp, err);
         if (rc == 0)

@@ -59,7 +59,8 @@ int cas_condense_blob(struct cas_store *s, const struct cas_digest *blob,
                       const struct cas_condense_options *options,
                       const struct cas_progress *progress, struct cas_recipe_record *out,
                       struct cas_err *err) CAS_MUST_CHECK;
-/* Rewrites packs whose blocks are less dense than the codec's, pack by pack, beside publications
+/* Rewrites packs whose blocks are less dense than home copies of their tier are to be (with
+ * CAS_CONDENSE_COLD: than cold ones), pack by pack, each on its tier, beside publications
  * and readers; on a thread per CPU at low priority. Stops soon when *stop (may be NULL) is set:
  * that is success, as is a pack that is being written to or is damaged, which stays as it is. What
  * was moved stays moved; another call goes on. Errors: BUSY (under way), NOSPACE, IO. */

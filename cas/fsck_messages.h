@@ -18,6 +18,8 @@
         X(PACK_UNKNOWN, WARNING, "pack-unknown", "a file among the packs that is none")            \
         X(PACK_TAIL, WARNING, "pack-tail",                                                         \
           "a pack has records behind damage; nobody writes to it")                                 \
+        X(PACK_UNREACHABLE, ERROR, "pack-unreachable",                                             \
+          "a pack lies on a tier that cannot be reached")                                          \
         X(BLOCK_DAMAGED, ERROR, "block-damaged", "a block does not decode to what it should")      \
         X(CHUNK_DIGEST, ERROR, "chunk-digest", "the bytes of a chunk have another digest")         \
         X(CHUNK_LOCATION, ERROR, "chunk-location", "a chunk is not where the index says")          \

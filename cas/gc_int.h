@@ -121,4 +121,10 @@ int cas_gc_note_dead(struct cas_gc_run *gc, struct cas_err *err) CAS_MUST_CHECK;
 /* Writes packs anew that are worth it. */
 int cas_gc_packs(struct cas_gc_run *gc, struct cas_err *err) CAS_MUST_CHECK;
 
+/* ---- gcremote.c ---- */
+
+/* Packs on remote tiers that the index does not tell of, older than the grace, go. What a tier does
+ * not answer waits for the next full run. */
+int cas_gc_remote_packs(struct cas_gc_run *gc, struct cas_err *err) CAS_MUST_CHECK;
+
 #endif

@@ -404,6 +404,8 @@ static int look_at_directories(struct cas_gc_full *f, struct cas_err *err)
         int rc = cas_blob_files_each(f->gc->s, look_at_blob_file, NULL, f, err);
         if (rc == 0)
                 rc = cas_dir_each(f->gc->s, CAS_DIR_TREES, look_at_tree_file, f, err);
+        if (rc == 0)
+                rc = cas_gc_remote_packs(f->gc, err);
         return rc < 0 ? rc : cas_gc_files(f->gc, err);
 }
 

@@ -3,7 +3,7 @@
 #include "cas/gc_int.h"
 
 #include "cas/map.h"
-#include "cas/packset_int.h"
+#include "cas/packfile_int.h"
 
 /* With less than this share, or so little, a pack may be empty: it is looked at. */
 #define EMPTY_SHARE_DIVISOR 16
@@ -67,6 +67,7 @@ int cas_gc_note_dead(struct cas_gc_run *gc, struct cas_err *err)
 
 struct thin_pack {
         uint64_t pack_id, size_bytes, dead_bytes;
+        uint32_t tier;
         enum cas_pack_density density;
         bool if_empty; /* only then */
 };
@@ -97,6 +98,8 @@ static int find_thin_pack(void *arg, const void *key, size_t key_len, const void
                 *err = miss;
                 return rc;
         }
+        if (!cas_packset_is_reachable(thin->gc->s->packset, rec.tier))
+                return 0; /* its turn comes when it is here again */
         uint64_t live = rec.size_bytes - cas_min_u64(dead, rec.size_bytes);
         bool is_thin = live * 100 < rec.size_bytes * thin->gc->options->live_percent_min;
         if (!is_thin && live >= rec.size_bytes / EMPTY_SHARE_DIVISOR && live >= EMPTY_BYTES)
@@ -109,6 +112,7 @@ static int find_thin_pack(void *arg, const void *key, size_t key_len, const void
                 (struct thin_pack){.pack_id = pack_id,
                                    .size_bytes = rec.size_bytes,
                                    .dead_bytes = dead,
+                                   .tier = rec.tier,
                                    .density = (enum cas_pack_density)rec.density,
                                    .if_empty = !is_thin};
         return 0;
@@ -185,28 +189,46 @@ static int take_pack(struct cas_gc_run *gc, struct cas_recoder *recoder,
         return rc;
 }
 
-static int rewrite_packs(struct cas_gc_run *gc, const struct thin_packs *thin,
-                         enum cas_pack_density density, struct cas_err *err)
+static bool is_alike(const struct thin_pack *a, const struct thin_pack *b)
+{
+        return a->tier == b->tier && a->density == b->density;
+}
+
+/* The first, and all those that are written as it is, on the same tier. */
+static int rewrite_alike(struct cas_gc_run *gc, const struct thin_packs *thin, size_t first,
+                         struct cas_err *err)
 {
         const struct cas_recode_hooks hooks = {.yield = yield, .arg = gc};
         struct cas_recode_result result = {0};
-        struct cas_recoder *recoder = NULL;
+        struct cas_recoder *recoder = cas_recoder_new(gc->s->packset, thin->list[first].density,
+                                                      thin->list[first].tier, &hooks);
         int rc = 0;
-        for (size_t i = 0; rc == 0 && i < thin->count && !gc->out->stopped; i++) {
-                if (thin->list[i].density != density)
+        for (size_t i = first; rc == 0 && i < thin->count && !gc->out->stopped; i++) {
+                if (!is_alike(&thin->list[i], &thin->list[first]))
                         continue;
-                if (!recoder)
-                        recoder = cas_recoder_new(gc->s->packset, density, CAS_TIER_ANY, &hooks);
                 rc = take_pack(gc, recoder, &thin->list[i], err);
                 cas_progress_update(gc->progress, "packs", i + 1, thin->count);
         }
-        if (rc == 0 && recoder)
+        if (rc == 0)
                 rc = cas_recoder_finish(recoder, &result, err);
         cas_recoder_free(recoder);
         gc->out->packs_removed += result.empty;
         gc->out->packs_rewritten += result.packs - result.empty;
         gc->out->bytes_freed +=
                 result.bytes_before - cas_min_u64(result.bytes_after, result.bytes_before);
+        return rc;
+}
+
+static int rewrite_packs(struct cas_gc_run *gc, const struct thin_packs *thin, struct cas_err *err)
+{
+        int rc = 0;
+        for (size_t i = 0; rc == 0 && i < thin->count && !gc->out->stopped; i++) {
+                bool done = false;
+                for (size_t j = 0; j < i && !done; j++)
+                        done = is_alike(&thin->list[i], &thin->list[j]);
+                if (!done)
+                        rc = rewrite_alike(gc, thin, i, err);
+        }
         return rc;
 }
 
@@ -230,8 +252,6 @@ static int count_packs(struct cas_gc_run *gc, const struct thin_packs *thin, str
 
 int cas_gc_packs(struct cas_gc_run *gc, struct cas_err *err)
 {
-        static const enum cas_pack_density densities[] = {CAS_PACK_FAST, CAS_PACK_DEFAULT,
-                                                          CAS_PACK_COLD};
         cas_cleanup_batch struct cas_batch *stale = cas_batch_new();
         struct thin_packs thin = {.gc = gc, .stale = stale};
         int rc = cas_index_scan(gc->ix, &(struct cas_scan){.family = CAS_FAMILY_PACK_DEAD},
@@ -240,8 +260,8 @@ int cas_gc_packs(struct cas_gc_run *gc, struct cas_err *err)
                 rc = cas_index_write_soon(gc->ix, stale, err);
         if (rc == 0 && gc->trial)
                 rc = count_packs(gc, &thin, err);
-        for (size_t i = 0; rc == 0 && !gc->trial && i < CAS_COUNT(densities); i++)
-                rc = rewrite_packs(gc, &thin, densities[i], err);
+        if (rc == 0 && !gc->trial)
+                rc = rewrite_packs(gc, &thin, err);
         free(thin.list);
         return rc;
 }

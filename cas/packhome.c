@@ -50,6 +50,18 @@ bool cas_packset_is_reachable(struct cas_packset *ps, uint32_t tier)
                info.reachable;
 }
 
+static int refuse_unreachable(void *arg CAS_UNUSED, const struct cas_tier_info *tier,
+                              int dirfd CAS_UNUSED, struct cas_err *err)
+{
+        return tier->reachable ? 0
+                               : cas_fail(err, CAS_E_IO, "tier %s cannot be reached", tier->name);
+}
+
+int cas_packset_reach_all(struct cas_packset *ps, struct cas_err *err)
+{
+        return ps->backend->ops->tier_each(ps->backend, refuse_unreachable, NULL, err);
+}
+
 /* After a file was not there: whether the pack has moved since. */
 static bool has_moved(struct cas_packset *ps, uint64_t pack_id, const struct cas_pack_home *from)
 {
@@ -61,22 +73,21 @@ static bool has_moved(struct cas_packset *ps, uint64_t pack_id, const struct cas
 
 /* ---- whole, from elsewhere ---- */
 
-/* A file without a name, on tier 0. */
-static int open_temporary(struct cas_packset *ps, int *out_fd, struct cas_err *err)
+int cas_pack_temporary(const struct cas_io *io, struct cas_backend *backend, uint64_t id,
+                       int *out_fd, struct cas_err *err)
 {
         char name[CAS_PACK_MOVING_NAME_BYTES];
         struct cas_err why = CAS_ERR_INIT;
-        const uint64_t id = cas_packset_new_id(ps);
         int dirfd;
-        int rc = ps->backend->ops->pack_dir(ps->backend, id, CAS_TIER_OWN, &dirfd, err);
+        int rc = backend->ops->pack_dir(backend, id, CAS_TIER_OWN, &dirfd, err);
         if (rc < 0)
                 return rc;
-        rc = cas_io_open(ps->io, dirfd, ".", O_TMPFILE | O_RDWR, TEMPORARY_MODE, out_fd, &why);
+        rc = cas_io_open(io, dirfd, ".", O_TMPFILE | O_RDWR, TEMPORARY_MODE, out_fd, &why);
         if (rc < 0 && (why.sys_errno == EOPNOTSUPP || why.sys_errno == EISDIR)) {
-                rc = cas_io_open(ps->io, dirfd, cas_pack_moving_name(id, name),
+                rc = cas_io_open(io, dirfd, cas_pack_moving_name(id, name),
                                  O_RDWR | O_CREAT | O_EXCL, TEMPORARY_MODE, out_fd, err);
                 if (rc == 0)
-                        (void)ps->io->ops->unlinkat(ps->io->ctx, dirfd, name, 0);
+                        (void)io->ops->unlinkat(io->ctx, dirfd, name, 0);
                 return rc;
         }
         if (rc < 0)
@@ -106,7 +117,7 @@ int cas_packset_fetch(struct cas_packset *ps, uint32_t tier, const struct cas_pa
 {
         cas_cleanup_fd int fd = -1;
         fetch_begin(ps);
-        int rc = open_temporary(ps, &fd, err);
+        int rc = cas_pack_temporary(ps->io, ps->backend, cas_packset_new_id(ps), &fd, err);
         if (rc == 0)
                 rc = ps->backend->ops->remote_get(ps->backend, tier, pack, fd, err);
         fetch_end(ps);

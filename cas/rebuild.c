@@ -19,8 +19,7 @@
 #include "cas/hashset.h"
 #include "cas/layer.h"
 #include "cas/maintain.h"
-#include "cas/pack_int.h"
-#include "cas/packset_int.h"
+#include "cas/packfile_int.h"
 #include "cas/recipe_int.h"
 #include "cas/refs_int.h"
 
@@ -47,6 +46,7 @@ struct rebuild {
         size_t kept_count, kept_max;
         struct cas_recipe_record *recipes; /* owned: what packs told, in their order */
         size_t recipe_count, recipe_max;
+        struct cas_map *taken; /* owned: packs that were found, with their tiers */
 };
 
 static int flush(struct rebuild *rb, size_t above, struct cas_err *err)
@@ -198,6 +198,24 @@ static int note_damage(void *arg, const struct cas_pack_damage *damage,
         return 0;
 }
 
+static void note_taken(struct rebuild *rb, uint64_t pack_id, uint32_t tier)
+{
+        struct cas_record_key key;
+        cas_key_pack(pack_id, &key);
+        *cas_map_put(rb->taken, key.bytes, key.len, NULL) = tier;
+}
+
+/* Whether the pack was found, and on that tier. */
+static bool was_taken(const struct rebuild *rb, uint64_t pack_id, uint32_t *tier)
+{
+        struct cas_record_key key;
+        cas_key_pack(pack_id, &key);
+        const uint64_t *value = cas_map_get(rb->taken, key.bytes, key.len);
+        if (value)
+                *tier = (uint32_t)*value;
+        return value != NULL;
+}
+
 /* What is whole is good, before damage and behind it; fsck tells of what is missing. */
 static int take_pack(struct rebuild *rb, uint32_t tier, int dirfd, const char *name,
                      uint64_t pack_id, struct cas_err *err)
@@ -213,6 +231,7 @@ static int take_pack(struct rebuild *rb, uint32_t tier, int dirfd, const char *n
                 return rc;
         rc = cas_pack_salvage(io, fd, pack_id, &hooks, &bad);
         (void)io->ops->close(io->ctx, fd);
+        note_taken(rb, pack_id, tier);
         if (rc == -CAS_E_UNSUPPORTED)
                 return 0;
         if (rc < 0) {
@@ -236,9 +255,14 @@ static void close_dir(DIR **dir)
 static int take_tier(void *arg, const struct cas_tier_info *info, int dirfd, struct cas_err *err)
 {
         uint32_t tier = info->tier;
-        if (dirfd < 0)
-                return 0;
         struct rebuild *rb = arg;
+        /* An index without what lies there would have it collected. */
+        if (!info->reachable)
+                return cas_fail(err, CAS_E_IO,
+                                "tier %s cannot be reached, and what lies there would be forgotten",
+                                info->name);
+        if (info->remote)
+                return 0; /* later: what is nearer goes first */
         int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0)
                 return cas_fail_sys(err, errno, "list packs");
@@ -260,35 +284,76 @@ static int take_tier(void *arg, const struct cas_tier_info *info, int dirfd, str
         }
 }
 
-struct known_packs {
+/* ---- remote packs: sealed, and whole ---- */
+
+struct remote_source {
         struct rebuild *rb;
-        struct cas_err *err;
-        int rc;
+        uint32_t tier;
 };
+
+static int read_remote_pack(struct rebuild *rb, uint32_t tier, const struct cas_pack_file *pack,
+                            struct cas_err *err)
+{
+        struct cas_backend *backend = rb->s->backend;
+        const struct cas_pack_salvage hooks = {.item = take_item, .arg = rb};
+        cas_cleanup_fd int fd = -1;
+        int rc = cas_pack_temporary(rb->s->io, backend, 0, &fd, err);
+        if (rc == 0)
+                rc = backend->ops->remote_get(backend, tier, pack, fd, err);
+        return rc < 0 ? rc : cas_pack_salvage(rb->s->io, fd, pack->pack_id, &hooks, err);
+}
+
+static int take_remote_pack(void *arg, const struct cas_pack_file *pack, struct cas_err *err)
+{
+        const struct remote_source *from = arg;
+        struct rebuild *rb = from->rb;
+        struct cas_err why = CAS_ERR_INIT;
+        uint32_t where;
+        if (was_taken(rb, pack->pack_id, &where))
+                return 0;
+        int rc = read_remote_pack(rb, from->tier, pack, &why);
+        if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_CORRUPT || rc == -CAS_E_UNSUPPORTED)
+                return 0; /* as if it were not there: fsck tells what is missing */
+        if (rc < 0) {
+                *err = why;
+                return rc;
+        }
+        note_taken(rb, pack->pack_id, from->tier);
+        cas_batch_put_pack(rb->batch, pack->pack_id,
+                           &(struct cas_pack_record){.tier = from->tier,
+                                                     .sealed = true,
+                                                     .size_bytes = pack->size_bytes,
+                                                     .sha256 = pack->sha256});
+        return flush(rb, BATCH_BYTES, err);
+}
+
+static int take_remote_tier(void *arg, const struct cas_tier_info *info, int dirfd CAS_UNUSED,
+                            struct cas_err *err)
+{
+        struct remote_source from = {.rb = arg, .tier = info->tier};
+        struct cas_backend *backend = from.rb->s->backend;
+        if (!info->remote)
+                return 0;
+        int rc = backend->ops->remote_each(backend, info->tier, take_remote_pack, &from, err);
+        return rc < 0 ? cas_err_wrap(err, "tier %s", info->name) : 0;
+}
 
 static bool keep_known_pack(void *arg, uint64_t pack_id, const struct cas_pack_record *rec)
 {
-        struct known_packs *known = arg;
-        struct cas_store *s = known->rb->s;
-        char name[CAS_PACK_NAME_BYTES];
-        struct stat st;
-        int dirfd;
-        known->rc = s->backend->ops->pack_dir(s->backend, pack_id, rec->tier, &dirfd, known->err);
-        if (known->rc == 0 && s->io->ops->fstatat(s->io->ctx, dirfd, cas_pack_name(pack_id, name),
-                                                  &st, AT_SYMLINK_NOFOLLOW) == 0)
-                cas_batch_put_pack(known->rb->batch, pack_id, rec);
-        return known->rc == 0;
+        struct rebuild *rb = arg;
+        uint32_t tier;
+        if (was_taken(rb, pack_id, &tier) && tier == rec->tier)
+                cas_batch_put_pack(rb->batch, pack_id, rec);
+        return true;
 }
 
 /* How long packs are by the old index: damage within that is not the torn tail of a write, and
  * nothing behind it is cut off. */
-static int keep_known_packs(struct rebuild *rb, struct cas_err *err)
+static void keep_known_packs(struct rebuild *rb)
 {
-        struct known_packs known = {.rb = rb, .err = err};
         struct cas_err bad = CAS_ERR_INIT;
-        if (!rb->old || cas_index_each_pack(rb->old, keep_known_pack, &known, &bad) < 0)
-                return 0;
-        return known.rc;
+        if (rb->old)
+                (void)!cas_index_each_pack(rb->old, keep_known_pack, rb, &bad);
 }
 
 static int take_packs(struct rebuild *rb, const struct cas_store_config *config,
@@ -301,9 +366,11 @@ static int take_packs(struct rebuild *rb, const struct cas_store_config *config,
         s->blocks = cas_blockcache_new(BLOCK_CACHE_BYTES);
         rc = s->backend->ops->tier_each(s->backend, take_tier, rb, err);
         if (rc == 0)
-                rc = keep_known_packs(rb, err);
-        if (rc == 0)
+                rc = s->backend->ops->tier_each(s->backend, take_remote_tier, rb, err);
+        if (rc == 0) {
+                keep_known_packs(rb);
                 rc = flush(rb, 0, err);
+        }
         /* Opening them makes the packs themselves known. */
         return rc < 0 ? rc
                       : cas_packset_open(s->io, s->backend, s->index, &s->removals, &s->packset,
@@ -704,10 +771,12 @@ int cas_rebuild(const struct cas_store_config *config, const struct cas_progress
         int rc = cas_store_open_bare(&existing, &s, err);
         if (rc < 0)
                 return rc;
-        struct rebuild rb = {.s = s, .progress = progress, .batch = cas_batch_new()};
+        struct rebuild rb = {
+                .s = s, .progress = progress, .batch = cas_batch_new(), .taken = cas_map_new()};
         rc = run(&rb, &existing, err);
         cas_index_close(rb.old);
         cas_batch_free(rb.batch);
+        cas_map_free(rb.taken);
         free(rb.recipes);
         kept_release(&rb);
         return rc;

@@ -105,7 +105,11 @@ static void tell_note(struct cas_repair *r, const struct cas_damage_note *note,
 int cas_repair_noted(struct cas_repair *r, struct cas_fsck_result *out, struct cas_err *err)
 {
         struct cas_damage_note notes[16];
+        struct cas_err away = CAS_ERR_INIT;
         size_t count;
+        /* While a part of the store is away, nobody knows what is lost: it stays noted. */
+        if (cas_packset_reach_all(r->s->packset, &away) < 0)
+                return 0;
         while ((count = cas_damage_take(r->s, notes, CAS_COUNT(notes))) > 0) {
                 for (size_t i = 0; i < count; i++) {
                         enum cas_repaired how = CAS_REPAIRED;

@@ -206,7 +206,8 @@ int cas_scrub_hash_file(struct cas_scrub_run *run, int dirfd, const char *path,
                         struct cas_err *err) CAS_MUST_CHECK;
 
 /* Blocks of packs; the last one is remembered. One thread. */
-struct cas_scrub_blocks *cas_scrub_blocks_new(struct cas_scrub_run *run);
+/* fetches: remote packs are fetched, whole, for their blocks; else those are not looked at. */
+struct cas_scrub_blocks *cas_scrub_blocks_new(struct cas_scrub_run *run, bool fetches);
 void cas_scrub_blocks_free(struct cas_scrub_blocks *b);
 CAS_DEFINE_CLEANUP(cas_cleanup_scrub_blocks_, struct cas_scrub_blocks *, cas_scrub_blocks_free);
 #define cas_cleanup_scrub_blocks __attribute__((cleanup(cas_cleanup_scrub_blocks_)))

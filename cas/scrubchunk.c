@@ -186,7 +186,7 @@ static void check_suspect(struct cas_look *look, void *arg)
         cas_look_pin_chunk(look, chunk);
         cas_look_pin_object(look, chunk);
         int rc = cas_scrub_chunk_bytes(l->portion->blocks, chunk, &rec, &bytes, &err);
-        if (rc == -CAS_E_NOTFOUND)
+        if (rc == -CAS_E_NOTFOUND || rc == -CAS_E_BUSY)
                 return;
         if (rc == -CAS_E_NOMEM)
                 cas_scrub_fail(l->portion->run, &err);
@@ -200,7 +200,7 @@ static void check_suspect(struct cas_look *look, void *arg)
 static void check_portion(void *arg)
 {
         cas_cleanup_free struct portion *p = arg;
-        p->blocks = cas_scrub_blocks_new(p->run);
+        p->blocks = cas_scrub_blocks_new(p->run, true);
         for (size_t i = 0; i < p->count; i++)
                 cas_scrub_look(p->run, check_suspect,
                                &(struct suspect_look){.portion = p, .suspect = &p->list[i]});

@@ -134,7 +134,7 @@ static void check_portion(void *arg)
         struct cas_cursor c = cas_cursor_over(p->bytes.data, p->bytes.len_bytes);
         struct cas_scrub_item item = {.family = p->family->family, .arg = p->family->arg};
         cas_cleanup_scrub_blocks struct cas_scrub_blocks *blocks =
-                p->family->spot ? cas_scrub_blocks_new(p->run) : NULL;
+                p->family->spot ? cas_scrub_blocks_new(p->run, false) : NULL;
         uint64_t count = 0;
         item.blocks = blocks;
         for (; next_record(&c, &item); count++)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Looking at one thing until it is certain what is wrong with it; then putting it right, and
  * telling. */
+#include "cas/packfile_int.h"
 #include "cas/scrub_int.h"
 
 #include <stdio.h>
@@ -192,7 +193,11 @@ static void put_right(struct cas_scrub_run *run, const struct cas_damage *damage
         out[0] = '\0';
         if (!run->repair || damage->kind == CAS_DAMAGE_NONE)
                 return;
-        if (repair_one(run, damage, &result, &why) < 0) {
+        /* While a part of the store is away, nobody knows what is lost. */
+        int rc = cas_packset_reach_all(run->s->packset, &why);
+        if (rc == 0)
+                rc = repair_one(run, damage, &result, &why);
+        if (rc < 0) {
                 (void)snprintf(out, OUTCOME_BYTES, "not repaired: %s", why.msg);
         } else if (result == CAS_QUARANTINED) {
                 (void)snprintf(out, OUTCOME_BYTES, "put aside");

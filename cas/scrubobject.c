@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Scrub of objects: lists fit together, chunks are there, the content has the object's digest. An
- * object of one chunk has that chunk's name, and was compared with it in its pack. */
+ * object of one chunk has that chunk's name, and was compared with it in its pack. Of one that lies
+ * in remote packs the chunks were, too, and the whole is when it is read. */
 #include "cas/scrub_int.h"
 #include "cas/verity.h"
 
@@ -76,7 +77,7 @@ static bool add_chunk(struct content *c, const struct cas_chunk_ref *ref)
         }
         if (rc == -CAS_E_NOMEM)
                 cas_scrub_fail(o->run, &err);
-        else
+        else if (rc != -CAS_E_BUSY)
                 found(o, CAS_FSCK_OBJECT_DIGEST, "%s", rc < 0 ? err.msg : "a chunk has changed");
         return false;
 }

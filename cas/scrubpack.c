@@ -242,6 +242,11 @@ static void check_pack(struct pack_look *pack)
         int rc = cas_index_get_pack(ps->index, pack->pack_id, &known, &err);
         if (rc == -CAS_E_NOTFOUND && !cas_look_is_first(pack->look))
                 return; /* the index has forgotten it since */
+        if (rc == 0 && !cas_packset_is_reachable(ps, known.tier)) {
+                cas_look_found(pack->look, CAS_FSCK_PACK_UNREACHABLE, NULL, pack->subject, "%s",
+                               "");
+                return;
+        }
         if (rc == 0)
                 rc = cas_scrub_file_open_pack(pack->run, pack->pack_id, &f, &err);
         if (rc < 0) {

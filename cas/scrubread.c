@@ -255,6 +255,7 @@ int cas_scrub_hash_file(struct cas_scrub_run *run, int dirfd, const char *path,
 
 struct cas_scrub_blocks {
         struct cas_scrub_run *run;
+        bool fetches;
         uint64_t pack_id; /* of fd; 0: none */
         int fd;
         /* of what is decoded; raw_bytes 0: nothing */
@@ -263,10 +264,11 @@ struct cas_scrub_blocks {
         struct cas_buf raw, scratch;
 };
 
-struct cas_scrub_blocks *cas_scrub_blocks_new(struct cas_scrub_run *run)
+struct cas_scrub_blocks *cas_scrub_blocks_new(struct cas_scrub_run *run, bool fetches)
 {
         struct cas_scrub_blocks *b = cas_xcalloc(1, sizeof(*b));
         b->run = run;
+        b->fetches = fetches;
         b->fd = -1;
         return b;
 }
@@ -290,11 +292,19 @@ void cas_scrub_blocks_free(struct cas_scrub_blocks *b)
 
 static int open_pack(struct cas_scrub_blocks *b, uint64_t pack_id, struct cas_err *err)
 {
+        struct cas_packset *ps = b->run->s->packset;
+        struct cas_pack_home home;
         bool direct;
         if (b->fd >= 0 && b->pack_id == pack_id)
                 return 0;
         close_pack(b);
-        int rc = open_pack_past_cache(b->run, pack_id, &b->fd, &direct, err);
+        int rc = cas_packset_home(ps, pack_id, &home, err);
+        if (rc == -CAS_E_IO && !cas_packset_is_reachable(ps, home.rec.tier))
+                return cas_fail(err, CAS_E_BUSY, "its tier cannot be reached");
+        if (rc == 0 && home.dirfd < 0 && !b->fetches)
+                return cas_fail(err, CAS_E_BUSY, "it is remote");
+        if (rc == 0)
+                rc = open_pack_past_cache(b->run, pack_id, &b->fd, &direct, err);
         if (rc == 0)
                 b->pack_id = pack_id;
         return rc;

@@ -27,7 +27,6 @@ struct fewtiers {
         struct cas_backend backend; /* first; close does nothing */
         struct fewtier tiers[FEWTIERS_MAX];
         unsigned count;
-        bool has_blocks; /* set before the store is opened: block_open is there */
         /* what tests count and set */
         unsigned bad_places; /* so many of the next places give other bytes */
         _Atomic(unsigned) stores, fetches, deletes, places, bad_closed, gone, touched;

@@ -7,10 +7,12 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <limits.h>
 
 #include "cas/maintain.h"
 #include "cas/object.h"
 #include "cas/packfile_int.h"
+#include "cas/scrub.h"
 #include "cas/store_int.h"
 #include "tests/support/fewtiers.h"
 #include "tests/support/scratch.h"
@@ -69,6 +71,7 @@ static int setup(void **state)
         fewtiers_init(&w->tiers);
         add_tier(w, "fast", "store/packs", false, CAS_PACK_FAST);
         add_tier(w, "slow", "slow", false, CAS_PACK_FAST);
+        add_tier(w, "far", "far", true, CAS_PACK_FAST);
         ok(try_open(w, &err));
         ok(testimage_put(w->store, "r", "t", SEED, FILES, &w->image, &err));
         *state = w;
@@ -439,6 +442,330 @@ static void test_nothing_goes_while_the_home_cannot_be_reached(void **state)
         expect_sound(w);
 }
 
+/* ---- recoded on the way ---- */
+
+static void test_recoded_to_a_directory(void **state)
+{
+        struct world *w = *state;
+        const uint64_t id = only(w).pack_id;
+        w->tiers.tiers[SLOW].density = CAS_PACK_COLD;
+        struct cas_pack_move_result r = move(w, id, SLOW);
+        struct cas_pack_info now = only(w);
+        assert_true(r.recoded);
+        assert_true(r.bytes_after < r.bytes_before);
+        assert_int_not_equal(now.pack_id, id);
+        assert_int_equal(now.tier, SLOW);
+        assert_int_equal(now.density, CAS_PACK_COLD);
+        expect_files(w, FAST, 0);
+        expect_files(w, SLOW, 1);
+        expect_counts(w);
+        expect_sound(w);
+        /* Back as it is: nothing gets less dense. */
+        r = move(w, now.pack_id, FAST);
+        assert_false(r.recoded);
+        assert_int_equal(only(w).density, CAS_PACK_COLD);
+        expect_sound(w);
+}
+
+static void test_as_it_is(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_pack_move_result r;
+        const struct cas_pack_move_options o = {.to = SLOW, .as_it_is = true};
+        const uint64_t id = only(w).pack_id;
+        w->tiers.tiers[SLOW].density = CAS_PACK_COLD;
+        ok(cas_pack_move(w->store, id, &o, &r, &err));
+        assert_false(r.recoded);
+        assert_int_equal(only(w).pack_id, id);
+        assert_int_equal(only(w).density, CAS_PACK_FAST);
+        expect_sound(w);
+}
+
+static void test_recoded_to_a_bucket(void **state)
+{
+        struct world *w = *state;
+        w->tiers.tiers[FAR].density = CAS_PACK_COLD;
+        struct cas_pack_move_result r = move(w, only(w).pack_id, FAR);
+        assert_true(r.recoded);
+        assert_int_equal(only(w).tier, FAR);
+        assert_int_equal(only(w).density, CAS_PACK_COLD);
+        assert_true(only(w).sealed);
+        expect_files(w, FAST, 0);
+        expect_files(w, FAR, 1);
+        expect_counts(w);
+        expect_sound(w);
+}
+
+/* ---- a bucket ---- */
+
+static void test_there_and_back(void **state)
+{
+        struct world *w = *state;
+        const uint64_t id = only(w).pack_id;
+        (void)move(w, id, FAR);
+        assert_int_equal(only(w).tier, FAR);
+        expect_files(w, FAST, 0);
+        expect_files(w, FAR, 1);
+        expect_counts(w);
+        reopen(w);
+        expect_sound(w);
+        assert_true(atomic_load(&w->tiers.places) > 0);
+        assert_int_equal(atomic_load(&w->tiers.touched_tier), FAR);
+        (void)move(w, id, SLOW);
+        expect_files(w, FAR, 0);
+        expect_files(w, SLOW, 1);
+        expect_counts(w);
+        expect_sound(w);
+}
+
+static void test_bad_places_are_asked_for_again(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_buf struct cas_buf bytes = CAS_BUF_INIT;
+        (void)move(w, only(w).pack_id, FAR);
+        reopen(w); /* nothing is decoded any more */
+        w->tiers.bad_places = 2;
+        ok(cas_object_read(w->store, &w->image.layer.listing, CAS_MIB, &bytes, &err));
+        assert_int_equal(atomic_load(&w->tiers.bad_closed), 2);
+        reopen(w);
+        w->tiers.bad_places = UINT_MAX; /* for ever */
+        int rc = cas_object_read(w->store, &w->image.layer.listing, CAS_MIB, &bytes, &err);
+        assert_int_equal(rc, -CAS_E_CORRUPT);
+        assert_true(atomic_load(&w->tiers.bad_closed) >= 5);
+        w->tiers.bad_places = 0;
+        expect_sound(w);
+}
+
+static struct cas_gc_result collect(struct world *w)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_gc_result r;
+        ok(cas_gc(w->store, &(struct cas_gc_options){.full = true, .live_percent_min = 99}, NULL,
+                  &r, &err));
+        return r;
+}
+
+static void remove_image(struct world *w, const struct testimage *image)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        cas_cleanup_publish struct cas_publish *p = NULL;
+        ok(cas_publish_begin(w->store, &p, &err));
+        ok(cas_publish_manifest_unlink(p, "r", &image->manifest, &err));
+        ok(cas_publish_commit(p, &err));
+}
+
+/* What is live of a pack is written anew on its tier. */
+static void test_collection_keeps_tiers(void **state)
+{
+        static const uint32_t tiers[] = {SLOW, FAR};
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        for (size_t i = 0; i < CAS_COUNT(tiers); i++) {
+                struct testimage other;
+                w->tiers.tiers[FAST].leaving = true;
+                ok(testimage_put(w->store, "r", "u", 100, FILES, &other, &err));
+                w->tiers.tiers[FAST].leaving = false;
+                struct seen seen = all(w);
+                for (size_t k = 0; k < seen.count; k++)
+                        (void)move(w, seen.list[k].pack_id, tiers[i]);
+                remove_image(w, &other);
+                assert_true(collect(w).bytes_freed > 0);
+                seen = all(w);
+                for (size_t k = 0; k < seen.count; k++)
+                        assert_int_equal(seen.list[k].tier, tiers[i]);
+                expect_files(w, FAST, 0);
+                expect_files(w, tiers[i], (unsigned)seen.count);
+                expect_counts(w);
+                expect_sound(w);
+        }
+}
+
+static void test_condensing_keeps_tiers(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_recode_result r;
+        (void)move(w, only(w).pack_id, SLOW);
+        ok(cas_condense_packs(w->store, CAS_CONDENSE_DEFAULT, NULL, NULL, &r, &err));
+        assert_int_equal(r.packs, 0); /* it is as dense as that tier's are to be */
+        w->tiers.tiers[SLOW].density = CAS_PACK_COLD;
+        ok(cas_condense_packs(w->store, CAS_CONDENSE_DEFAULT, NULL, NULL, &r, &err));
+        assert_int_equal(r.packs, 1);
+        assert_int_equal(only(w).tier, SLOW);
+        assert_int_equal(only(w).density, CAS_PACK_COLD);
+        expect_counts(w);
+        expect_sound(w);
+}
+
+static void test_garbage_in_a_bucket(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_pack_record rec;
+        struct cas_gc_result r;
+        const uint64_t id = only(w).pack_id;
+        (void)move(w, id, FAR);
+        ok(cas_index_get_pack(w->store->index, id, &rec, &err));
+        const struct cas_pack_file file = cas_pack_file_of(id, &rec);
+        cas_cleanup_free char *path = fewtiers_path(&w->tiers, FAR, &file);
+        cas_cleanup_free char *aside = cas_xasprintf("%s/aside", w->dir);
+        assert_int_equal(link(path, aside), 0);
+        (void)move(w, id, SLOW);
+        assert_int_equal(link(aside, path), 0); /* as a crash leaves it */
+        /* Not what is young, nor what may be another's. */
+        ok(cas_gc(w->store, &(struct cas_gc_options){.full = true, .grace_s = 3600}, NULL, &r,
+                  &err));
+        expect_files(w, FAR, 1);
+        w->tiers.tiers[FAR].shared = true;
+        (void)collect(w);
+        expect_files(w, FAR, 1);
+        w->tiers.tiers[FAR].shared = false;
+        (void)collect(w);
+        expect_files(w, FAR, 0);
+        expect_sound(w);
+}
+
+/* ---- the whole store ---- */
+
+static void put_second(struct world *w, struct testimage *out)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        ok(testimage_put(w->store, "r", "second", 300, FILES, out, &err));
+}
+
+/* One image on the slow tier, one in the bucket. */
+static void spread(struct world *w, struct testimage *second)
+{
+        (void)move(w, only(w).pack_id, FAR);
+        put_second(w, second);
+        struct seen seen = all(w);
+        assert_int_equal(seen.count, 2);
+        (void)move(w, seen.list[1].pack_id, SLOW);
+}
+
+static void test_rebuild(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct testimage second;
+        cas_cleanup_free char *path = cas_xasprintf("%s/store", w->dir);
+        cas_cleanup_free char *index = cas_xasprintf("%s/index", path);
+        const struct cas_store_config config = {.path = path, .backend = &w->tiers.backend};
+        spread(w, &second);
+        cas_store_close(cas_steal(&w->store));
+        scratch_free(cas_steal(&index));
+        w->tiers.tiers[SLOW].unreachable = true;
+        assert_int_equal(cas_rebuild(&config, NULL, &err), -CAS_E_IO);
+        w->tiers.tiers[SLOW].unreachable = false;
+        err = (struct cas_err)CAS_ERR_INIT;
+        ok(cas_rebuild(&config, NULL, &err));
+        ok(try_open(w, &err));
+        struct seen seen = all(w);
+        assert_int_equal(seen.count, 2);
+        assert_int_equal(seen.list[0].tier, FAR);
+        assert_int_equal(seen.list[1].tier, SLOW);
+        expect_sound(w);
+        assert_true(testimage_is_whole(w->store, &second, 300, FILES));
+}
+
+static void test_checkpoint(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct testimage second;
+        struct cas_checkpoint_result r;
+        cas_cleanup_free char *path = cas_xasprintf("%s/copy", w->dir);
+        cas_cleanup_free char *packs = cas_xasprintf("%s/packs", path);
+        spread(w, &second);
+        ok(cas_checkpoint(w->store, path, NULL, &r, &err));
+        /* The copy has one directory, and the bucket. */
+        struct fewtiers few;
+        fewtiers_init(&few);
+        (void)fewtiers_add(&few, "own", packs, false, CAS_PACK_FAST);
+        (void)fewtiers_add(&few, "none", w->tiers.tiers[SLOW].dir, false, CAS_PACK_FAST);
+        few.tiers[1].unreachable = true;
+        (void)fewtiers_add(&few, "far", w->tiers.tiers[FAR].dir, true, CAS_PACK_FAST);
+        const struct cas_store_config config = {
+                .path = path, .threads = 1, .backend = &few.backend};
+        cas_cleanup_store struct cas_store *copy = NULL;
+        ok(cas_store_open(&config, &copy, &err));
+        assert_true(testimage_is_whole(copy, &w->image, SEED, FILES));
+        assert_true(testimage_is_whole(copy, &second, 300, FILES));
+        unsigned others;
+        assert_int_equal(fewtiers_packs(&few, 0, &others), 1);
+        cas_store_close(cas_steal(&copy));
+        fewtiers_release(&few);
+        expect_sound(w);
+}
+
+static void test_what_cannot_be_reached_is_not_lost(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_fsck_result r;
+        struct cas_gc_result collected;
+        cas_cleanup_buf struct cas_buf said = CAS_BUF_INIT;
+        const uint64_t id = only(w).pack_id;
+        (void)move(w, id, SLOW);
+        w->tiers.tiers[SLOW].unreachable = true;
+        reopen(w);
+        const struct cas_scrub_options options = {.repair = true};
+        ok(cas_scrub(w->store, &options, NULL, say, &said, &r, &err));
+        cas_buf_append(&said, "", 1);
+        assert_non_null(strstr((const char *)said.data, "pack-unreachable"));
+        assert_int_equal(r.quarantined, 0);
+        assert_int_equal(r.repaired, 0);
+        (void)!cas_gc(w->store, &(struct cas_gc_options){.full = true, .live_percent_min = 100},
+                      NULL, &collected, &err);
+        assert_int_equal(collected.packs_removed, 0);
+        w->tiers.tiers[SLOW].unreachable = false;
+        reopen(w);
+        assert_int_equal(only(w).pack_id, id);
+        expect_sound(w);
+}
+
+struct found {
+        uint64_t pack_id, bytes;
+        unsigned count;
+};
+
+static bool find_pack(void *arg, uint64_t pack_id, uint64_t stored_bytes)
+{
+        struct found *found = arg;
+        found->pack_id = pack_id;
+        found->bytes += stored_bytes;
+        found->count++;
+        return true;
+}
+
+static void test_packs_of(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct testimage second;
+        char layer[CAS_DIGEST_TEXT_BYTES], hex[CAS_HASH_HEX_BYTES];
+        struct found f = {.count = 0}, object = {.count = 0}, config = {.count = 0};
+        const uint64_t id = only(w).pack_id;
+        (void)move(w, id, SLOW);
+        put_second(w, &second);
+        ok(cas_packs_of(w->store, cas_digest_text(&w->image.layer.blob, layer), find_pack, &f,
+                        &err));
+        assert_int_equal(f.count, 1);
+        assert_int_equal(f.pack_id, id);
+        ok(cas_packs_of(w->store, cas_hash_hex(&w->image.layer.listing, hex), find_pack, &object,
+                        &err));
+        assert_int_equal(object.count, 1);
+        assert_true(object.bytes > 0 && object.bytes < f.bytes);
+        ok(cas_packs_of(w->store, cas_digest_text(&w->image.config, layer), find_pack, &config,
+                        &err));
+        assert_int_equal(config.count, 0);
+        hex[0] = hex[0] == '0' ? '1' : '0';
+        assert_int_equal(cas_packs_of(w->store, hex, find_pack, &f, &err), -CAS_E_NOTFOUND);
+        assert_int_equal(cas_packs_of(w->store, "no digest", find_pack, &f, &err), -CAS_E_INVALID);
+}
+
 int main(void)
 {
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -455,6 +782,18 @@ int main(void)
                 test(test_copies_beside_the_home_go),
                 test(test_a_copy_takes_the_place_of_what_is_missing),
                 test(test_nothing_goes_while_the_home_cannot_be_reached),
+                test(test_recoded_to_a_directory),
+                test(test_as_it_is),
+                test(test_recoded_to_a_bucket),
+                test(test_there_and_back),
+                test(test_bad_places_are_asked_for_again),
+                test(test_collection_keeps_tiers),
+                test(test_condensing_keeps_tiers),
+                test(test_garbage_in_a_bucket),
+                test(test_rebuild),
+                test(test_checkpoint),
+                test(test_what_cannot_be_reached_is_not_lost),
+                test(test_packs_of),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
