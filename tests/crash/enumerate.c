@@ -117,7 +117,8 @@ static void child_prepare(struct arena *a)
 /* Opens the store, recorded, and does the operation. NULL when it could not be opened. */
 static int operate(struct arena *a, struct cas_store **out, struct cas_err *err)
 {
-        const struct cas_store_config config = {.path = a->store, .threads = 1};
+        const struct cas_store_config config = {
+                .path = a->store, .threads = 1, .backend_open = crash_backend_open};
         recorder_begin(a->recorder, a->work);
         if (a->op->run_closed || a->op->opening)
                 recorder_arm(true);
@@ -174,7 +175,8 @@ static void child_fail(struct arena *a)
                         s = open_store(a->store);
                 check_whole(a->op, s, acknowledged, true);
         } else if (!acknowledged) {
-                const struct cas_store_config config = {.path = a->store, .threads = 1};
+                const struct cas_store_config config = {
+                        .path = a->store, .threads = 1, .backend_open = crash_backend_open};
                 rc = a->op->run_closed(&config, &again);
                 must(rc == 0);
         }
@@ -341,6 +343,7 @@ static void enumerate(struct arena *a, const struct operation *op)
         struct timespec start, end;
         (void)clock_gettime(CLOCK_MONOTONIC, &start);
         a->op = op;
+        crash_backend_open = op->backend_open;
         a->points = a->states = a->tried = a->faults = a->asserted = 0;
         a->failures = 0;
         must(mkdir(a->base, 0700) == 0);
@@ -357,7 +360,7 @@ static void enumerate(struct arena *a, const struct operation *op)
         cas_cleanup_free char *layout = cas_xasprintf("%s/layout", crash_side);
         scratch_free(cas_xstrdup(layout));
         (void)clock_gettime(CLOCK_MONOTONIC, &end);
-        (void)printf("%-10s %6zu %8zu %8zu %7zu %6zu %6.1f  %s\n", op->name, a->points, a->states,
+        (void)printf("%-13s %6zu %8zu %8zu %7zu %6zu %6.1f  %s\n", op->name, a->points, a->states,
                      a->tried, a->faults, a->asserted,
                      (double)(end.tv_sec - start.tv_sec) +
                              (double)(end.tv_nsec - start.tv_nsec) / 1e9,
@@ -426,9 +429,9 @@ static void parse_options(char **arg, struct options *o)
 
 int main(int argc CAS_UNUSED, char **argv)
 {
-        static const struct operations *const tables[] = {&crash_push,     &crash_names,
-                                                          &crash_condense, &crash_elsewhere,
-                                                          &crash_maintain, &crash_repair};
+        static const struct operations *const tables[] = {
+                &crash_push,     &crash_names,  &crash_condense, &crash_elsewhere,
+                &crash_maintain, &crash_repair, &crash_tiers};
         struct options options;
         parse_options(argv, &options);
         if (access("/dev/shm", W_OK) == 0)
@@ -443,7 +446,7 @@ int main(int argc CAS_UNUSED, char **argv)
         a.recorder = recorder_new();
         told = mmap(NULL, sizeof(*told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         must(told != MAP_FAILED);
-        (void)printf("%-10s %6s %8s %8s %7s %6s %6s\n", "operation", "points", "states", "distinct",
+        (void)printf("%-13s %6s %8s %8s %7s %6s %6s\n", "operation", "points", "states", "distinct",
                      "faults", "ended", "s");
         for (size_t t = 0; t < CAS_COUNT(tables); t++) {
                 for (size_t i = 0; i < tables[t]->count; i++) {

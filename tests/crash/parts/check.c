@@ -17,7 +17,8 @@ struct cas_store *open_store(const char *path)
 {
         struct cas_err err = CAS_ERR_INIT;
         struct cas_store *s = NULL;
-        const struct cas_store_config config = {.path = path, .threads = 1};
+        const struct cas_store_config config = {
+                .path = path, .threads = 1, .backend_open = crash_backend_open};
         if (cas_store_open(&config, &s, &err) < 0) {
                 (void)fprintf(stderr, "open: %s\n", err.msg);
                 _exit(1);
@@ -173,7 +174,8 @@ static void collect(struct cas_store *s)
 static void again_closed(const struct operation *op, const char *path)
 {
         struct cas_err err = CAS_ERR_INIT;
-        const struct cas_store_config config = {.path = path, .threads = 1};
+        const struct cas_store_config config = {
+                .path = path, .threads = 1, .backend_open = crash_backend_open};
         if (op->run_closed(&config, &err) < 0) {
                 (void)fprintf(stderr, "again: %s\n", err.msg);
                 _exit(1);
@@ -190,6 +192,8 @@ void check_closed(const struct operation *op, const char *path, bool acknowledge
         check_whole(op, s, acknowledged || op->run_closed, false);
         collect(s);
         check_fsck(s, true);
+        if (op->settled)
+                op->settled(s);
         take_print(s, &print);
         cas_store_close(s);
         if (want)

@@ -5,6 +5,7 @@
 #include "cas/names.h"
 
 const char *crash_side;
+int (*crash_backend_open)(struct cas_store *s, struct cas_backend **out, struct cas_err *err);
 
 bool has_tag(struct cas_store *s, const char *tag, struct cas_digest *out)
 {

@@ -33,6 +33,10 @@ struct operation {
         /* Instead of run: of a store that is closed. */
         int (*run_closed)(const struct cas_store_config *config, struct cas_err *err);
         enum outcome (*look)(struct cas_store *s);
+        /* When collection has found what was left over; NULL: nothing more is asked. */
+        void (*settled)(struct cas_store *s);
+        /* Where packs live; NULL: in the store. */
+        int (*backend_open)(struct cas_store *s, struct cas_backend **out, struct cas_err *err);
         bool opening; /* it is the opening of the store that is cut short */
         bool closes;  /* prepare ends by closing the store in order: no full collection is due */
         bool damaged; /* the store is, until the operation has been done */
@@ -43,7 +47,13 @@ struct operations {
         size_t count;
 };
 extern const struct operations crash_push, crash_names, crash_condense, crash_elsewhere,
-        crash_maintain, crash_repair;
+        crash_maintain, crash_repair, crash_tiers;
+
+/* Of the operation that is cut short, for whoever opens its store. */
+extern int (*crash_backend_open)(struct cas_store *s, struct cas_backend **out,
+                                 struct cas_err *err);
+int crash_tiers_open(struct cas_store *s, struct cas_backend **out, struct cas_err *err);
+int crash_cold_tiers_open(struct cas_store *s, struct cas_backend **out, struct cas_err *err);
 
 /* A directory beside the store, for what operations read. Set before the first prepare. */
 extern const char *crash_side;
