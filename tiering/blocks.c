@@ -11,13 +11,13 @@
 /* What the tables of the evictor are sized by. */
 #define EXPECTED_BLOCK_BYTES (UINT64_C(128) << 10)
 #define TWIN_FLAGS (O_RDWR | O_CREAT | O_NOFOLLOW)
-/* Looks at a block that others are about to fill or to punch out. */
-#define LOOKS_MAX 4
+/* Looks at a range that others are about to fill or to punch out, or that is fetched in pieces. */
+#define LOOKS_MAX 8
 
 /* The token of a place. NULL: the home copy. */
 struct place {
-        struct tier_twin *twin; /* NULL: fd is the place's own */
-        uint64_t offset;        /* of the block in use */
+        struct tier_twin *twin;       /* NULL: fd is the place's own */
+        struct cas_block_range range; /* all blocks on it are in use */
         int fd;
 };
 
@@ -135,10 +135,11 @@ void tier_blocks_pack_gone(struct tier_blocks *b, uint64_t pack_id)
 
 /* ---- places ---- */
 
-static void place_give(struct cas_block_place *out, int fd, struct tier_twin *twin, uint64_t offset)
+static void place_give(struct cas_block_place *out, int fd, struct tier_twin *twin,
+                       const struct cas_block_range *range)
 {
         struct place *p = cas_xcalloc(1, sizeof(*p));
-        *p = (struct place){.twin = twin, .offset = offset, .fd = fd};
+        *p = (struct place){.twin = twin, .range = *range, .fd = fd};
         *out = (struct cas_block_place){.fd = fd, .token = p};
 }
 
@@ -158,7 +159,7 @@ static int place_unkept(struct tier_blocks *b, const struct tier_source *source,
         cas_mutex_lock(&b->mutex);
         b->counts.unkept++;
         cas_mutex_unlock(&b->mutex);
-        place_give(out, cas_steal_fd(&fd), NULL, 0);
+        place_give(out, cas_steal_fd(&fd), NULL, range);
         return 0;
 }
 
@@ -183,60 +184,134 @@ static void count_locked(struct look *l, bool hit)
 
 enum seen { SEEN_PLACE, SEEN_NOTHING, SEEN_AGAIN };
 
-/* A place in the twin, if the block is there. Waits for who fills it. */
+/* All of it is there: its blocks are used and in use. */
+static bool use_locked(struct look *l, struct tier_twin *t, struct cas_block_place *out)
+{
+        const uint64_t end = l->range.offset + l->range.bytes;
+        struct cas_err err = CAS_ERR_INIT;
+        int fd;
+        if (tier_blocks_fd_get_locked(l->b, t, &fd, &err) < 0)
+                return false;
+        for (struct tier_block *block = tier_twin_first(t, l->range.offset);
+             block && block->offset < end; block = tier_twin_next(t, block)) {
+                struct tier_key key = tier_blocks_key(t->pack_id, block->offset);
+                (void)tier_evictor_hit(l->b->evictor, &key);
+                cas_assert(block->users < UINT16_MAX);
+                block->users++;
+        }
+        count_locked(l, true);
+        place_give(out, fd, t, &l->range);
+        return true;
+}
+
+/* Whether some of the range is being filled, or on its way out. */
+static void trouble_locked(const struct look *l, struct tier_twin *t, bool *filling, bool *doomed)
+{
+        const uint64_t end = l->range.offset + l->range.bytes;
+        *filling = *doomed = false;
+        for (struct tier_block *block = t ? tier_twin_first(t, l->range.offset) : NULL;
+             block && block->offset < end; block = tier_twin_next(t, block)) {
+                *doomed |= block->doomed;
+                *filling |= block->filling && !block->doomed;
+        }
+}
+
+/* A place in the twin, if the range is there. Waits for who fills it. */
 static enum seen look_locked(struct look *l, struct cas_block_place *out)
 {
         struct tier_blocks *b = l->b;
-        const uint64_t pack_id = l->source->pack.pack_id;
-        struct tier_block *block = NULL;
-        struct cas_err err = CAS_ERR_INIT;
-        int fd;
-        struct tier_twin *t = tier_blocks_twin_locked(b, pack_id);
-        enum tier_twin_cover cover =
-                t ? tier_twin_find(t, l->range.offset, l->range.bytes, &block) : TIER_TWIN_NONE;
-        if (cover == TIER_TWIN_WHOLE && block->filling && !block->doomed) {
+        bool filling, doomed;
+        struct tier_twin *t = tier_blocks_twin_locked(b, l->source->pack.pack_id);
+        if (t && tier_twin_has(t, l->range.offset, l->range.bytes) && use_locked(l, t, out))
+                return SEEN_PLACE;
+        trouble_locked(l, t, &filling, &doomed);
+        if (filling) {
                 b->counts.shared += !l->waited;
                 l->waited = true;
                 cas_mutex_wait(&b->mutex, &b->changed);
                 return SEEN_AGAIN;
         }
-        if (cover == TIER_TWIN_WHOLE && !block->doomed &&
-            tier_blocks_fd_get_locked(b, t, &fd, &err) == 0) {
-                struct tier_key key = tier_blocks_key(pack_id, block->offset);
-                (void)tier_evictor_hit(b->evictor, &key);
-                count_locked(l, true);
-                cas_assert(block->users < UINT16_MAX);
-                block->users++;
-                place_give(out, fd, t, block->offset);
-                return SEEN_PLACE;
-        }
         if (!l->counted) {
-                struct tier_key key = tier_blocks_key(pack_id, l->range.offset);
+                struct tier_key key = tier_blocks_key(l->source->pack.pack_id, l->range.offset);
                 (void)tier_evictor_hit(b->evictor, &key);
         }
         count_locked(l, false);
-        if (cover != TIER_TWIN_NONE && b->trash && !b->draining && l->looks++ < LOOKS_MAX) {
+        if (doomed && b->trash && !b->draining && l->looks++ < LOOKS_MAX) {
                 tier_blocks_drain_locked(b);
                 return SEEN_AGAIN;
         }
         return SEEN_NOTHING;
 }
 
-/* Fetches what is remote. */
+/* The first piece of the range that is not there, up to what is, or the range's end. */
+static struct cas_block_range first_gap(struct tier_twin *t, const struct cas_block_range *range)
+{
+        const uint64_t end = range->offset + range->bytes;
+        uint64_t from = range->offset;
+        struct tier_block *block = t ? tier_twin_first(t, from) : NULL;
+        while (block && block->offset <= from && block->offset + block->bytes < end) {
+                from = block->offset + block->bytes;
+                block = tier_twin_next(t, block);
+        }
+        uint64_t to = block && block->offset > from ? cas_min_u64(block->offset, end) : end;
+        return (struct cas_block_range){from, (uint32_t)(to - from)};
+}
+
+/* What to fetch for a gap: more than it where small pieces are read, or one behind the other, but
+ * not what is there already. */
+static struct cas_block_range stretch_locked(struct look *l, struct tier_twin *t,
+                                             const struct cas_block_range *gap)
+{
+        const uint64_t end = gap->offset + gap->bytes;
+        if (!t || l->b->exact || end < l->range.offset + l->range.bytes)
+                return *gap;
+        bool follows = gap->offset >= t->ahead_end &&
+                       gap->offset - t->ahead_end <= TIER_AHEAD_BYTES_MIN && t->ahead_end > 0;
+        uint64_t want = gap->bytes <= TIER_SMALL_BYTES ? TIER_AHEAD_BYTES_MIN : 0;
+        if (follows)
+                want = cas_min_u64(cas_max_u64(2 * (uint64_t)t->ahead_bytes, TIER_AHEAD_BYTES_MIN),
+                                   TIER_AHEAD_BYTES_MAX);
+        const struct tier_block *next = tier_twin_first(t, gap->offset);
+        if (next && next->offset < end) /* what is on its way out is in the way */
+                return *gap;
+        uint64_t to = cas_max_u64(end, gap->offset + want);
+        to = cas_min_u64(to, l->source->pack.size_bytes);
+        if (next)
+                to = cas_min_u64(to, next->offset);
+        t->ahead_end = to;
+        t->ahead_bytes = (uint32_t)want;
+        return (struct cas_block_range){gap->offset, (uint32_t)(to - gap->offset)};
+}
+
+/* Fetches the first piece that is missing of what is remote: a place when that was all of it. */
 static int place_fetch(struct look *l, struct cas_block_place *out, bool *again,
                        struct cas_err *err)
 {
+        struct tier_blocks *b = l->b;
         struct tier_twin *twin = NULL;
         enum tier_claim claim;
-        *again = false;
-        if (tier_blocks_fill(l->b, l->source, &l->range, &claim, &twin, err) < 0)
+        cas_mutex_lock(&b->mutex);
+        struct tier_twin *t = tier_blocks_twin_locked(b, l->source->pack.pack_id);
+        const struct cas_block_range gap = first_gap(t, &l->range);
+        struct cas_block_range want = stretch_locked(l, t, &gap);
+        cas_mutex_unlock(&b->mutex);
+        if (tier_blocks_fill(b, l->source, &want, &claim, &twin, err) < 0)
                 return -(int)err->code;
+        if (claim == TIER_CLAIM_REFUSED && want.bytes > gap.bytes &&
+            tier_blocks_fill(b, l->source, &gap, &claim, &twin, err) < 0)
+                return -(int)err->code;
+        *again = claim != TIER_CLAIM_REFUSED && l->looks++ < LOOKS_MAX;
         if (claim == TIER_CLAIM_OURS) {
-                place_give(out, twin->fd, twin, l->range.offset);
-                return 0;
+                struct cas_block_place got;
+                place_give(&got, twin->fd, twin, gap.bytes == l->range.bytes ? &l->range : &gap);
+                if (gap.bytes == l->range.bytes) {
+                        *again = false;
+                        *out = got;
+                        return 0;
+                }
+                tier_blocks_block_close(b, &got, false); /* the rest is looked at now */
         }
-        *again = claim == TIER_CLAIM_THERE && l->looks++ < LOOKS_MAX;
-        return *again ? 0 : place_unkept(l->b, l->source, &l->range, out, err);
+        return *again ? 0 : place_unkept(b, l->source, &l->range, out, err);
 }
 
 static int check_range(const struct cas_pack_file *pack, uint64_t offset, uint32_t bytes,
@@ -293,15 +368,18 @@ void tier_blocks_block_close(struct tier_blocks *b, struct cas_block_place *plac
         }
         cas_mutex_lock(&b->mutex);
         struct tier_twin *t = p->twin;
-        struct tier_block *block = tier_twin_at(t, p->offset);
-        if (bad && !block->doomed) {
-                struct tier_key key = tier_blocks_key(t->pack_id, p->offset);
-                b->counts.bad++;
-                tier_evictor_remove(b->evictor, &key);
-                tier_blocks_doom_locked(b, t, block);
+        const uint64_t end = p->range.offset + p->range.bytes;
+        b->counts.bad += bad;
+        for (struct tier_block *block = tier_twin_first(t, p->range.offset);
+             block && block->offset < end; block = tier_twin_next(t, block)) {
+                if (bad && !block->doomed) {
+                        struct tier_key key = tier_blocks_key(t->pack_id, block->offset);
+                        tier_evictor_remove(b->evictor, &key);
+                        tier_blocks_doom_locked(b, t, block);
+                }
+                tier_blocks_unuse_locked(b, t, block);
         }
         tier_blocks_fd_put_locked(t);
-        tier_blocks_unuse_locked(b, t, block);
         tier_blocks_drain_locked(b);
         cas_mutex_unlock(&b->mutex);
 }
@@ -312,14 +390,13 @@ void tier_blocks_touched(struct tier_blocks *b, uint32_t tier, bool remote, uint
         const struct cas_block_range range = {offset, bytes};
         const struct cas_pack_file pack = {.pack_id = pack_id};
         struct cas_err ignored = CAS_ERR_INIT;
-        struct tier_block *block = NULL;
         if (check_range(&pack, offset, bytes, false, &ignored) < 0)
                 return;
         cas_mutex_lock(&b->mutex);
         struct tier_twin *t = tier_blocks_twin_locked(b, pack_id);
-        bool there =
-                t && tier_twin_find(t, offset, bytes, &block) == TIER_TWIN_WHOLE && !block->doomed;
-        struct tier_key key = tier_blocks_key(pack_id, there ? block->offset : offset);
+        bool there = t && tier_twin_has(t, offset, bytes);
+        struct tier_key key =
+                tier_blocks_key(pack_id, there ? tier_twin_first(t, offset)->offset : offset);
         (void)tier_evictor_hit(b->evictor, &key);
         *(there ? &b->counts.hits : &b->counts.misses) += 1;
         *(there ? &b->counts.hit_bytes : &b->counts.miss_bytes) += bytes;
@@ -378,6 +455,7 @@ int tier_blocks_open(const struct tier_blocks_config *config, struct tier_blocks
         b->arg = config->arg;
         b->io = config->io ? config->io : cas_io_device();
         b->dirfd = -1;
+        b->exact = config->exact;
         b->capacity_bytes = config->dirfd >= 0 ? config->capacity_bytes : 0;
         b->twins = cas_map_new();
         b->evictor = tier_evictor_new(config->evictor, b->capacity_bytes, EXPECTED_BLOCK_BYTES);

@@ -5,9 +5,9 @@
  *
  * A block is known by its pack and its offset there. Which of them stay is decided by an evictor;
  * a block that is being read is not punched out before its reader is done. Memory: 40 bytes for
- * each cached block, and the evictor's, 200 for each pack, 2 MiB (or a block) for each thread at work.
- * Thread-safe; nothing is verified here: who reads a block has its checksum, and tells when it is
- * bad. */
+ * each cached block, and the evictor's, 200 for each pack, 2 MiB (or a block) for each thread at
+ * work. Thread-safe; nothing is verified here: who reads a block has its checksum, and tells when
+ * it is bad. */
 #ifndef TIERING_BLOCKS_H
 #define TIERING_BLOCKS_H
 
@@ -38,6 +38,7 @@ struct tier_blocks_config {
         int dirfd;               /* of the directory of twins; duplicated. -1: nothing is kept */
         uint64_t capacity_bytes; /* of all twins, whole pages */
         enum tier_evictor_kind evictor;
+        bool exact;              /* of buckets, too, nothing is fetched but what is asked for */
         unsigned threads;        /* that bring blocks up; 0: 1 for directories and 8 for buckets */
         const struct cas_io *io; /* NULL: the system's */
         const struct tier_blocks_ops *ops; /* borrowed until close */

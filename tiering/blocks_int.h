@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Inside of the cache of blocks.
  *
+ * A "block" here is a range that was brought in one piece: a block of a pack, or, of a bucket, one
+ * and what follows. A read may lie on several of them.
+ *
  * A block of a twin is *filling* from when room was taken for it until its bytes are there, then
  * there, then *doomed*, and goes when nobody uses it. One thread at a time punches out what is
  * doomed (blockstrash.c), without the lock; nothing is put on pages that are just being punched.
@@ -23,6 +26,10 @@
 #define TIER_RUN_GAP_BYTES (UINT64_C(1) << 20)
 #define TIER_RUN_BYTES_MAX (UINT64_C(2) << 20)
 #define TIER_RUN_BLOCKS_MAX 256
+/* What is fetched of a bucket when small pieces are asked for, or one behind the other. */
+#define TIER_SMALL_BYTES (UINT32_C(32) << 10)
+#define TIER_AHEAD_BYTES_MIN (UINT32_C(256) << 10)
+#define TIER_AHEAD_BYTES_MAX (UINT32_C(1) << 20)
 /* Descriptors of twins kept open. */
 #define TIER_TWINS_OPEN_MAX 256
 /* Blocks waiting to be brought up; more are forgotten. */
@@ -49,6 +56,7 @@ struct tier_blocks {
         void *arg;
         const struct cas_io *io;
         int dirfd; /* owned; -1: nothing is kept */
+        bool exact;
         struct cas_pool *fetchers;
 
         struct cas_mutex mutex; /* guards all below, evictor and log included */
@@ -105,7 +113,7 @@ bool tier_blocks_make_room_locked(struct tier_blocks *b) CAS_MUST_CHECK;
 /* ---- coming (blocksfill.c) ---- */
 enum tier_claim {
         TIER_CLAIM_OURS,    /* it is filling, and has one user: the caller */
-        TIER_CLAIM_THERE,   /* or being filled by another */
+        TIER_CLAIM_THERE,   /* or some of it is being filled by another */
         TIER_CLAIM_REFUSED, /* not to be kept */
 };
 /* Takes room for a block that is not there. Waits while its pages are being punched. */

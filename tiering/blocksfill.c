@@ -93,18 +93,18 @@ static bool admit_locked(struct tier_blocks *b, struct tier_twin *t,
 enum tier_claim tier_blocks_claim_locked(struct tier_blocks *b, uint64_t pack_id,
                                          const struct cas_block_range *range, bool must)
 {
-        struct tier_block *block = NULL;
         cas_assert_held(&b->mutex);
         if (b->dirfd < 0) {
                 b->counts.rejected++;
                 return TIER_CLAIM_REFUSED;
         }
         struct tier_twin *t = quiet_twin_locked(b, pack_id, range);
-        enum tier_twin_cover cover = tier_twin_find(t, range->offset, range->bytes, &block);
-        if (cover == TIER_TWIN_WHOLE && !block->doomed)
+        const struct tier_block *block = tier_twin_first(t, range->offset);
+        if (tier_twin_has(t, range->offset, range->bytes) ||
+            (block && block->filling && block->offset < range->offset + range->bytes))
                 return TIER_CLAIM_THERE;
         /* What is on its way out may be in the way. */
-        if (cover == TIER_TWIN_NONE && admit_locked(b, t, range, must))
+        if (tier_twin_is_free(t, range->offset, range->bytes) && admit_locked(b, t, range, must))
                 return TIER_CLAIM_OURS;
         b->counts.rejected++;
         tier_blocks_forget_locked(b, t);

@@ -13,7 +13,6 @@
 static void take_record(void *arg, const struct tier_twinlog_record *r)
 {
         struct tier_blocks *b = arg;
-        struct tier_block *block = NULL;
         bool first;
         if (r->bytes > TIER_BLOCK_BYTES_MAX)
                 return;
@@ -22,10 +21,10 @@ static void take_record(void *arg, const struct tier_twinlog_record *r)
                 *value = (uint64_t)(uintptr_t)tier_twin_new(r->pack_id);
         struct tier_twin *t = (struct tier_twin *)(uintptr_t)*value; // NOLINT: kept as a number
         if (r->kind == TIER_TWINLOG_CAME) {
-                if (tier_twin_find(t, r->offset, r->bytes, &block) == TIER_TWIN_NONE)
+                if (tier_twin_is_free(t, r->offset, r->bytes))
                         (void)tier_twin_insert(t, r->offset, r->bytes);
         } else {
-                block = tier_twin_at(t, r->offset);
+                struct tier_block *block = tier_twin_at(t, r->offset);
                 if (block)
                         (void)tier_twin_remove(t, block);
         }

@@ -68,16 +68,35 @@ static size_t search(const struct tier_twin *t, uint64_t offset)
         return low;
 }
 
-enum tier_twin_cover tier_twin_find(struct tier_twin *t, uint64_t offset, uint32_t bytes,
-                                    struct tier_block **out)
+struct tier_block *tier_twin_first(struct tier_twin *t, uint64_t offset)
 {
         size_t i = search(t, offset);
-        if (i == t->count || t->blocks[i].offset >= offset + bytes)
-                return TIER_TWIN_NONE;
-        if (t->blocks[i].offset > offset || end_of(&t->blocks[i]) < offset + bytes)
-                return TIER_TWIN_PART;
-        *out = &t->blocks[i];
-        return TIER_TWIN_WHOLE;
+        return i < t->count ? &t->blocks[i] : NULL;
+}
+
+struct tier_block *tier_twin_next(struct tier_twin *t, struct tier_block *block)
+{
+        size_t i = (size_t)(block - t->blocks) + 1;
+        return i < t->count ? &t->blocks[i] : NULL;
+}
+
+bool tier_twin_is_free(struct tier_twin *t, uint64_t offset, uint64_t bytes)
+{
+        const struct tier_block *block = tier_twin_first(t, offset);
+        return !block || block->offset >= offset + bytes;
+}
+
+bool tier_twin_has(struct tier_twin *t, uint64_t offset, uint64_t bytes)
+{
+        const uint64_t end = offset + bytes;
+        struct tier_block *block = tier_twin_first(t, offset);
+        while (block && block->offset <= offset && !block->filling && !block->doomed) {
+                offset = end_of(block);
+                if (offset >= end)
+                        return true;
+                block = tier_twin_next(t, block);
+        }
+        return false;
 }
 
 struct tier_block *tier_twin_at(struct tier_twin *t, uint64_t offset)
@@ -110,6 +129,7 @@ uint64_t tier_twin_new_pages(const struct tier_twin *t, uint64_t offset, uint32_
 struct tier_block *tier_twin_insert(struct tier_twin *t, uint64_t offset, uint32_t bytes)
 {
         size_t i = search(t, offset);
+        cas_assert(bytes > 0);
         cas_assert(i == t->count || t->blocks[i].offset >= offset + bytes);
         t->page_count += tier_twin_new_pages(t, offset, bytes);
         if (t->count == t->room) {

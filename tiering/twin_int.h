@@ -25,6 +25,8 @@ struct tier_twin {
         struct tier_block *blocks; /* owned; by offset */
         size_t count, room;
         uint64_t page_count;
+        uint64_t ahead_end; /* of what was fetched last, and how much more than was asked for */
+        uint32_t ahead_bytes;
         int fd; /* owned; -1: not open */
         unsigned fd_users;
         bool in_trash; /* on the list of those with doomed blocks */
@@ -38,15 +40,16 @@ struct tier_twin *tier_twin_new(uint64_t pack_id);
 /* Closes its descriptor. */
 void tier_twin_free(struct tier_twin *t);
 
-/* What stands on a range of the pack. */
-enum tier_twin_cover {
-        TIER_TWIN_NONE,  /* nothing on any byte of it */
-        TIER_TWIN_WHOLE, /* one block on all of it: *out */
-        TIER_TWIN_PART
-};
 /* Pointers to blocks are good until the next insertion or removal. */
-enum tier_twin_cover tier_twin_find(struct tier_twin *t, uint64_t offset, uint32_t bytes,
-                                    struct tier_block **out);
+
+/* The first block that has a byte of the range or behind it, or NULL. */
+struct tier_block *tier_twin_first(struct tier_twin *t, uint64_t offset);
+/* The one behind it, or NULL. */
+struct tier_block *tier_twin_next(struct tier_twin *t, struct tier_block *block);
+/* Whether no block has a byte of the range. */
+bool tier_twin_is_free(struct tier_twin *t, uint64_t offset, uint64_t bytes);
+/* Whether blocks that are there have all of it: not filling, not doomed. */
+bool tier_twin_has(struct tier_twin *t, uint64_t offset, uint64_t bytes);
 /* The block that begins there, or NULL. */
 struct tier_block *tier_twin_at(struct tier_twin *t, uint64_t offset);
 /* How many pages would come with it. Nothing may stand on the range. */

@@ -105,6 +105,7 @@ static struct world *world_new(uint64_t capacity_bytes, enum tier_evictor_kind k
         w->config = (struct tier_blocks_config){.dirfd = w->cache_fd,
                                                 .capacity_bytes = capacity_bytes,
                                                 .evictor = kind,
+                                                .exact = true,
                                                 .ops = &ops,
                                                 .arg = w};
         world_open(w);
@@ -241,9 +242,10 @@ static void test_twin_pages(void **state CAS_UNUSED)
                 struct tier_block *block = NULL;
                 if (offset + bytes > BYTES)
                         continue;
-                enum tier_twin_cover cover = tier_twin_find(t, offset, bytes, &block);
                 bool any = memchr(covered + offset, 1, bytes) != NULL;
-                assert_true(any == (cover != TIER_TWIN_NONE));
+                assert_true(any != tier_twin_is_free(t, offset, bytes));
+                assert_true(tier_twin_has(t, offset, bytes) ==
+                            (memchr(covered + offset, 0, bytes) == NULL));
                 uint64_t before = t->page_count;
                 if (!any) {
                         uint64_t pages = tier_twin_new_pages(t, offset, bytes);
@@ -325,9 +327,42 @@ static void test_remote(void **state CAS_UNUSED)
         /* Larger than the cache: given out all the same. */
         read_block(w, 9, -1, 300000, 2 << 20);
         assert_int_equal(counts_of(w).unkept, 1);
-        /* Half on what is there: out of the ordinary, and right. */
-        read_block(w, 9, -1, 200000, 10000);
-        assert_int_equal(counts_of(w).unkept, 2);
+        /* Half on what is there: the rest is fetched. */
+        uint64_t bytes = counts_of(w).brought_bytes;
+        read_block(w, 9, -1, 200000, 60000);
+        assert_int_equal(counts_of(w).brought_bytes - bytes, 56000);
+        assert_int_equal(counts_of(w).unkept, 1);
+        /* A hole between two. */
+        read_block(w, 9, -1, 400000, 100000);
+        bytes = counts_of(w).brought_bytes;
+        read_block(w, 9, -1, 204000, 290000);
+        assert_int_equal(counts_of(w).brought_bytes - bytes, 140000);
+        check_account(w);
+        world_free(w);
+}
+
+/* Who reads on and on fetches more at a time; so does who reads little pieces. */
+static void test_ahead(void **state CAS_UNUSED)
+{
+        struct world *w = world_new(16 << 20, TIER_EVICT_S3FIFO);
+        w->config.exact = false;
+        world_reopen(w);
+        for (uint64_t at = 0; at + 50000 <= PACK_BYTES; at += 50100)
+                read_block(w, 1, -1, at, 50000);
+        assert_in_range(atomic_load(&w->remote_reads), 4, 12);
+        atomic_store(&w->remote_reads, 0);
+        for (uint64_t at = 1 << 20; at < (5 << 18); at += 4096)
+                read_block(w, 2, -1, at, 100);
+        assert_in_range(atomic_load(&w->remote_reads), 1, 2);
+        atomic_store(&w->remote_reads, 0);
+        for (uint64_t i = 0; i < 8; i++) /* here and there: no more than is wanted */
+                read_block(w, 3, -1, (i * 5 % 8) * (PACK_BYTES / 8), 50000);
+        assert_int_equal(atomic_load(&w->remote_reads), 8);
+        check_account(w);
+        uint64_t bytes = counts_of(w).cached_bytes;
+        read_block(w, 4, -1, PACK_BYTES - 10, 10); /* not beyond its end */
+        assert_int_equal(counts_of(w).cached_bytes - bytes, PAGE);
+        world_reopen(w);
         check_account(w);
         world_free(w);
 }
@@ -404,6 +439,8 @@ static void test_eviction(void **state)
         enum tier_evictor_kind kind = *(const enum tier_evictor_kind *)*state;
         struct world *w = world_new(40 * PAGE, kind);
         unsigned seed = 1;
+        w->config.exact = kind == TIER_EVICT_SIEVE;
+        world_reopen(w);
         for (unsigned i = 0; i < 2000; i++) {
                 uint64_t pack = 1 + (uint64_t)rand_r(&seed) % 3;
                 uint64_t block = (uint64_t)rand_r(&seed) % 64;
@@ -691,6 +728,8 @@ static void test_stress(void **state)
 {
         enum tier_evictor_kind kind = *(const enum tier_evictor_kind *)*state;
         struct world *w = world_new(80 * PAGE, kind);
+        w->config.exact = false;
+        world_reopen(w);
         int home = home_make(w, 8);
         _Atomic bool stop = false;
         struct reader readers[8], trouble = {.w = w, .seed = 99, .home = home, .stop = &stop};
@@ -719,6 +758,7 @@ int main(void)
                 cmocka_unit_test(test_twin_name),
                 cmocka_unit_test(test_local_is_promoted),
                 cmocka_unit_test(test_remote),
+                cmocka_unit_test(test_ahead),
                 cmocka_unit_test(test_remote_fails),
                 cmocka_unit_test(test_remote_shares),
                 cmocka_unit_test(test_no_room),

@@ -35,6 +35,7 @@ struct faraway {
         char *dir;                  /* scratch */
         int packs_fd, cache_fd;
         struct tier_blocks *blocks;
+        bool exact; /* set before it is opened */
         _Atomic bool remote, unreachable;
         _Atomic unsigned reads, fails, touched;
         _Atomic int delay_ms;
@@ -174,6 +175,7 @@ static void far_open(struct faraway *f, uint64_t cache_bytes)
         const struct tier_blocks_config config = {.dirfd = cache_bytes ? f->cache_fd : -1,
                                                   .capacity_bytes = cache_bytes,
                                                   .evictor = TIER_EVICT_S3FIFO,
+                                                  .exact = f->exact,
                                                   .ops = &blocks_ops,
                                                   .arg = f};
         if (tier_blocks_open(&config, &f->blocks, &err) < 0)
@@ -217,9 +219,10 @@ static void reader_new(struct world *w)
         w->reader = ffs_reader_new(&config);
 }
 
-static struct world *world_new(uint64_t cache_bytes)
+static struct world *world_make(uint64_t cache_bytes, bool exact)
 {
         struct world *w = cas_xcalloc(1, sizeof(*w));
+        w->far.exact = exact;
         cas_log_set_level(CAS_LOG_ERROR);
         w->far.backend.ops = &far_ops;
         w->far.dir = scratch_new();
@@ -237,6 +240,11 @@ static struct world *world_new(uint64_t cache_bytes)
                 fusebox_add(&w->box, i + 1, FILE_BYTES, &w->ids[i]);
         reader_new(w);
         return w;
+}
+
+static struct world *world_new(uint64_t cache_bytes)
+{
+        return world_make(cache_bytes, true);
 }
 
 static void world_free(struct world *w)
@@ -527,7 +535,7 @@ static void *reading_thread(void *arg)
 /* Evictions, damage and holes while eight read: no wrong byte, and no failure. */
 static void stress(bool is_remote)
 {
-        struct world *w = world_new(3 * FILE_BYTES);
+        struct world *w = world_make(3 * FILE_BYTES, false);
         struct reading readings[8];
         pthread_t threads[8];
         _Atomic unsigned left = 8;
