@@ -21,7 +21,7 @@ SYNTHETIC = {
               "images:events=30000,s=1.1"],
     "pack": ["images:events=30000"],
 }
-DEFAULT = "tinylfu"
+DEFAULT = "s3fifo"
 POLICIES = ["lru", "s3fifo", "sieve", "tinylfu"]
 COLOURS = {"lru": "#888888", "s3fifo": "#1f77b4", "sieve": "#2ca02c", "tinylfu": "#d62728", "bound": "#000000"}
 

@@ -9,7 +9,7 @@
 
 enum tier_evictor_kind { TIER_EVICT_LRU, TIER_EVICT_S3FIFO, TIER_EVICT_SIEVE, TIER_EVICT_TINYLFU };
 #define TIER_EVICT_KINDS 4
-#define TIER_EVICT_DEFAULT TIER_EVICT_TINYLFU
+#define TIER_EVICT_DEFAULT TIER_EVICT_S3FIFO /* why: spec/tiering.md, Policy */
 /* Of memory, for each entry that fits, at most. */
 #define TIER_EVICTOR_ENTRY_BYTES_MAX 160
 struct tier_key {
