@@ -14,7 +14,6 @@ other: images by Zipf's law, another order each day; of images NAME-VERSION one 
 rolled out to the next at the end of some days.
 """
 import json
-import math
 import os
 import random
 import re

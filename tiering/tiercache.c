@@ -78,7 +78,7 @@ int tier_cache_open(struct tier_set *set, struct cas_err *err)
                 return 0;
         const struct tier_blocks_config config = {.dirfd = t ? t->dir.cache_fd : -1,
                                                   .capacity_bytes = share,
-                                                  .evictor = TIER_EVICT_S3FIFO,
+                                                  .evictor = TIER_EVICT_DEFAULT,
                                                   .ops = &blocks_ops,
                                                   .arg = set};
         struct tier_blocks *blocks;
