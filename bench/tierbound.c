@@ -83,7 +83,6 @@ void sim_bound_bytes(const struct sim_keys *k, uint64_t capacity, struct sim_res
                 count_read(k, i, kept[n], out);
                 used -= kept[n];
                 kept[n] = next[i] == NEVER ? 0 : k->bytes[n];
-                out->written_bytes += kept[n];
                 used += kept[n];
                 due[n] = next[i];
                 if (kept[n])
