@@ -266,7 +266,7 @@ static int look_at_link(struct cas_gc_full *f, const void *key, size_t key_len, 
                         size_t value_len, struct cas_err *err)
 {
         struct cas_name_record *rec = cas_xcalloc(1, sizeof(*rec));
-        cas_cleanup_free void *owned = rec;
+        cas_cleanup_free void *owned CAS_UNUSED = rec;
         bool named;
         int rc = cas_name_record_from_index(CAS_FAMILY_BLOB_LINKS, key, key_len, value, value_len,
                                             rec, err);

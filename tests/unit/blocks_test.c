@@ -718,8 +718,6 @@ static void *trouble_thread(void *arg)
                 tier_blocks_touched(r->w->blocks, 1, pack.pack_id != 8, pack.pack_id, 10007, 912);
                 if (rand_r(&r->seed) % 8 == 0)
                         tier_blocks_pack_gone(r->w->blocks, pack.pack_id);
-                unsigned files;
-                assert_true(bytes_on_disk(r->w, &files) <= 80 * PAGE);
         }
         return NULL;
 }
