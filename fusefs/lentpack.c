@@ -46,9 +46,14 @@ bool ffs_lentpack_wants_touched(const struct ffs_lentpack *p)
 
 void ffs_lentpack_fetch(const struct ffs_lentpack *p, uint64_t offset, uint64_t bytes)
 {
-        if (p->files.home_fd >= 0)
-                (void)posix_fadvise(p->files.home_fd, (off_t)offset, (off_t)bytes,
-                                    POSIX_FADV_WILLNEED);
+        if (p->files.home_fd < 0)
+                return;
+        if (p->files.cache_fd >= 0) { /* what is there is not read from the slow device */
+                off_t data = lseek(p->files.cache_fd, (off_t)offset, SEEK_DATA);
+                if (data >= 0 && (uint64_t)data < offset + bytes)
+                        return;
+        }
+        (void)posix_fadvise(p->files.home_fd, (off_t)offset, (off_t)bytes, POSIX_FADV_WILLNEED);
 }
 
 static void drop(int fd, uint64_t offset, uint64_t bytes)

@@ -28,7 +28,7 @@ int ffs_lentpack_read(struct ffs_lentpack *p, struct ffs_resolve_client *client,
                       struct cas_buf *scratch, struct ffs_lentpack_use *use,
                       struct cas_err *err) CAS_MUST_CHECK;
 bool ffs_lentpack_wants_touched(const struct ffs_lentpack *p);
-/* Asks the disk for what will be read of the home copy. */
+/* Asks the disk for what will be read of the home copy, if none of it is in the cache. */
 void ffs_lentpack_fetch(const struct ffs_lentpack *p, uint64_t offset, uint64_t bytes);
 /* Drops it from the page cache. bytes 0: to the end. */
 void ffs_lentpack_drop(const struct ffs_lentpack *p, uint64_t offset, uint64_t bytes);

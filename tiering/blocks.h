@@ -50,6 +50,8 @@ int tier_blocks_open(const struct tier_blocks_config *config, struct tier_blocks
                      struct cas_err *err) CAS_MUST_CHECK;
 /* No place may be open. What is cached stays there. */
 void tier_blocks_close(struct tier_blocks *b);
+/* Removes what a cache left in its directory; for one that is not to be used again. */
+int tier_blocks_remove(int dirfd, struct cas_err *err) CAS_MUST_CHECK;
 /* Also what makes room for others: to be called with less, and again with more. */
 void tier_blocks_resize(struct tier_blocks *b, uint64_t capacity_bytes);
 

@@ -228,16 +228,40 @@ static int recover_locked(struct tier_blocks *b, DIR *dir, struct cas_err *err)
         return rc;
 }
 
+static DIR *open_dir(int dirfd)
+{
+        int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+        if (!dir && fd >= 0) {
+                int failed = errno;
+                (void)close(fd);
+                errno = failed;
+        }
+        return dir;
+}
+
+int tier_blocks_remove(int dirfd, struct cas_err *err)
+{
+        DIR *dir = open_dir(dirfd);
+        int rc = 0;
+        if (!dir)
+                return cas_fail_sys(err, errno, "read the cache of blocks");
+        for (struct dirent *e; rc == 0 && (e = readdir(dir));) {
+                uint64_t pack_id;
+                if (tier_twin_name_parse(e->d_name, &pack_id) ||
+                    strcmp(e->d_name, TIER_TWINLOG_NAME) == 0 ||
+                    strcmp(e->d_name, TIER_TWINLOG_NEW_NAME) == 0)
+                        rc = cas_io_unlink(cas_io_posix(), dirfd, e->d_name, err);
+        }
+        (void)closedir(dir);
+        return rc;
+}
+
 int tier_blocks_recover(struct tier_blocks *b, struct cas_err *err)
 {
-        int fd = openat(b->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-        if (!dir) {
-                int failed = errno;
-                if (fd >= 0)
-                        (void)close(fd);
-                return cas_fail_sys(err, failed, "read the cache of blocks");
-        }
+        DIR *dir = open_dir(b->dirfd);
+        if (!dir)
+                return cas_fail_sys(err, errno, "read the cache of blocks");
         cas_mutex_lock(&b->mutex);
         int rc = recover_locked(b, dir, err);
         cas_mutex_unlock(&b->mutex);

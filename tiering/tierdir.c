@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "cas/io.h"
+#include "tiering/blocks.h"
 
 #define MARKER "tier"
 #define MARKER_NEW "tier.new"
@@ -15,7 +16,6 @@
 #define PACKS "packs"
 #define CACHE "cache"
 #define PACK_SUFFIX ".pack"
-#define TWIN_SUFFIX ".blocks"
 
 /* ---- markers ---- */
 
@@ -328,11 +328,6 @@ static int pack_found(void *arg, int dirfd CAS_UNUSED, const char *name, struct 
         return cas_fail(err, CAS_E_BUSY, "%s/" PACKS "/%s is there still", (const char *)arg, name);
 }
 
-static int twin_remove(void *arg CAS_UNUSED, int dirfd, const char *name, struct cas_err *err)
-{
-        return cas_io_unlink(cas_io_posix(), dirfd, name, err);
-}
-
 int tier_dir_unmake(const char *where, struct tier_dir *d, struct cas_err *err)
 {
         cas_cleanup_fd int fd = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -340,7 +335,7 @@ int tier_dir_unmake(const char *where, struct tier_dir *d, struct cas_err *err)
                 return cas_fail_sys(err, errno, "%s", where);
         int rc = names_each(d->packs_fd, PACK_SUFFIX, pack_found, (void *)(uintptr_t)where, err);
         if (rc == 0)
-                rc = names_each(d->cache_fd, TWIN_SUFFIX, twin_remove, NULL, err);
+                rc = tier_blocks_remove(d->cache_fd, err);
         if (rc == 0)
                 rc = cas_io_unlink(cas_io_posix(), fd, MARKER, err);
         if (rc == 0)

@@ -8,7 +8,6 @@
 #include "cas/log.h"
 
 #define VERSION 1
-#define NEW_NAME TIER_TWINLOG_NAME ".new"
 /* Read and written so many records at a time. */
 #define RECORDS_AT_ONCE 4096
 /* Out of date, beside as many as are live. */
@@ -169,12 +168,13 @@ int tier_twinlog_renew(struct tier_twinlog *l,
 {
         cas_cleanup_fd int fd = -1;
         uint64_t end_offset = 0;
-        int rc = cas_io_open(l->io, l->dirfd, NEW_NAME, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW,
-                             0600, &fd, err);
+        int rc = cas_io_open(l->io, l->dirfd, TIER_TWINLOG_NEW_NAME,
+                             O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, &fd, err);
         if (rc == 0)
                 rc = write_records(l->io, fd, next, arg, &end_offset, err);
         if (rc == 0)
-                rc = cas_io_rename(l->io, l->dirfd, NEW_NAME, l->dirfd, TIER_TWINLOG_NAME, err);
+                rc = cas_io_rename(l->io, l->dirfd, TIER_TWINLOG_NEW_NAME, l->dirfd,
+                                   TIER_TWINLOG_NAME, err);
         if (rc < 0)
                 return rc;
         if (l->fd >= 0)

@@ -10,6 +10,7 @@
 #include "cas/io.h"
 
 #define TIER_TWINLOG_NAME "blocks"
+#define TIER_TWINLOG_NEW_NAME "blocks.new" /* while it is written anew */
 #define TIER_TWINLOG_MAGIC "lam-blks"
 #define TIER_TWINLOG_HEAD_BYTES 16
 #define TIER_TWINLOG_RECORD_BYTES 32

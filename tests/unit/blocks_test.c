@@ -571,6 +571,20 @@ static void test_restart(void **state CAS_UNUSED)
         world_free(w);
 }
 
+static void test_remove(void **state CAS_UNUSED)
+{
+        struct world *w = world_new(1 << 20, TIER_EVICT_S3FIFO);
+        struct cas_err err = CAS_ERR_INIT;
+        read_block(w, 1, -1, 0, 5000);
+        tier_blocks_resize(w->blocks, 0);
+        tier_blocks_resize(w->blocks, 1 << 20);
+        read_block(w, 2, -1, 0, 5000);
+        assert_int_equal(tier_blocks_remove(w->cache_fd, &err), 0);
+        cas_cleanup_free char *cache = cas_xasprintf("%s/cache", w->dir);
+        assert_int_equal(rmdir(cache), 0); /* nothing is left */
+        world_free(w);
+}
+
 static void test_log_is_torn(void **state CAS_UNUSED)
 {
         struct world *w = world_new(1 << 20, TIER_EVICT_S3FIFO);
@@ -768,6 +782,7 @@ int main(void)
                 cmocka_unit_test(test_bad),
                 cmocka_unit_test(test_gone),
                 cmocka_unit_test(test_restart),
+                cmocka_unit_test(test_remove),
                 cmocka_unit_test(test_log_is_torn),
                 cmocka_unit_test(test_log_is_renewed),
                 cmocka_unit_test(test_log_records),
