@@ -83,8 +83,8 @@ struct cas_backend_ops {
          * Putting what is there is success. Errors: NOSPACE, IO, BUSY (try again later). */
         int (*remote_put)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
                           int fd, struct cas_err *err);
-        /* All of it, to the beginning of fd; the digest is compared. Errors: NOTFOUND, CORRUPT, IO,
-         * BUSY. */
+        /* All of it, to the beginning of fd; the digest is compared. Errors: NOTFOUND, CORRUPT (fd
+         * has what there is), IO, BUSY. */
         int (*remote_get)(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
                           int fd, struct cas_err *err);
         /* Absent is success. */

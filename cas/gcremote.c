@@ -44,8 +44,10 @@ static int look_at_pack(void *arg, const struct cas_pack_file *file, struct cas_
         struct strays *s = arg;
         const struct stray stray = {.file = *file, .tier = s->tier};
         bool is_home = false;
-        int rc = is_young(s->gc, file) ? 0 : is_home_copy(s->gc, &stray, &is_home, err);
-        if (rc < 0 || is_home || is_young(s->gc, file))
+        if (is_young(s->gc, file))
+                return 0;
+        int rc = is_home_copy(s->gc, &stray, &is_home, err);
+        if (rc < 0 || is_home)
                 return rc;
         if (s->count == s->max) {
                 s->max = s->max ? 2 * s->max : 64;

@@ -175,7 +175,9 @@ struct cas_pack_home {
 /* Errors: NOTFOUND (no such pack), IO (its tier cannot be reached: says which). */
 int cas_packset_home(struct cas_packset *ps, uint64_t pack_id, struct cas_pack_home *out,
                      struct cas_err *err) CAS_MUST_CHECK;
+/* False as well where there is no such tier. */
 bool cas_packset_is_reachable(struct cas_packset *ps, uint32_t tier);
+bool cas_packset_is_remote(struct cas_packset *ps, uint32_t tier);
 /* IO, with the name of the first tier that cannot be reached. */
 int cas_packset_reach_all(struct cas_packset *ps, struct cas_err *err) CAS_MUST_CHECK;
 struct cas_pack_file cas_pack_file_of(uint64_t pack_id, const struct cas_pack_record *rec);
@@ -185,9 +187,9 @@ int cas_packset_unlink_copy(struct cas_packset *ps, uint64_t pack_id,
 /* A file without a name, on tier 0. id: none of a pack. */
 int cas_pack_temporary(const struct cas_io *io, struct cas_backend *backend, uint64_t id,
                        int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
-/* A remote pack into such a file; a few at a time. */
+/* A remote pack into such a file; a few at a time. damaged_too: also when its digest is another. */
 int cas_packset_fetch(struct cas_packset *ps, uint32_t tier, const struct cas_pack_file *pack,
-                      int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
+                      bool damaged_too, int *out_fd, struct cas_err *err) CAS_MUST_CHECK;
 /* As cas_packset_open_pack, with more flags for open(2), which a remote pack is fetched without. */
 int cas_packset_open_flags(struct cas_packset *ps, uint64_t pack_id, int flags, int *out_fd,
                            bool *fetched, struct cas_err *err) CAS_MUST_CHECK;

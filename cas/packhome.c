@@ -50,6 +50,13 @@ bool cas_packset_is_reachable(struct cas_packset *ps, uint32_t tier)
                info.reachable;
 }
 
+bool cas_packset_is_remote(struct cas_packset *ps, uint32_t tier)
+{
+        struct cas_tier_info info;
+        struct cas_err ignored = CAS_ERR_INIT;
+        return ps->backend->ops->tier_info(ps->backend, tier, &info, &ignored) == 0 && info.remote;
+}
+
 static int refuse_unreachable(void *arg CAS_UNUSED, const struct cas_tier_info *tier,
                               int dirfd CAS_UNUSED, struct cas_err *err)
 {
@@ -113,14 +120,19 @@ static void fetch_end(struct cas_packset *ps)
 }
 
 int cas_packset_fetch(struct cas_packset *ps, uint32_t tier, const struct cas_pack_file *pack,
-                      int *out_fd, struct cas_err *err)
+                      bool damaged_too, int *out_fd, struct cas_err *err)
 {
+        struct cas_err why = CAS_ERR_INIT;
         cas_cleanup_fd int fd = -1;
         fetch_begin(ps);
         int rc = cas_pack_temporary(ps->io, ps->backend, cas_packset_new_id(ps), &fd, err);
         if (rc == 0)
-                rc = ps->backend->ops->remote_get(ps->backend, tier, pack, fd, err);
+                rc = ps->backend->ops->remote_get(ps->backend, tier, pack, fd, &why);
         fetch_end(ps);
+        if (rc == -CAS_E_CORRUPT && damaged_too)
+                rc = 0;
+        else if (rc < 0 && why.code != CAS_OK)
+                *err = why;
         if (rc == 0)
                 *out_fd = cas_steal_fd(&fd);
         return rc;
@@ -128,6 +140,7 @@ int cas_packset_fetch(struct cas_packset *ps, uint32_t tier, const struct cas_pa
 
 /* ---- for reading ---- */
 
+/* As a directory's copy is opened whatever its bytes are, so one that is remote. */
 static int open_home(struct cas_packset *ps, uint64_t pack_id, const struct cas_pack_home *home,
                      int flags, int *out_fd, struct cas_err *err)
 {
@@ -136,7 +149,7 @@ static int open_home(struct cas_packset *ps, uint64_t pack_id, const struct cas_
                 return cas_io_open(ps->io, home->dirfd, cas_pack_name(pack_id, name),
                                    O_RDONLY | flags, 0, out_fd, err);
         const struct cas_pack_file file = cas_pack_file_of(pack_id, &home->rec);
-        return cas_packset_fetch(ps, home->rec.tier, &file, out_fd, err);
+        return cas_packset_fetch(ps, home->rec.tier, &file, true, out_fd, err);
 }
 
 static int open_as(struct cas_packset *ps, uint64_t pack_id, int flags, bool fetches, int *out_fd,

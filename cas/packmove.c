@@ -174,7 +174,7 @@ static int put_remote(struct move *m, int old_fd, struct cas_err *err)
         struct cas_pack_file file = cas_pack_file_of(m->claim.pack_id, &m->after);
         int rc = 0;
         if (old_fd < 0) {
-                rc = cas_packset_fetch(m->ps, m->before.tier, &file, &fetched, err);
+                rc = cas_packset_fetch(m->ps, m->before.tier, &file, false, &fetched, err);
                 old_fd = fetched;
         } else {
                 rc = read_old(m, old_fd, NULL, NULL, err);

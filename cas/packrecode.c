@@ -50,14 +50,11 @@ struct cas_recoder *cas_recoder_new(struct cas_packset *ps, enum cas_pack_densit
                                     uint32_t tier, const struct cas_recode_hooks *hooks)
 {
         struct cas_recoder *r = cas_xcalloc(1, sizeof(*r));
-        struct cas_tier_info info;
-        struct cas_err ignored = CAS_ERR_INIT; /* no such tier: the first write tells */
         r->ps = ps;
         r->hooks = *hooks;
         r->fd = -1;
         r->tier = tier;
-        r->stages =
-                ps->backend->ops->tier_info(ps->backend, tier, &info, &ignored) == 0 && info.remote;
+        r->stages = cas_packset_is_remote(ps, tier);
         cas_packwriter_init(&r->writer, ps, cas_packstyle_of(density));
         r->writer.tier = r->stages ? CAS_TIER_ANY : tier;
         r->writer.alone = r->stages;
@@ -397,6 +394,8 @@ static int take_pack(struct cas_recoder *r, bool *walked, struct cas_err *err)
                 *err = gone;
                 return rc;
         }
+        if (cas_packset_is_remote(r->ps, rec.tier))
+                pay(r, rec.size_bytes); /* it was fetched */
         r->from = (enum cas_pack_density)rec.density;
         r->any_live = false;
         rc = walk(r, &rec, err);

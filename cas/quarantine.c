@@ -12,6 +12,8 @@
 #include "cas/pins_int.h"
 #include "cas/repair_run_int.h"
 
+#define COPY_BYTES (1 * CAS_MIB)
+
 /* ---- files ---- */
 
 static int make_dirs(struct cas_store *s, struct cas_err *err)
@@ -59,6 +61,35 @@ int cas_quarantine_file(struct cas_store *s, int dirfd, const char *path, const 
         if (slash)
                 *slash = '\0';
         return rc < 0 ? rc : cas_io_sync_dir(s->io, dirfd, slash ? from_dir : ".", err);
+}
+
+static int copy_bytes(struct cas_store *s, int from, int to, const char *name, struct cas_err *err)
+{
+        cas_cleanup_free uint8_t *step = cas_xmalloc(COPY_BYTES);
+        size_t n = 1;
+        int rc = 0;
+        for (uint64_t at = 0; rc == 0 && n > 0; at += n) {
+                rc = cas_io_pread(s->io, from, step, COPY_BYTES, at, &n, name, err);
+                if (rc == 0)
+                        rc = cas_io_pwrite_all(s->io, to, step, n, at, name, err);
+        }
+        return rc < 0 ? rc : cas_io_fsync(s->io, to, name, err);
+}
+
+int cas_quarantine_bytes(struct cas_store *s, int fd, const char *name, struct cas_err *err)
+{
+        cas_cleanup_free char *to = cas_xasprintf(CAS_DIR_QUARANTINE "/%s", name);
+        int out = -1;
+        int rc = make_dirs(s, err);
+        if (rc == 0)
+                rc = cas_io_open(s->io, s->dirfd, to, O_WRONLY | O_CREAT | O_TRUNC, 0600, &out,
+                                 err);
+        if (rc < 0)
+                return rc;
+        rc = copy_bytes(s, fd, out, to, err);
+        (void)s->io->ops->close(s->io->ctx, out);
+        *strrchr(to, '/') = '\0';
+        return rc < 0 ? rc : cas_io_sync_dir(s->io, s->dirfd, to, err);
 }
 
 /* ---- blobs ---- */

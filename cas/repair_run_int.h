@@ -119,6 +119,9 @@ int cas_needs_tell(struct cas_repair *r, const char *what, const char *subject,
  * that name is replaced. Absent is success. */
 int cas_quarantine_file(struct cas_store *s, int dirfd, const char *path, const char *name,
                         struct cas_err *err) CAS_MUST_CHECK;
+/* The same for what has no file here: a copy of the open one. */
+int cas_quarantine_bytes(struct cas_store *s, int fd, const char *name,
+                         struct cas_err *err) CAS_MUST_CHECK;
 /* The file of a blob, and its record. */
 int cas_quarantine_blob(struct cas_store *s, const struct cas_digest *blob,
                         struct cas_err *err) CAS_MUST_CHECK;

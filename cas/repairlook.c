@@ -27,6 +27,18 @@ bool cas_repair_is_chunk(const struct cas_hash *name, bool is_object, const void
 
 /* ---- chunks ---- */
 
+struct disk_block {
+        const struct cas_extent *extent;
+        uint8_t *raw;
+        struct cas_buf *scratch;
+};
+
+static int read_disk_block(void *arg, int fd, struct cas_err *err)
+{
+        const struct disk_block *b = arg;
+        return cas_block_read(fd, b->extent, b->raw, b->scratch, err);
+}
+
 static int read_block(struct cas_store *s, const struct cas_chunk_record *rec, uint8_t *raw,
                       struct cas_err *err)
 {
@@ -39,13 +51,19 @@ static int read_block(struct cas_store *s, const struct cas_chunk_record *rec, u
                                           .block_raw_bytes = rec->block_raw_bytes,
                                           .block_checksum = rec->block_checksum,
                                           .codec = rec->codec};
+        struct disk_block block = {.extent = &extent, .raw = raw, .scratch = &scratch};
         struct cas_packfd fd;
         int rc = cas_packset_fd_get(s->packset, rec->pack_id, &fd, err);
         if (rc < 0)
                 return rc;
-        rc = cas_block_read(fd.fd, &extent, raw, &scratch, err);
+        const bool is_remote = fd.fd < 0;
+        if (!is_remote)
+                rc = read_disk_block(&block, fd.fd, err);
         cas_packset_fd_put(s->packset, &fd);
-        return rc;
+        /* What cannot be had but by blocks is looked at as readers do. */
+        return is_remote ? cas_packset_read(s->packset, rec->pack_id, rec->block_offset,
+                                            rec->block_stored_bytes, read_disk_block, &block, err)
+                         : rc;
 }
 
 int cas_repair_read_chunk(struct cas_store *s, const struct cas_hash *name, struct cas_buf *buf,

@@ -23,7 +23,7 @@ struct pack_repair {
         uint64_t pack_id;
         struct cas_pack_record rec;
         struct cas_pack_claim claim;
-        bool is_claimed;
+        bool is_claimed, is_remote;
         int fd; /* -1: its file is gone */
         struct cas_packwriter writer;
         struct live_chunk *chunks; /* owned: what the index has in it */
@@ -453,9 +453,10 @@ static int end_pack(struct pack_repair *p, bool aside, struct cas_err *err)
         struct cas_store *s = p->r->s;
         char name[CAS_PACK_NAME_BYTES];
         int dirfd, rc = 0;
-        if (aside) {
-                cas_cleanup_free char *to =
-                        cas_xasprintf("packs/%s", cas_pack_name(p->pack_id, name));
+        cas_cleanup_free char *to = cas_xasprintf("packs/%s", cas_pack_name(p->pack_id, name));
+        if (aside && p->is_remote) {
+                rc = p->fd >= 0 ? cas_quarantine_bytes(s, p->fd, to, err) : 0;
+        } else if (aside) {
                 rc = s->backend->ops->pack_dir(s->backend, p->pack_id, p->rec.tier, &dirfd, err);
                 if (rc == 0)
                         rc = cas_quarantine_file(s, dirfd, name, to, err);
@@ -464,7 +465,7 @@ static int end_pack(struct pack_repair *p, bool aside, struct cas_err *err)
                 rc = forget_pack(p, err);
         if (rc < 0)
                 return rc;
-        if (aside)
+        if (aside && !p->is_remote)
                 cas_packset_fd_drop(s->packset, p->pack_id);
         else
                 rc = cas_packset_unlink(s->packset, p->pack_id, &p->rec, err);
@@ -531,6 +532,7 @@ int cas_repair_pack(struct cas_repair *r, uint64_t pack_id, enum cas_repaired *o
                         .seen = cas_map_new()};
                 cas_packwriter_init(&p.writer, r->s->packset,
                                     cas_packstyle_of((enum cas_pack_density)rec.density));
+                p.is_remote = cas_packset_is_remote(r->s->packset, rec.tier);
                 rc = repair_pack(&p, out, err);
         } else if (rc == -CAS_E_NOTFOUND) {
                 rc = 0; /* it has gone since */

@@ -283,6 +283,7 @@ static int on_key(void *arg, const char *key, const struct s3_object *object, st
         if (!parse_key(key, &pack))
                 return 0;
         pack.size_bytes = object->size_bytes;
+        pack.put_unix_s = object->modified_unix_s;
         return e->fn(e->arg, &pack, err);
 }
 

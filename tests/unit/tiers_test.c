@@ -8,7 +8,9 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 
+#include "cas/blockcache.h"
 #include "cas/maintain.h"
 #include "cas/object.h"
 #include "cas/packfile_int.h"
@@ -91,7 +93,7 @@ static int teardown(void **state)
 /* ---- looking ---- */
 
 struct seen {
-        struct cas_pack_info list[16];
+        struct cas_pack_info list[256];
         size_t count;
 };
 
@@ -726,6 +728,103 @@ static void test_what_cannot_be_reached_is_not_lost(void **state)
         expect_sound(w);
 }
 
+static void test_damage_in_a_bucket_is_put_aside(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct cas_pack_record rec;
+        struct cas_fsck_result r;
+        cas_cleanup_buf struct cas_buf said = CAS_BUF_INIT;
+        const uint64_t id = only(w).pack_id;
+        char name[CAS_PACK_NAME_BYTES];
+        (void)move(w, id, FAR);
+        ok(cas_index_get_pack(w->store->index, id, &rec, &err));
+        const struct cas_pack_file file = cas_pack_file_of(id, &rec);
+        cas_cleanup_free char *path = fewtiers_path(&w->tiers, FAR, &file);
+        cas_cleanup_free char *aside =
+                cas_xasprintf("%s/store/quarantine/packs/%s", w->dir, cas_pack_name(id, name));
+        flip_byte(path, (off_t)(rec.size_bytes / 2));
+        reopen(w);
+        const struct cas_scrub_options options = {.repair = true};
+        ok(cas_scrub(w->store, &options, NULL, say, &said, &r, &err));
+        assert_true(r.errors > 0);
+        if (r.quarantined == 0)
+                print_error("%.*s", (int)said.len_bytes, (const char *)said.data);
+        assert_true(r.quarantined > 0);
+        assert_int_equal(access(aside, F_OK), 0);
+        assert_int_not_equal(access(path, F_OK), 0);
+        assert_int_equal(cas_index_get_pack(w->store->index, id, &rec, &err), -CAS_E_NOTFOUND);
+}
+
+/* ---- beside everything else ---- */
+
+#define ROUNDS 12
+
+struct beside {
+        struct world *w;
+        _Atomic(bool) stop;
+        bool whole;
+        unsigned reads;
+};
+
+static void *read_on(void *arg)
+{
+        struct beside *b = arg;
+        b->whole = true;
+        while (!atomic_load(&b->stop)) {
+                b->whole = b->whole && testimage_is_whole(b->w->store, &b->w->image, SEED, FILES);
+                cas_blockcache_clear(b->w->store->blocks);
+                b->reads++;
+        }
+        return NULL;
+}
+
+static void *publish_on(void *arg)
+{
+        struct beside *b = arg;
+        b->whole = true;
+        for (unsigned i = 0; !atomic_load(&b->stop); i++) {
+                struct cas_err err = CAS_ERR_INIT;
+                struct testimage image;
+                unsigned seed = 1000 + 20 * (i % 8);
+                cas_cleanup_free char *tag = cas_xasprintf("p%u", i % 8);
+                b->whole = b->whole &&
+                           testimage_put(b->w->store, "r", tag, seed, 3, &image, &err) == 0 &&
+                           testimage_is_whole(b->w->store, &image, seed, 3);
+        }
+        return NULL;
+}
+
+static void test_beside_readers_and_publications(void **state)
+{
+        struct world *w = *state;
+        struct cas_err err = CAS_ERR_INIT;
+        struct beside reader = {.w = w}, publisher = {.w = w};
+        pthread_t threads[2];
+        unsigned moved = 0;
+        assert_int_equal(pthread_create(&threads[0], NULL, read_on, &reader), 0);
+        assert_int_equal(pthread_create(&threads[1], NULL, publish_on, &publisher), 0);
+        for (unsigned i = 0; i < ROUNDS; i++) {
+                static const uint32_t to[] = {SLOW, FAR, FAST};
+                struct seen seen = all(w);
+                for (size_t k = 0; k < seen.count; k++) {
+                        struct cas_pack_move_result r;
+                        int rc = try_move(w, seen.list[k].pack_id, to[i % 3], &r, &err);
+                        assert_true(rc == 0 || rc == -CAS_E_BUSY);
+                        moved += rc == 0;
+                }
+        }
+        atomic_store(&reader.stop, true);
+        atomic_store(&publisher.stop, true);
+        (void)pthread_join(threads[0], NULL);
+        (void)pthread_join(threads[1], NULL);
+        assert_true(moved > 0 && reader.reads > 0);
+        assert_true(reader.whole);
+        assert_true(publisher.whole);
+        expect_counts(w);
+        assert_true(testimage_is_whole(w->store, &w->image, SEED, FILES));
+}
+
 struct found {
         uint64_t pack_id, bytes;
         unsigned count;
@@ -794,6 +893,8 @@ int main(void)
                 test(test_checkpoint),
                 test(test_what_cannot_be_reached_is_not_lost),
                 test(test_packs_of),
+                test(test_damage_in_a_bucket_is_put_aside),
+                test(test_beside_readers_and_publications),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
