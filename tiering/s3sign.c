@@ -218,7 +218,8 @@ void s3_presigned_query(const struct s3_signing *g, const char *token, unsigned 
         struct s3_pair query[S3_PAIRS_MAX];
         size_t count = g->query_count;
         cas_assert(count + 6 <= S3_PAIRS_MAX);
-        memcpy(query, g->query, count * sizeof(*query));
+        if (count > 0)
+                memcpy(query, g->query, count * sizeof(*query));
         query[count++] = (struct s3_pair){"X-Amz-Algorithm", ALGORITHM};
         query[count++] = (struct s3_pair){"X-Amz-Credential", cas_buf_str(&credential)};
         query[count++] = (struct s3_pair){"X-Amz-Date", g->time};

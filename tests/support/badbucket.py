@@ -584,6 +584,10 @@ class BadBucket:
         self.http.shutdown()
         self.http.server_close()
 
+    def keys(self, bucket="bucket"):
+        with self.lock:
+            return sorted(self.buckets[bucket])
+
     def now(self):
         return time.time() + self.settings["clock_skew_s"]
 

@@ -11,6 +11,7 @@ As a program: prints these, and runs until its input ends."""
 import hashlib
 import hmac
 import os
+import re
 import shutil
 import signal
 import socket
@@ -159,7 +160,7 @@ class Gateway:
                   "--access-key", self.access_key, "--secret", self.secret_key)
         self.daemon("radosgw", *conf, "-f", "-n", "client.admin")
         self.wait(self.answers, "the gateway")
-        self.make_bucket(self.bucket)
+        self.request("PUT", f"/{self.bucket}")
 
     def answers(self):
         try:
@@ -170,25 +171,27 @@ class Gateway:
         except OSError:
             return False
 
-    def make_bucket(self, name):
-        """PUT /NAME, signed."""
+    def request(self, method, path, query=""):
+        """Signed, without a body; query: in order, and encoded. Returns the answer's body."""
         date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         empty = hashlib.sha256(b"").hexdigest()
-        host = f"127.0.0.1:{self.port}"
-        canonical = (f"PUT\n/{name}\n\nhost:{host}\nx-amz-content-sha256:{empty}\nx-amz-date:{date}\n\n"
-                     f"host;x-amz-content-sha256;x-amz-date\n{empty}")
+        canonical = (f"{method}\n{path}\n{query}\nhost:127.0.0.1:{self.port}\nx-amz-content-sha256:{empty}\n"
+                     f"x-amz-date:{date}\n\nhost;x-amz-content-sha256;x-amz-date\n{empty}")
         scope = f"{date[:8]}/us-east-1/s3/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{date}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         key = b"AWS4" + self.secret_key.encode()
         for word in (*scope.split("/"), text):
             key = hmac.new(key, word.encode(), "sha256").digest()
-        request = urllib.request.Request(f"{self.endpoint}/{name}", method="PUT", headers={
+        request = urllib.request.Request(f"{self.endpoint}{path}?{query}", method=method, headers={
             "x-amz-date": date, "x-amz-content-sha256": empty,
             "Authorization": f"AWS4-HMAC-SHA256 Credential={self.access_key}/{scope},"
                              f"SignedHeaders=host;x-amz-content-sha256;x-amz-date,Signature={key.hex()}"})
         with urllib.request.urlopen(request, timeout=30) as answer:
-            if answer.status != 200:
-                raise RuntimeError(f"bucket {name}: status {answer.status}")
+            return answer.read()
+
+    def keys(self):
+        """Of all objects in the bucket: at most 1,000."""
+        return re.findall(r"<Key>([^<]*)</Key>", self.request("GET", f"/{self.bucket}", "list-type=2").decode())
 
     def wait(self, condition, what, seconds=60):
         end = time.monotonic() + seconds

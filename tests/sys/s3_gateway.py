@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The S3 client and tiers in buckets against Ceph's RADOS gateway: everything of tiering/s3.h by
-tests/unit/s3_test, plain and with encryption by the server; what the gateway honours is printed."""
+tests/unit/s3_test, plain and with encryption by the server; what the gateway honours is printed. Then a
+store whose packs go to a bucket there, are read there, mounted and exported, and go away, killed -9 at
+every turn."""
 import os
 import re
 import subprocess
@@ -11,8 +13,9 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
 import lamina  # noqa: E402
 import rgw  # noqa: E402
+from tierworld import World, whole_life  # noqa: E402
 
-lamina.isolate(400)
+lamina.isolate(560)
 lamina.need(*rgw.PROGRAMS, "setpriv")
 checks = lamina.Checks()
 TEST = os.path.join(os.path.dirname(lamina.PROGRAM), "tests/unit/s3_test")
@@ -39,6 +42,11 @@ def main():
         checks.check("if-absent 1, if-match 1" in done.stdout, "what several nodes need")
         done = run_client(gateway, LAMINA_S3_SSE="aws:kms", LAMINA_S3_SSE_KEY="testkey")
         checks.check(done.returncode == 0, "the client, encrypted by the server", done.stdout[-3000:])
+        began = time.monotonic()
+        with lamina.Host(os.environ.get("LAMINA_TEST_DIR")) as host:
+            world = World(host, checks, gateway, gateway.access_key, gateway.secret_key)
+            whole_life(world, [0.15, 0.3, 0.45, 0.6])
+        print(f"a store's whole life: {time.monotonic() - began:.1f} s", flush=True)
     checks.finish()
 
 
