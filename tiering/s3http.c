@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tiering/s3http_int.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/socket.h>
+#include <signal.h>
 
 #include "cas/io.h"
 
@@ -374,6 +372,22 @@ static int check_length(struct running *r)
                         (unsigned long long)a->body_bytes, (unsigned long long)into->bytes);
 }
 
+/* With CURLOPT_NOSIGNAL it is left to us that TLS may write to a connection that has ended. */
+static CURLcode perform_without_sigpipe(CURL *easy)
+{
+        sigset_t pipe, before, pending;
+        const struct timespec at_once = {0};
+        (void)sigemptyset(&pipe);
+        (void)sigaddset(&pipe, SIGPIPE);
+        (void)sigpending(&pending);
+        (void)pthread_sigmask(SIG_BLOCK, &pipe, &before);
+        CURLcode code = curl_easy_perform(easy);
+        while (!sigismember(&pending, SIGPIPE) && sigtimedwait(&pipe, NULL, &at_once) == SIGPIPE)
+                ;
+        (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+        return code;
+}
+
 static int perform(CURL *easy, const struct s3_exchange *x, const _Atomic bool *broken,
                    struct s3_answer *a, struct cas_err *err)
 {
@@ -385,7 +399,7 @@ static int perform(CURL *easy, const struct s3_exchange *x, const _Atomic bool *
                 cas_buf_clear(x->into.buf);
         struct curl_slist *headers = header_list(x);
         set_options(easy, &r, headers, why);
-        CURLcode code = curl_easy_perform(easy);
+        CURLcode code = perform_without_sigpipe(easy);
         long status = 0, request_bytes = 0;
         curl_off_t length = -1;
         (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);

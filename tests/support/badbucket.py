@@ -33,6 +33,7 @@ import os
 import re
 import secrets
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -562,7 +563,8 @@ class BadBucket:
     """Listens on a port of its own of loopback until it is closed."""
 
     def __init__(self, bucket="bucket", directory=None, access_key="AKIDTEST", secret_key="secret/of+tests",
-                 port=0, host="127.0.0.1", region="us-east-1"):
+                 port=0, host="127.0.0.1", region="us-east-1", certificate=None):
+        """certificate: paths of a PEM file and of its key, for TLS."""
         self.users = {access_key: secret_key}
         self.settings = {"latency_ms": 0, "clock_skew_s": 0, "conditions": True, "multipart_conditions": True,
                          "conditional_delete": True, "checksums": True, "ranges": True, "stale_list_s": 0,
@@ -578,6 +580,11 @@ class BadBucket:
         self.http.owner = self
         self.port = self.http.server_address[1]
         self.endpoint = f"http://{host}:{self.port}"
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(*certificate)
+            self.http.socket = tls.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
+            self.endpoint = f"https://{host}:{self.port}"
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self):

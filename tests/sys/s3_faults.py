@@ -3,6 +3,7 @@
 """A tier in a bucket of a store that fails in every way that tests/support/badbucket.py knows: nothing
 is lost, no wrong byte is read, errors are clear and come in bounded time; killed at every turn."""
 import os
+import subprocess
 import sys
 import time
 
@@ -12,6 +13,7 @@ from badbucket import BadBucket  # noqa: E402
 from tierworld import World, whole_life  # noqa: E402
 
 lamina.isolate(560)
+lamina.need("openssl")
 checks = lamina.Checks()
 
 # What goes away by itself: the command that meets it succeeds.
@@ -92,6 +94,28 @@ def other_places(world, server):
     checks.check(done.returncode != 0 and "there is no bucket" in done.stderr, "a bucket that is not there", done.stderr)
 
 
+def over_tls(world):
+    host = world.host
+    cert, key = host.dir + "/cert.pem", host.dir + "/key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:*.localhost,IP:127.0.0.1", "-keyout", key, "-out", cert],
+                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = BadBucket(certificate=(cert, key))
+    place = ("tier", "add", "tls", "s3://bucket/tls", "--endpoint", server.endpoint, "--style", "path")
+    done = host.run(*place, check=False)
+    checks.check(done.returncode != 0 and "not trusted" in done.stderr, "a certificate that nobody signed", done.stderr)
+    host.run(*place, "--ca", cert)
+    server.fault("drop", times=3)
+    world.move("b", "tls")
+    world.check_mounted("b", "over TLS")
+    world.check_fsck("over TLS")
+    world.move("b", "far")
+    host.run("gc", "--full", "--grace", "0")
+    host.run("tier", "remove", "tls")
+    checks.check(server.keys() == [], "a tier that was removed leaves nothing", str(server.keys()))
+    server.close()
+
+
 def left_behind(world, server):
     """Uploads of processes that were killed go after a day."""
     with server.lock:
@@ -113,6 +137,7 @@ def main():
         lasting_faults(world, server)
         lists_of_a_while_ago(world, server)
         other_places(world, server)
+        over_tls(world)
         left_behind(world, server)
     checks.finish()
 
