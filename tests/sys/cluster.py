@@ -87,7 +87,8 @@ class Node:
         self.process.wait()
 
     def cut(self, off):
-        sh("ip", "netns", "exec", self.space, "iptables", "-A" if off else "-D", "OUTPUT", "-d", BUCKET, "-j", "DROP")
+        sh("ip", "netns", "exec", self.space, "iptables", "-A" if off else "-D", "OUTPUT", "-p", "tcp", "-d", BUCKET,
+           "--dport", self.endpoint.rsplit(":", 1)[1], "-j", "DROP")
 
     def log(self):
         with open(self.dir + "/log", encoding="utf-8") as log:
