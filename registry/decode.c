@@ -5,6 +5,7 @@
  * the first use, which reports the error to somebody who asked. */
 #include "cas/log.h"
 #include "cas/mutex.h"
+#include "cas/shared.h"
 #include "registry/registry_int.h"
 
 #define DECODE_QUEUE_MAX 1024
@@ -37,7 +38,10 @@ static void decode(struct reg_decoder *d, const struct cas_digest *digest)
         struct cas_err err = CAS_ERR_INIT;
         struct cas_layer_record record;
         char text[CAS_DIGEST_TEXT_BYTES];
-        if (cas_layer_ensure(d->store, digest, NULL, &record, &err) < 0)
+        int rc = cas_layer_ensure(d->store, digest, NULL, &record, &err);
+        /* of what nodes share, it need not be on this one */
+        bool elsewhere = rc == -CAS_E_NOTFOUND && cas_store_shared(d->store);
+        if (rc < 0 && !elsewhere)
                 cas_log(CAS_LOG_WARN, "layer-decode", "layer=%s error=\"%s\"",
                         cas_digest_text(digest, text), err.msg);
 }

@@ -424,13 +424,12 @@ int tier_op_tag_each(struct cas_shared *sh, const char *repo, const char *last,
                      bool (*fn)(void *arg, const char *tag), void *arg, struct cas_err *err)
 {
         struct tier_cluster *c = tier_cluster_from(sh);
-        char prefix[TIER_KEY_BYTES], after[TIER_KEY_BYTES];
+        char prefix[TIER_KEY_BYTES];
         tier_key_name(repo, "_tags", "", prefix);
-        if (last && last[0])
-                (void)snprintf(after, sizeof(after), "%s%.128s", prefix, last);
+        cas_cleanup_free char *after =
+                last && last[0] ? cas_xasprintf("%s%.128s", prefix, last) : NULL;
         struct name_list list = {.prefix_len = strlen(prefix), .fn = fn, .arg = arg};
-        return c->objects->ops->list(c->objects, prefix, last && last[0] ? after : NULL, name_seen,
-                                     &list, err);
+        return c->objects->ops->list(c->objects, prefix, after, name_seen, &list, err);
 }
 
 int tier_op_referrer_each(struct cas_shared *sh, const char *repo, const struct cas_digest *subject,

@@ -3,7 +3,9 @@
 """Several nodes over one bucket (spec/cluster.md), each in a network namespace of its own. Clients push
 to all of them at once, tags of their own and one that they fight for; meanwhile one node is killed,
 one is cut off from the bucket, one has a slow disk, and all collect. In the end whatever was
-acknowledged is read from a node that knows nothing; then all is deleted, and the bucket is empty."""
+acknowledged is read from a node that knows nothing; then all is deleted, and the bucket is empty.
+
+The bucket is one of ours (tests/support/badbucket.py); with --gateway it is Ceph's."""
 import hashlib
 import http.client
 import json
@@ -11,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +21,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import rgw
 from badbucket import BadBucket
 from lamina import PROGRAM, Checks, isolate, need, skip, wait_for
 
@@ -40,14 +44,76 @@ def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+class OwnBucket:
+    """Of badbucket.py. It need not be able to delete under a condition."""
+
+    def __init__(self):
+        self.server = BadBucket(host="0.0.0.0")
+        self.server.settings["conditional_delete"] = "--no-conditional-delete" not in sys.argv
+        self.endpoint = f"http://{BUCKET}:{self.server.port}"
+        self.keys = "AKIDTEST", "secret/of+tests"
+
+    def objects(self):
+        """Keys of those that are not empty."""
+        with self.server.lock:
+            return sorted(k for k, o in self.server.buckets["bucket"].items() if o.data)
+
+    def close(self):
+        self.server.close()
+
+
+class CephBucket:
+    """Of the gateway, which listens on loopback: it is passed on to where nodes reach it."""
+
+    def __init__(self):
+        self.gateway = rgw.Gateway(parent=os.environ.get("LAMINA_TEST_DIR"))
+        self.gateway.__enter__()
+        self.keys = self.gateway.access_key, self.gateway.secret_key
+        self.listener = socket.create_server((BUCKET, 0), backlog=200)
+        self.endpoint = f"http://{BUCKET}:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client = self.listener.accept()[0]
+                server = socket.create_connection(("127.0.0.1", self.gateway.port))
+            except OSError:
+                return
+            for ends in ((client, server), (server, client)):
+                threading.Thread(target=self.pass_on, args=ends, daemon=True).start()
+
+    @staticmethod
+    def pass_on(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def objects(self):
+        listed = self.gateway.tool("radosgw-admin", "-c", self.gateway.conf, "bucket", "list", "--bucket=bucket",
+                                   "--max-entries=100000")
+        return sorted(o["name"] for o in json.loads(listed) if o["meta"]["size"] > 0)
+
+    def close(self):
+        self.listener.close()
+        self.gateway.stop()
+
+
 class Node:
-    def __init__(self, number, directory, endpoint):
-        self.number, self.endpoint = number, endpoint
+    def __init__(self, number, directory, bucket):
+        self.number, self.endpoint = number, bucket.endpoint
         self.dir = f"{directory}/node{number}"
         self.space, self.host = f"node{number}", f"{NET}{10 + number}"
         os.makedirs(self.dir + "/run", mode=0o700)
         self.env = dict(os.environ, LAMINA_STORE=self.dir + "/store", LAMINA_RUN=self.dir + "/run", LC_ALL="C.UTF-8",
-                        AWS_ACCESS_KEY_ID="AKIDTEST", AWS_SECRET_ACCESS_KEY="secret/of+tests")
+                        AWS_ACCESS_KEY_ID=bucket.keys[0], AWS_SECRET_ACCESS_KEY=bucket.keys[1])
         self.process = None
         sh("ip", "netns", "add", self.space)
         sh("ip", "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", self.space)
@@ -164,10 +230,11 @@ def check_refusal(checks, node):
     bucket = BadBucket(host="0.0.0.0")
     bucket.settings["conditions"] = False
     node.endpoint, good = f"http://{BUCKET}:{bucket.port}", node.endpoint
+    env, node.env = node.env, dict(node.env, AWS_ACCESS_KEY_ID="AKIDTEST", AWS_SECRET_ACCESS_KEY="secret/of+tests")
     done = node.join()
     checks.check(done.returncode == 1 and "does not honour" in done.stderr, "a store without conditions is refused",
                  done.stderr)
-    node.endpoint = good
+    node.endpoint, node.env = good, env
     bucket.close()
 
 
@@ -353,13 +420,13 @@ def check_empty(checks, nodes, bucket):
     node = nodes[0]
     for repo in json.loads(node.ask("GET", "/v2/_catalog?n=1000")[2])["repositories"]:
         while True:
-            keys = [k for k in objects(bucket) if k.startswith(f"prod/repos/{repo}/_manifests/")]
+            keys = [k for k in bucket.objects() if k.startswith(f"prod/repos/{repo}/_manifests/")]
             if not keys:
                 break
             for key in keys:
                 node.ask("DELETE", f"/v2/{repo}/manifests/{key.rsplit('/', 1)[1].replace('-', ':', 1)}")
         checks.check(json.loads(node.ask("GET", f"/v2/{repo}/tags/list")[2]).get("tags") in ([], None), "tags go along")
-    left = lambda: [k for k in objects(bucket) if not k.startswith(("prod/nodes/", "prod/gc/")) and k != "prod/cluster"]
+    left = lambda: [k for k in bucket.objects() if not k.startswith(("prod/nodes/", "prod/gc/")) and k != "prod/cluster"]
     try:
         wait_for(lambda: not left(), GRACE_S * 12 + 60, "the bucket is empty")
     except RuntimeError:
@@ -367,13 +434,8 @@ def check_empty(checks, nodes, bucket):
     checks.check(not left(), "nothing is left that nothing needs", left()[:10])
 
 
-def objects(bucket):
-    with bucket.lock:
-        return sorted(k for k, o in bucket.buckets["bucket"].items() if o.data)
-
-
 def main():
-    need("ip", "iptables")
+    need("ip", "iptables", *((*rgw.PROGRAMS, "setpriv") if "--gateway" in sys.argv else ()))
     isolate(540)
     checks = Checks()
     directory = tempfile.mkdtemp(prefix="cluster-", dir=os.environ.get("LAMINA_TEST_DIR"))
@@ -382,12 +444,11 @@ def main():
     sh("ip", "link", "add", "br0", "type", "bridge")
     sh("ip", "addr", "add", BUCKET + "/24", "dev", "br0")
     sh("ip", "link", "set", "br0", "up")
-    bucket = BadBucket(host="0.0.0.0")
-    bucket.settings["conditional_delete"] = "--no-conditional-delete" not in sys.argv
-    endpoint = f"http://{BUCKET}:{bucket.port}"
-    nodes = [Node(i, directory, endpoint) for i in (1, 2, 3)]
-    sh("ip", "netns", "exec", nodes[0].space, "iptables", "-L", "-n")
+    bucket = CephBucket() if "--gateway" in sys.argv else OwnBucket()
+    nodes = []
     try:
+        nodes += [Node(i, directory, bucket) for i in (1, 2, 3)]
+        sh("ip", "netns", "exec", nodes[0].space, "iptables", "-L", "-n")
         check_refusal(checks, nodes[0])
         for node in nodes:
             done = node.join()
@@ -402,7 +463,7 @@ def main():
         check_upload(checks, nodes)
         check_etags(checks, nodes)
         acknowledged = check_chaos(checks, nodes)
-        fresh = Node(4, directory, endpoint)
+        fresh = Node(4, directory, bucket)
         checks.check(fresh.join().returncode == 0, "a fourth node joins")
         fresh.start()
         check_all_there(checks, nodes, fresh, acknowledged)
@@ -420,6 +481,7 @@ def main():
         for node in nodes:
             if node.process and node.process.poll() is None:
                 node.kill(signal.SIGTERM)
+        bucket.close()
         shutil.rmtree(directory, ignore_errors=True)
     checks.finish()
 
