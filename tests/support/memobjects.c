@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/memobjects.h"
 
+#include <pthread.h>
 #include <stdio.h>
 
 struct view {
@@ -13,6 +14,13 @@ static struct membucket *bucket_of(struct tier_objects *o)
         return ((struct view *)o)->b;
 }
 
+static void *run_hook(void *arg)
+{
+        struct membucket *b = arg;
+        b->hook(b->hook_arg);
+        return NULL;
+}
+
 /* Whether the request is done, and whether its answer is lost. */
 static int enter(struct membucket *b, bool *lost, struct cas_err *err)
 {
@@ -20,7 +28,9 @@ static int enter(struct membucket *b, bool *lost, struct cas_err *err)
         unsigned n = ++b->requests;
         if (b->hook_at == n && b->hook) {
                 b->hook_at = 0; /* what happens there makes requests of its own */
-                b->hook(b->hook_arg);
+                pthread_t other; /* who waits for the answer may hold locks */
+                cas_assert(pthread_create(&other, NULL, run_hook, b) == 0);
+                cas_assert(pthread_join(other, NULL) == 0);
         }
         bool fails = b->away || (b->fault_at == n && b->fault == MEMBUCKET_AWAY);
         *lost = b->fault_at == n && b->fault == MEMBUCKET_LOST_ACK;
