@@ -64,6 +64,10 @@ struct cas_backend_ops {
          * made, all bytes of files in the directories count as taken: what is cut off or removed by
          * recovery is given back. */
         void (*pack_shrunk)(struct cas_backend *b, uint32_t tier, uint64_t bytes);
+        /* Optional. Before so many bytes of a blob or an upload are written in the store's own
+         * directory. What goes there again is not told: it is looked at now and then. May block for
+         * room, for a stated time. Errors: NOSPACE. */
+        int (*own_grow)(struct cas_backend *b, uint64_t bytes, struct cas_err *err);
         /* The directory (borrowed) in which a sealed or open pack of that tier lies. Errors:
          * UNSUPPORTED (no such tier, or a remote one), IO (it is not reachable). */
         int (*pack_dir)(struct cas_backend *b, uint64_t pack_id, uint32_t tier, int *out_dirfd,

@@ -157,10 +157,23 @@ static void touch_locked(struct cas_packwriter *w, struct cas_packfile *pack, ui
                 (struct cas_touched){.pack = pack, .end_offset = end_offset};
 }
 
+/* Whether the pack in hand is where a new one would be put: its tier may have become full. */
+static bool is_well_placed(struct cas_packwriter *w)
+{
+        struct cas_backend *backend = w->ps->backend;
+        struct cas_err ignored = CAS_ERR_INIT;
+        uint32_t tier;
+        int dirfd;
+        return w->tier != CAS_TIER_ANY || w->pack->size_bytes <= CAS_PACK_HEADER_BYTES ||
+               backend->ops->pack_place(backend, w->pack->id, CAS_TIER_ANY, &dirfd, &tier,
+                                        &ignored) < 0 ||
+               tier == w->pack->tier;
+}
+
 /* The pack that the next record goes to. */
 static int writer_pack(struct cas_packwriter *w, struct cas_err *err)
 {
-        if (w->pack && !atomic_load(&w->pack->failed))
+        if (w->pack && !atomic_load(&w->pack->failed) && is_well_placed(w))
                 return 0;
         if (w->pack)
                 cas_packset_give(w->ps, cas_steal(&w->pack));

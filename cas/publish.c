@@ -320,8 +320,11 @@ int cas_publish_blob_write(struct cas_publish *p, const void *data, size_t len, 
         if (len > CAS_UPLOAD_BYTES_MAX - p->open.size_bytes)
                 return cas_fail(err, CAS_E_LIMIT, "blob: more than %llu bytes",
                                 (unsigned long long)CAS_UPLOAD_BYTES_MAX);
-        int rc = cas_io_pwrite_all(p->store->io, p->open.fd, data, len, p->open.size_bytes,
-                                   p->open.path, err);
+        int rc = cas_store_own_room(p->store, len, err);
+        if (rc < 0)
+                return rc;
+        rc = cas_io_pwrite_all(p->store->io, p->open.fd, data, len, p->open.size_bytes,
+                               p->open.path, err);
         if (rc < 0)
                 return rc;
         cas_hasher_update(p->open.hasher, data, len);

@@ -24,10 +24,18 @@ static int record_bytes(enum cas_family family, const void *value, size_t len, u
                 struct cas_object_record rec;
                 rc = cas_object_record_decode(value, len, &rec, err);
                 *out = rec.size_bytes;
+        } else if (family == CAS_FAMILY_CHUNKS) {
+                struct cas_chunk_record rec;
+                rc = cas_chunk_record_decode(value, len, &rec, err);
+                *out = rec.length_bytes;
         } else if (family == CAS_FAMILY_PACKS) {
                 struct cas_pack_record rec;
                 rc = cas_pack_record_decode(value, len, &rec, err);
                 *out = rec.size_bytes;
+        } else if (family == CAS_FAMILY_LAYERS) {
+                struct cas_layer_record rec;
+                rc = cas_layer_record_decode(&(struct cas_digest){0}, value, len, &rec, err);
+                *out = rec.content_bytes;
         } else if (family == CAS_FAMILY_TREES) {
                 struct cas_tree_record rec;
                 rc = cas_tree_record_decode(value, len, &rec, err);
@@ -100,9 +108,9 @@ int cas_store_stats(struct cas_store *s, struct cas_store_stats *out, struct cas
         *out = (struct cas_store_stats){0};
         const struct count_scan scans[] = {
                 {CAS_FAMILY_OBJECTS, &out->object_count, &out->object_bytes},
-                {CAS_FAMILY_CHUNKS, &out->chunk_count, NULL},
+                {CAS_FAMILY_CHUNKS, &out->chunk_count, &out->chunk_bytes},
                 {CAS_FAMILY_PACKS, &out->pack_count, &out->pack_bytes},
-                {CAS_FAMILY_LAYERS, &out->layer_count, NULL},
+                {CAS_FAMILY_LAYERS, &out->layer_count, &out->content_bytes},
                 {CAS_FAMILY_MANIFESTS, &out->manifest_count, NULL},
                 {CAS_FAMILY_TAGS, &out->tag_count, NULL},
                 {CAS_FAMILY_LEASES, &out->lease_count, NULL},

@@ -306,6 +306,12 @@ int cas_store_open_backend(struct cas_store *s, const struct cas_store_config *c
         return 0;
 }
 
+int cas_store_own_room(struct cas_store *s, uint64_t bytes, struct cas_err *err)
+{
+        const struct cas_backend_ops *ops = s->backend->ops;
+        return ops->own_grow && bytes > 0 ? ops->own_grow(s->backend, bytes, err) : 0;
+}
+
 struct cas_backend *cas_store_backend(struct cas_store *s)
 {
         return s->backend;

@@ -57,8 +57,9 @@ struct cas_store_stats {
         uint64_t recipe_count, recipe_bytes;       /* proved ones; bytes before compression */
         uint64_t refused_count;                    /* looked at, and stay verbatim */
         uint64_t object_count, object_bytes;       /* distinct file contents */
-        uint64_t chunk_count;
-        uint64_t pack_count, pack_bytes; /* stored */
+        uint64_t chunk_count, chunk_bytes;         /* distinct pieces of them, before compression */
+        uint64_t pack_count, pack_bytes;           /* stored */
+        uint64_t content_bytes;                    /* of files, in each layer that has them */
         uint64_t layer_count, manifest_count, repo_count, tag_count, lease_count;
         uint64_t tree_count, tree_bytes;
 };

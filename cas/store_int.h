@@ -116,6 +116,10 @@ int cas_store_open_bare(const struct cas_store_config *config, struct cas_store 
 int cas_store_open_parts(struct cas_store *s, const struct cas_store_config *config,
                          struct cas_err *err) CAS_MUST_CHECK;
 
+/* Before so many bytes of a blob or an upload are written: room for them. May block. Errors:
+ * NOSPACE. */
+int cas_store_own_room(struct cas_store *s, uint64_t bytes, struct cas_err *err) CAS_MUST_CHECK;
+
 /* Opens STORE/packs, and the backend that the configuration asks for. */
 int cas_store_open_backend(struct cas_store *s, const struct cas_store_config *config,
                            struct cas_err *err) CAS_MUST_CHECK;

@@ -141,9 +141,10 @@ int cas_pack_move(struct cas_store *s, uint64_t pack_id, const struct cas_pack_m
         if (rc < 0)
                 return rc;
         out->bytes_before = out->bytes_after = rec.size_bytes;
-        if (rec.tier == o->to)
+        bool denser = !o->as_it_is && to.density > rec.density;
+        if (rec.tier == o->to && !denser)
                 return 0;
-        if (!o->as_it_is && to.density > rec.density)
+        if (denser)
                 return move_recoded(s, pack_id, (enum cas_pack_density)to.density, o, out, err);
         rc = cas_packset_move(s->packset, pack_id, o, &out->bytes_after, &as_it_is, err);
         if (rc == 0 && !as_it_is)

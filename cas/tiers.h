@@ -31,12 +31,12 @@ struct cas_pack_move_result {
         uint64_t bytes_before, bytes_after; /* of files */
         bool recoded;                       /* its chunks are in other packs now */
 };
-/* Moves the home copy of a pack to another tier while everything else goes on: recoded with the
- * tier's density where that is denser than the pack's (only what is live goes along), else as it
- * is. New copy durable, then one batch of the index, then the old copy goes: broken off at any
- * point, nothing is lost and the next call goes on. A pack that is on that tier already is success.
- * Errors: BUSY (somebody writes to it, or it was stopped), NOTFOUND, NOSPACE, CORRUPT (damage: it
- * stays), IO, UNSUPPORTED (no such tier). */
+/* Moves the home copy of a pack to another tier, or has it recoded on its own, while everything
+ * else goes on: recoded with the tier's density where that is denser than the pack's (only what is
+ * live goes along), else as it is. New copy durable, then one batch of the index, then the old copy
+ * goes: broken off at any point, nothing is lost and the next call goes on. A pack that is on that
+ * tier already, and as dense, is success. Errors: BUSY (somebody writes to it, or it was stopped),
+ * NOTFOUND, NOSPACE, CORRUPT (damage: it stays), IO, UNSUPPORTED (no such tier). */
 int cas_pack_move(struct cas_store *s, uint64_t pack_id, const struct cas_pack_move_options *o,
                   struct cas_pack_move_result *out, struct cas_err *err) CAS_MUST_CHECK;
 

@@ -486,6 +486,8 @@ int cas_upload_append(struct cas_upload *u, const void *data, size_t len, struct
         if (u->over)
                 return fail_over(u, err);
         int rc = len > 0 ? unshare_file(u, err) : 0;
+        if (rc == 0)
+                rc = cas_store_own_room(u->store, len, err);
         if (rc < 0)
                 return rc;
         state->synced = false;

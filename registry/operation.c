@@ -363,6 +363,10 @@ static void append_stats(struct reg_operation *op, struct cas_buf *out)
                 {"lamina_store_chunks", "Chunks of files.", s.chunk_count},
                 {"lamina_store_packs", "Packs.", s.pack_count},
                 {"lamina_store_pack_bytes", "Bytes of packs.", s.pack_bytes},
+                {"lamina_store_content_bytes", "Bytes of files, in each layer that has them.",
+                 s.content_bytes},
+                {"lamina_store_chunk_bytes", "Bytes of chunks before compression.", s.chunk_bytes},
+                {"lamina_store_recipe_bytes", "Bytes of recipes.", s.recipe_bytes},
                 {"lamina_store_trees", "Trees that are kept.", s.tree_count},
                 {"lamina_store_tree_bytes", "Bytes of trees.", s.tree_bytes},
                 {"lamina_store_leases", "Leases.", s.lease_count},
@@ -469,6 +473,8 @@ static void reply_metrics(struct reg_operation *op, struct reg_http_req *req)
         append_stats(op, &out);
         append_webhooks(op, &out);
         append_disk(op, &out);
+        if (op->all->more_metrics)
+                op->all->more_metrics(op->all->more_metrics_arg, &out);
         reg_http_reply_header(req, "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
         reg_http_reply_header(req, "Cache-Control", "no-store");
         reg_http_reply_buf(req, 200, &out);

@@ -4,7 +4,7 @@
 #ifndef REG_CONFIG_H
 #define REG_CONFIG_H
 
-#include "cas/err.h"
+#include "cas/buf.h"
 
 /* An area's settings. name: what follows the word in the section's header, "" when nothing does.
  * Errors: NOTFOUND (no such key), INVALID (the message says what is expected). */
@@ -22,6 +22,9 @@ struct reg_config {
         unsigned connections_max, idle_s, header_s, rate_min; /* 0: as reg_http_config has them */
         char *trusted_proxies;             /* owned; NULL: none (reg_http_config) */
         void *areas[REG_CONFIG_AREAS_MAX]; /* in the order of the table in reg_config.c */
+        /* Appends what others count to /metrics; may be NULL. From many threads. */
+        void (*more_metrics)(void *arg, struct cas_buf *out);
+        void *more_metrics_arg;
 };
 void reg_config_release(struct reg_config *c);
 /* One line of the file. *known false: the section is none of the registry's. */

@@ -9,6 +9,8 @@
 
 /* A new piece of a pack goes to a tier with so much room, or an eighth of the capacity. */
 #define PLACE_BYTES (32 * CAS_MIB)
+/* … which is no less than the longest record. */
+#define RECORD_BYTES (CAS_BLOCK_BYTES_MAX + CAS_MIB)
 /* Left free of a file system: a hundredth, between these. */
 #define RESERVE_BYTES_MIN (16 * CAS_MIB)
 #define RESERVE_BYTES_MAX CAS_GIB
@@ -189,8 +191,7 @@ int tier_room_take(struct tier_set *set, uint32_t id, uint64_t bytes, bool pack,
         int rc = t ? room_await_locked(set, t, bytes, err) : 0; /* it is being forgotten */
         if (rc == 0 && t) {
                 *(pack ? &t->home_bytes : &t->other_bytes) += bytes;
-                if (pack)
-                        t->written_bytes += bytes;
+                *(pack ? &t->written_bytes : &t->other_taken) += bytes;
                 take_locked(t, bytes);
         }
         cas_mutex_unlock(&set->mutex);
@@ -223,18 +224,28 @@ static bool takes_locked(const struct tier *t)
 static uint64_t place_bytes(const struct tier *t)
 {
         uint64_t capacity = t->config.capacity_bytes;
-        return capacity ? cas_min_u64(PLACE_BYTES, capacity / 8) : PLACE_BYTES;
+        return capacity ? cas_min_u64(PLACE_BYTES, cas_max_u64(capacity / 8, RECORD_BYTES))
+                        : PLACE_BYTES;
 }
 
-/* The fastest directory that has room; with `evict` what its cache holds is room. */
-static struct tier *fastest_locked(struct tier_set *set, bool evict)
+/* Room for packs there; what the cache holds is room. On tier 0 what is above the high mark is kept
+ * for blobs and uploads, which have no other place. */
+static uint64_t pack_room_locked(struct tier *t, bool to_the_brim)
+{
+        uint64_t capacity = t->config.capacity_bytes;
+        uint64_t room = tier_room_locked(t) + t->cached_bytes;
+        if (t->id != CAS_TIER_OWN || to_the_brim || !capacity)
+                return room;
+        return less(room, capacity - capacity / 100 * t->config.high_percent);
+}
+
+/* The fastest directory that has room. */
+static struct tier *fastest_locked(struct tier_set *set, bool to_the_brim)
 {
         for (size_t i = 0; i < set->count; i++) {
                 struct tier *t = set->tiers[i];
-                if (!takes_locked(t) || !tier_is_local(t))
-                        continue;
-                uint64_t room = tier_room_locked(t) + (evict ? t->cached_bytes : 0);
-                if (room >= place_bytes(t))
+                if (takes_locked(t) && tier_is_local(t) &&
+                    pack_room_locked(t, to_the_brim) >= place_bytes(t))
                         return t;
         }
         return NULL;
@@ -251,7 +262,9 @@ static struct tier *first_locked(struct tier_set *set)
 
 static int place_any_locked(struct tier_set *set, struct tier **out, struct cas_err *err)
 {
-        *out = fastest_locked(set, true);
+        *out = fastest_locked(set, false);
+        if (!*out)
+                *out = fastest_locked(set, true);
         if (*out)
                 return 0;
         struct tier *first = first_locked(set);
@@ -341,6 +354,15 @@ uint64_t tier_set_excess(struct tier_set *set, uint32_t tier, bool began)
         }
         cas_mutex_unlock(&set->mutex);
         return excess;
+}
+
+bool tier_set_is_wanted(struct tier_set *set, uint32_t tier)
+{
+        cas_mutex_lock(&set->mutex);
+        const struct tier *t = tier_by_id_locked(set, tier);
+        bool wanted = t && t->waiters > 0;
+        cas_mutex_unlock(&set->mutex);
+        return wanted;
 }
 
 void tier_set_stuck(struct tier_set *set, uint32_t tier)

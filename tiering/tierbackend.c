@@ -29,6 +29,11 @@ static void op_pack_shrunk(struct cas_backend *b, uint32_t tier, uint64_t bytes)
         tier_room_give(set_of(b), tier, bytes, true);
 }
 
+static int op_own_grow(struct cas_backend *b, uint64_t bytes, struct cas_err *err)
+{
+        return tier_room_take(set_of(b), CAS_TIER_OWN, bytes, false, err);
+}
+
 static int op_pack_dir(struct cas_backend *b, uint64_t pack_id CAS_UNUSED, uint32_t tier,
                        int *out_dirfd, struct cas_err *err)
 {
@@ -100,6 +105,34 @@ static int op_tier_each(struct cas_backend *b,
                         rc = fn(arg, &info, dirfd, err);
         }
         return rc;
+}
+
+/* ---- buckets ---- */
+
+static int op_remote_put(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                         int fd, struct cas_err *err)
+{
+        return tier_remote_put(set_of(b), tier, pack, fd, err);
+}
+
+static int op_remote_get(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                         int fd, struct cas_err *err)
+{
+        return tier_remote_get(set_of(b), tier, pack, fd, err);
+}
+
+static int op_remote_delete(struct cas_backend *b, uint32_t tier, const struct cas_pack_file *pack,
+                            struct cas_err *err)
+{
+        return tier_remote_delete(set_of(b), tier, pack, err);
+}
+
+static int op_remote_each(struct cas_backend *b, uint32_t tier,
+                          int (*fn)(void *arg, const struct cas_pack_file *pack,
+                                    struct cas_err *err),
+                          void *arg, struct cas_err *err)
+{
+        return tier_remote_each(set_of(b), tier, fn, arg, err);
 }
 
 /* ---- blocks ---- */
@@ -230,9 +263,14 @@ const struct cas_backend_ops tier_set_ops = {
         .pack_place = op_pack_place,
         .pack_grow = op_pack_grow,
         .pack_shrunk = op_pack_shrunk,
+        .own_grow = op_own_grow,
         .pack_dir = op_pack_dir,
         .tier_info = op_tier_info,
         .tier_each = op_tier_each,
+        .remote_put = op_remote_put,
+        .remote_get = op_remote_get,
+        .remote_delete = op_remote_delete,
+        .remote_each = op_remote_each,
         .block_open = op_block_open,
         .block_close = op_block_close,
         .cache_open = op_cache_open,

@@ -22,7 +22,16 @@ static int home_open(void *arg, uint32_t tier, uint64_t pack_id, int *out_fd, st
         return *out_fd < 0 ? cas_fail_sys(err, errno, "pack %s", name) : 0;
 }
 
+static int remote_read(void *arg, uint32_t tier, const struct cas_pack_file *pack, uint64_t offset,
+                       void *out, size_t len, struct cas_err *err)
+{
+        struct tier_bucket *bucket;
+        int rc = tier_bucket_of(arg, tier, &bucket, err);
+        return rc < 0 ? rc : tier_bucket_read(bucket, pack, offset, out, len, err);
+}
+
 static const struct tier_blocks_ops blocks_ops = {.home_open = home_open,
+                                                  .remote_read = remote_read,
                                                   .room_take = tier_cache_room_take,
                                                   .room_give = tier_cache_room_give};
 

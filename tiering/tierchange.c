@@ -72,10 +72,31 @@ static int parent_check(struct tier_set *set, const char *where, struct cas_err 
         return 0;
 }
 
+static int pack_found(void *arg, const struct cas_pack_file *pack CAS_UNUSED, struct cas_err *err)
+{
+        return cas_fail(err, CAS_E_DENIED,
+                        "%s holds packs of a tier of this store, or of one that this is a copy of: "
+                        "it is left alone",
+                        (const char *)arg);
+}
+
+/* The marker may be that of the store that this one is a copy of. */
+static int bucket_is_new(const struct tier_bucket_config *config, const char *where,
+                         struct cas_err *err)
+{
+        tier_cleanup_bucket struct tier_bucket *bucket = NULL;
+        int rc = tier_bucket_open(config, &bucket, err);
+        return rc < 0 ? rc : tier_bucket_each(bucket, pack_found, (void *)(uintptr_t)where, err);
+}
+
 static int place_make(struct tier_set *set, struct tier_config *c, struct cas_err *err)
 {
-        if (c->class == TIER_REMOTE)
-                return cas_fail(err, CAS_E_UNSUPPORTED, "no tiers in buckets in this version");
+        if (c->class == TIER_REMOTE) {
+                const struct tier_bucket_config bucket = {
+                        .s3 = c->s3, .store_id = set->store_id, .tier = c->id, .name = c->name};
+                int rc = tier_bucket_make(&bucket, err);
+                return rc < 0 ? rc : bucket_is_new(&bucket, c->where, err);
+        }
         const struct tier_dir_name name = {.store_id = set->store_id, .id = c->id, .name = c->name};
         int rc = parent_check(set, c->where, err);
         if (rc == 0)
@@ -138,7 +159,7 @@ int tier_set_add(struct tier_set *set, const struct tier_config *c, struct cas_e
         int rc = tier_add(set, &copy, err);
         cas_mutex_unlock(&set->changing);
         if (rc == 0)
-                cas_log(CAS_LOG_INFO, "tiers", "added=%s where=%s", copy.name, copy.where);
+                cas_log(CAS_LOG_DEBUG, "tiers", "added=%s where=%s", copy.name, copy.where);
         tier_config_release(&copy);
         return rc < 0 ? cas_err_wrap(err, "tier %s", c->name) : 0;
 }
@@ -150,10 +171,20 @@ static bool texts_differ(const char *a, const char *b)
         return (a == NULL) != (b == NULL) || (a && strcmp(a, b) != 0);
 }
 
+static bool buckets_differ(const struct s3_config *a, const struct s3_config *b)
+{
+        if (!a || !b)
+                return a != b;
+        return a->path_style != b->path_style || texts_differ(a->endpoint, b->endpoint) ||
+               texts_differ(a->region, b->region) || texts_differ(a->ca_file, b->ca_file) ||
+               texts_differ(a->sse, b->sse) || texts_differ(a->sse_kms_key, b->sse_kms_key) ||
+               texts_differ(a->credentials, b->credentials);
+}
+
 static int change_check(const struct tier *t, const struct tier_config *c, struct cas_err *err)
 {
         if (tier_is_local(t) != (c->class != TIER_REMOTE) ||
-            texts_differ(t->config.where, c->where))
+            texts_differ(t->config.where, c->where) || buckets_differ(t->config.s3, c->s3))
                 return cas_fail(err, CAS_E_INVALID,
                                 "where a tier lies is not changed: add another, and evacuate this");
         return tier_config_check(c, err);
@@ -214,6 +245,8 @@ static void place_unmake(struct tier *t)
         int rc = 0;
         if (t->dir.packs_fd >= 0 && t->state == TIER_OK)
                 rc = tier_dir_unmake(t->config.where, &t->dir, &err);
+        else if (t->bucket)
+                rc = tier_bucket_unmake(t->bucket, &err);
         if (rc < 0)
                 cas_log(CAS_LOG_WARN, "tiers", "tier=%s left=behind message=\"%s\"", t->name,
                         err.msg);

@@ -72,9 +72,10 @@ static int marker_read(int dirfd, struct cas_buf *out, struct cas_err *err)
 /* ---- making ---- */
 
 /* What a fresh file system has, and what a making that broke off left, do not count. */
-static int first_name(int dirfd, char out[NAME_MAX + 1], struct cas_err *err)
+static int first_name(int dirfd, bool marked, char out[NAME_MAX + 1], struct cas_err *err)
 {
-        static const char *const passed[] = {".", "..", "lost+found", MARKER_NEW, PACKS, CACHE};
+        const char *const passed[] = {".",   "..",  "lost+found",         MARKER_NEW,
+                                      PACKS, CACHE, marked ? MARKER : "."};
         int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         DIR *dir = fd < 0 ? NULL : fdopendir(fd);
         if (!dir) {
@@ -107,7 +108,7 @@ static int parts_check(int dirfd, const char *where, struct cas_err *err)
                         continue;
                 if (fd < 0)
                         return cas_fail_sys(err, errno, "%s/%s", where, parts[i]);
-                if (first_name(fd, name, err) < 0)
+                if (first_name(fd, false, name, err) < 0)
                         return cas_err_wrap(err, "%s/%s", where, parts[i]);
                 if (name[0])
                         return cas_fail(err, CAS_E_DENIED,
@@ -118,28 +119,40 @@ static int parts_check(int dirfd, const char *where, struct cas_err *err)
         return 0;
 }
 
-static int new_check(int dirfd, const char *where, const struct tier_dir_name *n, bool *made,
+/* A marker of this store is no hindrance where no packs are: it may be of a tier that is on no list
+ * any more, or of a copy of the store. */
+static int new_check(int dirfd, const char *where, const struct tier_dir_name *n,
                      struct cas_err *err)
 {
         cas_cleanup_buf struct cas_buf marker = CAS_BUF_INIT;
-        struct cas_err miss = CAS_ERR_INIT;
-        char name[NAME_MAX + 1];
+        struct cas_err miss = CAS_ERR_INIT, other = CAS_ERR_INIT;
+        char name[NAME_MAX + 1], store[80];
         int rc = marker_read(dirfd, &marker, &miss);
-        *made = rc == 0;
-        if (rc == 0)
-                return marker_check(where, cas_buf_str(&marker), n, err);
-        if (rc != -CAS_E_NOTFOUND) {
+        if (rc < 0 && rc != -CAS_E_NOTFOUND) {
                 *err = miss;
                 return cas_err_wrap(err, "%s", where);
         }
-        if (first_name(dirfd, name, err) < 0)
+        const char *text = cas_buf_str(&marker);
+        bool ours = rc == 0 && marker_value(text, "store", store, sizeof(store)) &&
+                    strcmp(store, n->store_id) == 0;
+        if (rc == 0 && !ours)
+                return marker_check(where, text, n, err);
+        if (first_name(dirfd, ours, name, err) < 0)
                 return cas_err_wrap(err, "%s", where);
         if (name[0])
                 return cas_fail(err, CAS_E_DENIED,
                                 "%s is not empty (%s): a tier needs a directory of its own; choose "
                                 "an empty one",
                                 where, name);
-        return parts_check(dirfd, where, err);
+        rc = parts_check(dirfd, where, err);
+        if (rc == -CAS_E_DENIED && ours && marker_check(where, text, n, &other) < 0)
+                *err = other;
+        else if (rc == -CAS_E_DENIED && ours)
+                (void)cas_fail(err, CAS_E_DENIED,
+                               "%s holds packs of a tier of this store, or of one that this is a "
+                               "copy of: it is left alone",
+                               where);
+        return rc;
 }
 
 static int new_fill(int dirfd, const struct tier_dir_name *n, struct cas_err *err)
@@ -170,9 +183,8 @@ int tier_dir_make(const char *where, const struct tier_dir_name *n, char **path,
         cas_cleanup_fd int fd = open(real, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0)
                 return cas_fail_sys(err, errno, "%s", real);
-        bool made;
-        int rc = new_check(fd, real, n, &made, err);
-        if (rc == 0 && !made && new_fill(fd, n, err) < 0)
+        int rc = new_check(fd, real, n, err);
+        if (rc == 0 && new_fill(fd, n, err) < 0)
                 rc = cas_err_wrap(err, "%s", real);
         if (rc < 0)
                 return rc;

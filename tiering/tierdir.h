@@ -24,8 +24,8 @@ struct tier_dir_name {
 };
 
 /* Makes an empty directory a tier's: itself (its parent must be there), the marker and what is in
- * it; durable on return. One that has this very marker is success. *path: as it is called without
- * links (owned).
+ * it; durable on return. One with this store's marker and no packs is as good as empty. *path: as
+ * it is called without links (owned).
  * Errors: DENIED (something else lies there; says what to do), INVALID, IO, NOSPACE. */
 int tier_dir_make(const char *where, const struct tier_dir_name *name, char **path,
                   struct cas_err *err) CAS_MUST_CHECK;

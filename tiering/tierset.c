@@ -11,6 +11,8 @@
 
 #define OWN_PACKS "packs"
 #define OWN_CACHE "cache"
+#define RECOUNT_NS UINT64_C(600000000000)
+#define RECOUNT_FULL_NS UINT64_C(5000000000)
 #define OWN_DEPTH_MAX 4 /* of directories of blobs */
 
 uint64_t tier_now_ns(void)
@@ -92,6 +94,8 @@ static struct tier *tier_new(struct tier_set *set, const struct tier_config *c)
 
 static void tier_free(struct tier *t)
 {
+        if (t->bucket)
+                tier_bucket_close(t->bucket);
         tier_dir_close(&t->dir);
         tier_config_release(&t->config);
         cas_pace_release(&t->pace);
@@ -262,6 +266,9 @@ static int own_count(struct tier_set *set, struct cas_err *err)
 {
         static const char *const parts[] = {"blobs", "uploads"};
         uint64_t all = 0;
+        cas_mutex_lock(&set->mutex);
+        uint64_t taken = tier_by_id_locked(set, CAS_TIER_OWN)->other_taken;
+        cas_mutex_unlock(&set->mutex);
         for (size_t i = 0; i < CAS_COUNT(parts); i++) {
                 uint64_t bytes;
                 if (tier_dir_tree_bytes(set->store_dirfd, parts[i], OWN_DEPTH_MAX, &bytes, err) < 0)
@@ -269,9 +276,23 @@ static int own_count(struct tier_set *set, struct cas_err *err)
                 all += bytes;
         }
         cas_mutex_lock(&set->mutex);
-        tier_by_id_locked(set, CAS_TIER_OWN)->other_bytes += all;
+        struct tier *own = tier_by_id_locked(set, CAS_TIER_OWN);
+        own->other_bytes = all + own->other_taken - taken; /* of what came meanwhile, all */
+        set->recounted_ns = tier_now_ns();
+        (void)pthread_cond_broadcast(&set->room);
         cas_mutex_unlock(&set->mutex);
         return 0;
+}
+
+void tier_set_recount(struct tier_set *set)
+{
+        struct cas_err err = CAS_ERR_INIT;
+        bool full = tier_set_excess(set, CAS_TIER_OWN, false) > 0;
+        cas_mutex_lock(&set->mutex);
+        uint64_t age = tier_now_ns() - set->recounted_ns;
+        cas_mutex_unlock(&set->mutex);
+        if (age > (full ? RECOUNT_FULL_NS : RECOUNT_NS) && own_count(set, &err) < 0)
+                cas_log(CAS_LOG_WARN, "tiers", "recount=failed message=\"%s\"", err.msg);
 }
 
 static int cache_open(struct tier_set *set, struct cas_err *err)
@@ -354,6 +375,10 @@ int tier_set_enlist(struct tier_set *set, const struct tier_config *c, struct ca
                 return -(int)err->code;
         if (tier_is_local(t))
                 tier_look(set, t);
+        cas_mutex_lock(&set->mutex);
+        if (set->mover_wake)
+                set->mover_wake(set->mover_arg);
+        cas_mutex_unlock(&set->mutex);
         return cache_open(set, err);
 }
 
@@ -399,9 +424,13 @@ static void status_fill_locked(struct tier *t, struct tier_status *out)
                 .waits = t->waits,
                 .waited_ms = t->waited_ms,
                 .refused = t->refused,
+                .waiters = t->waiters,
                 .is_cache = t == t->set->cache_tier,
         };
         tier_config_copy(&out->config, &t->config);
+        out->has_counts = t->bucket != NULL;
+        if (t->bucket)
+                tier_bucket_counts(t->bucket, &out->counts);
 }
 
 void tier_set_each(struct tier_set *set, bool (*fn)(void *arg, const struct tier_status *t),
@@ -478,6 +507,11 @@ struct cas_pace *tier_set_pace(struct tier_set *set, uint32_t tier)
 struct tier_heat *tier_set_heat(struct tier_set *set)
 {
         return set->heat;
+}
+
+int tier_set_save_heat(struct tier_set *set, struct cas_err *err)
+{
+        return tier_heat_save(set->heat, set->store_dirfd, err);
 }
 
 void tier_set_mover(struct tier_set *set, void (*wake)(void *arg), void *arg)

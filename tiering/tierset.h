@@ -46,8 +46,10 @@ struct tier_status {
         uint64_t room_bytes;                /* what can be written now, the cache left alone */
         uint64_t written_bytes, read_bytes; /* of packs, since the store was opened */
         uint64_t waits, waited_ms, refused; /* writers who wanted room; who got none */
+        unsigned waiters;                   /* for room, now */
         bool is_cache;                      /* the cache of blocks lies there */
-        const struct s3_counts *remote;     /* of a bucket that was spoken to; or NULL */
+        bool has_counts;                    /* it is a bucket that was spoken to: */
+        struct s3_counts counts;
 };
 /* Calls fn with each, from fast to slow, until it returns false. Nothing is locked meanwhile. */
 void tier_set_each(struct tier_set *set, bool (*fn)(void *arg, const struct tier_status *t),
@@ -92,6 +94,12 @@ struct cas_pace *tier_set_pace(struct tier_set *set, uint32_t tier);
 struct tier_heat *tier_set_heat(struct tier_set *set); /* borrowed */
 /* Who waits for room may hope while one is at work; it is woken when somebody wants room. */
 void tier_set_mover(struct tier_set *set, void (*wake)(void *arg), void *arg);
+/* What has gone of blobs and uploads is not told to us: walks them when that was long ago, or
+ * sooner when tier 0 is above its mark. */
+void tier_set_recount(struct tier_set *set);
+/* Whether somebody waits for room there. */
+bool tier_set_is_wanted(struct tier_set *set, uint32_t tier);
+int tier_set_save_heat(struct tier_set *set, struct cas_err *err) CAS_MUST_CHECK;
 /* Nothing can be moved off the tier: who waits there does so in vain. */
 void tier_set_stuck(struct tier_set *set, uint32_t tier);
 /* Home bytes of a bucket, counted. */

@@ -31,6 +31,7 @@ struct tier {
         unsigned waiters;        /* for room here */
         bool stuck;              /* and in vain: the mover found nothing to move */
         uint64_t waits, waited_ms, refused;
+        uint64_t other_taken; /* tier 0: of other_bytes, ever */
 };
 
 struct tier_set {
@@ -44,6 +45,7 @@ struct tier_set {
 
         struct cas_mutex mutex; /* a leaf, but for those of cas; guards all below */
         pthread_cond_t room;    /* some was given back, or the mover has come or gone */
+        uint64_t recounted_ns;  /* CLOCK_MONOTONIC */
         struct tier **tiers;    /* by speed; owned, those that are gone too */
         size_t count;
         uint32_t next_id;
@@ -101,8 +103,19 @@ int tier_cache_open(struct tier_set *set, struct cas_err *err) CAS_MUST_CHECK;
 /* Gives it the size that it may have now. */
 void tier_cache_fit(struct tier_set *set);
 void tier_cache_close(struct tier_set *set);
+
+/* tierbuckets.c */
 /* The bucket of a remote tier, opened when it was not. Errors: UNSUPPORTED (none such), IO, … */
 int tier_bucket_of(struct tier_set *set, uint32_t id, struct tier_bucket **out,
                    struct cas_err *err) CAS_MUST_CHECK;
+int tier_remote_put(struct tier_set *set, uint32_t tier, const struct cas_pack_file *pack, int fd,
+                    struct cas_err *err) CAS_MUST_CHECK;
+int tier_remote_get(struct tier_set *set, uint32_t tier, const struct cas_pack_file *pack, int fd,
+                    struct cas_err *err) CAS_MUST_CHECK;
+int tier_remote_delete(struct tier_set *set, uint32_t tier, const struct cas_pack_file *pack,
+                       struct cas_err *err) CAS_MUST_CHECK;
+int tier_remote_each(struct tier_set *set, uint32_t tier,
+                     int (*fn)(void *arg, const struct cas_pack_file *pack, struct cas_err *err),
+                     void *arg, struct cas_err *err) CAS_MUST_CHECK;
 
 #endif

@@ -9,7 +9,7 @@
 #include <time.h>
 
 #include "tiering/cluster.h"
-#include "tiering/tierset.h"
+#include "tiering/mover.h"
 #include "tools/control.h"
 #include "tools/decoder.h"
 #include "tools/ops.h"
@@ -50,8 +50,11 @@ static int call_here(const char *store_path, const struct op *op, const json_t *
         *busy = rc == -CAS_E_BUSY;
         if (rc < 0)
                 return rc;
-        struct op_context ctx = {.progress = progress};
-        return op->run(s, args, &ctx, result, err);
+        struct op_context ctx = {.progress = progress,
+                                 .mover = tier_mover_start(s, TIER_MOVER_WANTED)};
+        rc = op->run(s, args, &ctx, result, err);
+        tier_mover_stop(ctx.mover);
+        return rc;
 }
 
 /* The owner may see other mounts than we do: it is told whose names the paths are. */

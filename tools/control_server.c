@@ -23,6 +23,7 @@ struct control_server {
         struct cas_store *store;
         struct reg_registry *registry; /* NULL: none */
         struct remotes *remotes;
+        struct tier_mover *mover;
         json_t *info; /* owned */
         atomic_uint_fast64_t used_s;
         atomic_uint under_way;
@@ -120,6 +121,7 @@ static void call_run(struct call *call, const json_t *args)
         struct op_context ctx = {.progress = &sink,
                                  .registry = call->server->registry,
                                  .remotes = call->server->remotes,
+                                 .mover = call->server->mover,
                                  .ending = &call->server->ending};
         struct cas_err err = CAS_ERR_INIT;
         json_t *result = NULL;
@@ -203,13 +205,14 @@ static void request_begin(void *arg, struct reg_http_req *req)
 }
 
 int control_server_start(struct cas_store *s, struct reg_registry *registry,
-                         struct remotes *remotes, json_t *info, struct control_server **out,
-                         struct cas_err *err)
+                         struct remotes *remotes, struct tier_mover *mover, json_t *info,
+                         struct control_server **out, struct cas_err *err)
 {
         struct control_server *c = cas_xcalloc(1, sizeof(*c));
         c->store = s;
         c->registry = registry;
         c->remotes = remotes;
+        c->mover = mover;
         c->info = json_incref(info);
         atomic_init(&c->used_s, monotonic_ns() / 1000000000);
         cas_cleanup_free char *path = cas_xasprintf("%s/" CONTROL_SOCKET_NAME, cas_store_path(s));

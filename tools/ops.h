@@ -13,10 +13,12 @@
 
 struct reg_registry;
 struct remotes;
+struct tier_mover;
 struct op_context {
         const struct cas_progress *progress; /* may be NULL */
         struct reg_registry *registry;       /* that this process runs on the store; may be NULL */
         struct remotes *remotes;             /* of this process; may be NULL */
+        struct tier_mover *mover;            /* the same */
         const _Atomic bool *ending; /* this process is about to end: long work stops where it can go
                                      * on later; may be NULL */
 };
@@ -113,5 +115,23 @@ int op_inspect(struct cas_store *s, const json_t *args, const struct op_context 
 /* ops_condense.c */
 int op_condense(struct cas_store *s, const json_t *args, const struct op_context *ctx,
                 json_t **result, struct cas_err *err);
+/* ops_tier.c */
+int op_tier_list(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                 json_t **result, struct cas_err *err);
+int op_tier_add(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                json_t **result, struct cas_err *err);
+int op_tier_set(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                json_t **result, struct cas_err *err);
+int op_tier_remove(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                   json_t **result, struct cas_err *err);
+int op_tier_move(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                 json_t **result, struct cas_err *err);
+int op_tier_evacuate(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                     json_t **result, struct cas_err *err);
+int op_tier_pause(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                  json_t **result, struct cas_err *err);
+/* ops_tierexplain.c */
+int op_tier_explain(struct cas_store *s, const json_t *args, const struct op_context *ctx,
+                    json_t **result, struct cas_err *err);
 
 #endif

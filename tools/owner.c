@@ -19,7 +19,7 @@
 #include "fusefs/resolve.h"
 #include "registry/registry.h"
 #include "tiering/cluster.h"
-#include "tiering/tierset.h"
+#include "tiering/mover.h"
 #include "tools/cli.h"
 #include "tools/control.h"
 #include "tools/control_server.h"
@@ -27,6 +27,7 @@
 #include "tools/paths.h"
 #include "tools/remotes.h"
 #include "tools/repair_source.h"
+#include "tools/tier_metrics.h"
 
 #define TICK_S 1
 #define UPLOAD_AGE_S (24 * 3600) /* unfinished uploads that nobody touches go */
@@ -43,12 +44,14 @@ struct owner {
         char *program;
         struct ffs_host host; /* borrows */
         struct ffs_resolver *resolver;
+        struct reg_config reg_config; /* borrows; what config->registry is, and our metrics */
         struct reg_registry *registry;
         struct cas_condenser *condenser;
         struct repair_source source;
         struct cas_caretaker *caretaker;
         struct remotes *remotes;
         struct cas_filler *filler;
+        struct tier_mover *mover;
         struct control_server *control;
 };
 
@@ -155,6 +158,12 @@ static int store_open(struct owner *o, struct cas_store_config *store, struct ca
         }
 }
 
+static void more_metrics(void *arg, struct cas_buf *out)
+{
+        const struct owner *o = arg;
+        tier_metrics_append(o->store, o->mover, out);
+}
+
 static int owner_start(struct owner *o, struct cas_err *err)
 {
         const struct owner_config *c = o->config;
@@ -179,7 +188,12 @@ static int owner_start(struct owner *o, struct cas_err *err)
             leases_reconcile(o, err) < 0 ||
             ffs_resolver_start(o->store, o->resolve_path, &o->resolver, err) < 0)
                 return -(int)err->code;
-        if (c->registry && reg_start(o->store, c->registry, &o->registry, err) < 0)
+        o->mover = tier_mover_start(o->store, TIER_MOVER_ALWAYS);
+        if (c->registry)
+                o->reg_config = *c->registry;
+        o->reg_config.more_metrics = more_metrics;
+        o->reg_config.more_metrics_arg = o;
+        if (c->registry && reg_start(o->store, &o->reg_config, &o->registry, err) < 0)
                 return cas_err_wrap(err, "registry at %s", c->registry->listen);
         if (c->condense_share_percent > 0) {
                 const struct cas_condenser_config condenser = {
@@ -204,7 +218,8 @@ static int owner_start(struct owner *o, struct cas_err *err)
         if (!info)
                 return cas_fail(err, CAS_E_INVALID, "the paths of the store are not UTF-8");
         /* Last: whoever gets an answer here finds all of it running. */
-        return control_server_start(o->store, o->registry, o->remotes, info, &o->control, err);
+        return control_server_start(o->store, o->registry, o->remotes, o->mover, info, &o->control,
+                                    err);
 }
 
 /* Mounts go on by the former program where this one cannot serve them. */
@@ -243,6 +258,7 @@ static void owner_stop(struct owner *o)
         if (o->registry)
                 reg_stop(o->registry, REGISTRY_STOP_MS);
         cas_filler_stop(o->filler);
+        tier_mover_stop(o->mover); /* after all who wait for room */
         cas_condenser_stop(o->condenser);
         if (o->resolver && !owner_has_mounts(o) && ffs_host_shutdown(&o->host, &err) < 0)
                 cas_log(CAS_LOG_WARN, "owner", "shutdown=failed message=\"%s\"", err.msg);

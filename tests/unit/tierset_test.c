@@ -150,6 +150,14 @@ static int grow(struct world *w, uint32_t tier, uint64_t bytes, struct cas_err *
 
 /* ---- the list and the directories ---- */
 
+static void file_in(struct world *w, const char *path, uint64_t bytes)
+{
+        cas_cleanup_free char *full = cas_xasprintf("%s/%s", w->dir, path);
+        cas_cleanup_fd int fd = open(full, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        assert_true(fd >= 0);
+        assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+}
+
 static void a_store_without_a_list_counts_nothing(void **state)
 {
         struct world *w = *state;
@@ -276,6 +284,7 @@ static void a_removed_tier_is_not_taken_back(void **state)
         struct world *w = *state;
         struct cas_err err = CAS_ERR_INIT;
         must_add(w, "disk", TIER_HDD, 0);
+        file_in(w, "disk/packs/0000000000000001.pack", 10);
         cas_cleanup_free char *disk = cas_xasprintf("%s/disk", w->dir);
         cas_cleanup_free char *away = cas_xasprintf("%s/away", w->dir);
         assert_int_equal(rename(disk, away), 0);
@@ -286,6 +295,11 @@ static void a_removed_tier_is_not_taken_back(void **state)
         assert_int_equal(rename(away, disk), 0);
         assert_int_equal(add(w, "disk", TIER_HDD, 0, &err), -CAS_E_DENIED);
         assert_non_null(strstr(err.msg, "not taken back"));
+        cas_cleanup_free char *pack = cas_xasprintf("%s/disk/packs/0000000000000001.pack", w->dir);
+        assert_int_equal(access(pack, F_OK), 0);
+        assert_int_equal(unlink(pack), 0);
+        must_add(w, "disk", TIER_HDD, 0);
+        assert_int_equal(tier_set_remove(w->set, "disk", &err), 0);
         /* One that is there is left clean. */
         must_add(w, "second", TIER_SSD, 0);
         assert_int_equal(tier_set_remove(w->set, "second", &err), 0);
@@ -356,14 +370,6 @@ static void what_leaves_takes_nothing(void **state)
         assert_int_equal(tier_set_below(w->set, 0, 1, false), CAS_TIER_ANY);
         assert_int_equal(tier_set_below(w->set, 1, 1, false), 0);
         assert_int_equal(tier_set_below(w->set, 0, 1, true), CAS_TIER_ANY);
-}
-
-static void file_in(struct world *w, const char *path, uint64_t bytes)
-{
-        cas_cleanup_free char *full = cas_xasprintf("%s/%s", w->dir, path);
-        cas_cleanup_fd int fd = open(full, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-        assert_true(fd >= 0);
-        assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
 }
 
 static void what_is_there_is_counted_at_opening(void **state)
