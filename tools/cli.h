@@ -45,7 +45,7 @@ extern const struct cli_command cmd_pull, cmd_push, cmd_copy, cmd_import, cmd_ex
         cmd_unpack, cmd_images, cmd_commit, cmd_diff, cmd_reset, cmd_clone, cmd_inspect, cmd_tag,
         cmd_rm, cmd_mount, cmd_umount, cmd_mounts, cmd_als, cmd_run, cmd_bundle, cmd_broker,
         cmd_serve, cmd_gc, cmd_why, cmd_retention, cmd_fsck, cmd_scrub, cmd_checkpoint,
-        cmd_condense, cmd_stats, cmd_upgrade, cmd_dump, cmd_man, cmd_cluster;
+        cmd_condense, cmd_stats, cmd_tier, cmd_upgrade, cmd_dump, cmd_man, cmd_cluster;
 
 /* All commands, in the order in which they are shown; ends with NULL. */
 extern const struct cli_command *const cli_commands[];

@@ -4,6 +4,35 @@
 
 #include "tools/access.h"
 
+static void bytes_show(const char *name, const char *what, const json_t *o, const char *key)
+{
+        char text[24];
+        printf("%s.%s %s\n", name, what,
+               cli_bytes_text((uint64_t)json_integer_value(json_object_get(o, key)), text,
+                              sizeof(text)));
+}
+
+/* A tier's lines; the rest is told by `lamina tier list`. */
+static void tiers_show(const json_t *all)
+{
+        const json_t *tiers = json_object_get(all, "tiers");
+        for (size_t i = 0; i < json_array_size(tiers); i++) {
+                const json_t *t = json_array_get(tiers, i);
+                const char *name = json_string_value(json_object_get(t, "name"));
+                bytes_show(name, "home", t, "homeBytes");
+                bytes_show(name, "other", t, "otherBytes");
+                bytes_show(name, "cache", t, "cachedBytes");
+                bytes_show(name, "written", t, "writtenBytes");
+        }
+        const json_t *cache = json_object_get(all, "blockCache");
+        long long hits = json_integer_value(json_object_get(cache, "hits"));
+        long long reads = hits + json_integer_value(json_object_get(cache, "misses"));
+        if (reads > 0)
+                printf("%-16s %.1f %% of %lld\n", "blockCacheHits",
+                       100.0 * (double)hits / (double)reads, reads);
+        bytes_show("mover", "backlog", json_object_get(all, "mover"), "dueBytes");
+}
+
 static int show(const struct cli *cli, const json_t *result)
 {
         (void)cli;
@@ -14,7 +43,9 @@ static int show(const struct cli *cli, const json_t *result)
                 char text[24];
                 size_t len = strlen(key);
                 bool bytes = len > 5 && strcmp(key + len - 5, "Bytes") == 0;
-                if (json_is_string(value))
+                if (json_is_object(value))
+                        tiers_show(value);
+                else if (json_is_string(value))
                         printf("%-16s %s\n", key, json_string_value(value));
                 else if (bytes)
                         printf("%-16s %s\n", key,

@@ -29,12 +29,13 @@ static const struct cli_option version_option[] = {
 };
 
 const struct cli_command *const cli_commands[] = {
-        &cmd_pull,      &cmd_push,    &cmd_copy,    &cmd_import, &cmd_export,     &cmd_pack,
-        &cmd_unpack,    &cmd_images,  &cmd_inspect, &cmd_tag,    &cmd_rm,         &cmd_mount,
-        &cmd_umount,    &cmd_mounts,  &cmd_als,     &cmd_run,    &cmd_commit,     &cmd_diff,
-        &cmd_reset,     &cmd_clone,   &cmd_bundle,  &cmd_broker, &cmd_serve,      &cmd_gc,
-        &cmd_retention, &cmd_why,     &cmd_fsck,    &cmd_scrub,  &cmd_checkpoint, &cmd_condense,
-        &cmd_stats,     &cmd_cluster, &cmd_upgrade, &cmd_dump,   &cmd_man,        NULL,
+        &cmd_pull,      &cmd_push,   &cmd_copy,    &cmd_import,  &cmd_export,     &cmd_pack,
+        &cmd_unpack,    &cmd_images, &cmd_inspect, &cmd_tag,     &cmd_rm,         &cmd_mount,
+        &cmd_umount,    &cmd_mounts, &cmd_als,     &cmd_run,     &cmd_commit,     &cmd_diff,
+        &cmd_reset,     &cmd_clone,  &cmd_bundle,  &cmd_broker,  &cmd_serve,      &cmd_gc,
+        &cmd_retention, &cmd_why,    &cmd_fsck,    &cmd_scrub,   &cmd_checkpoint, &cmd_condense,
+        &cmd_stats,     &cmd_tier,   &cmd_cluster, &cmd_upgrade, &cmd_dump,       &cmd_man,
+        NULL,
 };
 
 const struct cli_command *cli_command_find(const char *name)

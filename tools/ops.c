@@ -35,6 +35,14 @@ static const struct op ops[] = {
         {"retention", op_retention},
         {"cluster-status", op_cluster_status},
         {"cluster-gc", op_cluster_gc},
+        {"tier-list", op_tier_list},
+        {"tier-add", op_tier_add},
+        {"tier-set", op_tier_set},
+        {"tier-remove", op_tier_remove},
+        {"tier-move", op_tier_move},
+        {"tier-evacuate", op_tier_evacuate},
+        {"tier-explain", op_tier_explain},
+        {"tier-pause", op_tier_pause},
 };
 
 const struct op *op_find(const char *name)

@@ -6,7 +6,9 @@
 #include "tools/care_defaults.h"
 #include "tools/ops.h"
 #include "tools/ops_json.h"
+#include "tools/ops_tier.h"
 #include "tools/repair_source.h"
+#include "tools/tier_metrics.h"
 
 #define WHY_PATHS_DEFAULT 3
 #define WHY_PATHS_MAX 1000
@@ -218,30 +220,49 @@ int op_stats(struct cas_store *s, const json_t *args, const struct op_context *c
              struct cas_err *err)
 {
         (void)args;
-        (void)ctx;
         struct cas_store_stats t = {0};
         if (cas_store_stats(s, &t, err) < 0)
                 return -(int)err->code;
+        const struct tier_saved saved = tier_saved(&t);
         const struct {
                 const char *key;
                 uint64_t value;
         } rows[] = {
-                {"blobs", t.blob_count},          {"blobBytes", t.blob_bytes},
-                {"copies", t.copy_count},         {"copyBytes", t.copy_bytes},
-                {"cachedCopies", t.cached_count}, {"cachedCopyBytes", t.cached_bytes},
-                {"condensed", t.condensed_count}, {"condensedBytes", t.condensed_bytes},
-                {"recipes", t.recipe_count},      {"recipeBytes", t.recipe_bytes},
-                {"refused", t.refused_count},     {"objects", t.object_count},
-                {"objectBytes", t.object_bytes},  {"chunks", t.chunk_count},
-                {"packs", t.pack_count},          {"packBytes", t.pack_bytes},
-                {"layers", t.layer_count},        {"manifests", t.manifest_count},
-                {"repositories", t.repo_count},   {"tags", t.tag_count},
-                {"leases", t.lease_count},        {"trees", t.tree_count},
+                {"blobs", t.blob_count},
+                {"blobBytes", t.blob_bytes},
+                {"copies", t.copy_count},
+                {"copyBytes", t.copy_bytes},
+                {"cachedCopies", t.cached_count},
+                {"cachedCopyBytes", t.cached_bytes},
+                {"condensed", t.condensed_count},
+                {"condensedBytes", t.condensed_bytes},
+                {"recipes", t.recipe_count},
+                {"recipeBytes", t.recipe_bytes},
+                {"refused", t.refused_count},
+                {"objects", t.object_count},
+                {"objectBytes", t.object_bytes},
+                {"chunks", t.chunk_count},
+                {"packs", t.pack_count},
+                {"packBytes", t.pack_bytes},
+                {"layers", t.layer_count},
+                {"manifests", t.manifest_count},
+                {"repositories", t.repo_count},
+                {"tags", t.tag_count},
+                {"leases", t.lease_count},
+                {"trees", t.tree_count},
                 {"treeBytes", t.tree_bytes},
+                {"contentBytes", t.content_bytes},
+                {"chunkBytes", t.chunk_bytes},
+                {"dedupSavedBytes", saved.by_dedup},
+                {"compressionSavedBytes", saved.by_compression},
+                {"condensingSavedBytes", saved.by_condensing},
         };
         json_t *out = json_pack("{s:s, s:s}", "store", cas_store_path(s), "id", cas_store_id(s));
         for (size_t i = 0; i < CAS_COUNT(rows); i++)
                 json_object_set_new(out, rows[i].key, number(rows[i].value));
+        struct tier_set *set = tier_set_of(s);
+        if (set && tier_set_is_configured(set))
+                json_object_set_new(out, "tiers", op_tiers_json(set, ctx));
         *result = out;
         return 0;
 }
