@@ -11,7 +11,8 @@
 #include "tools/ops_json.h"
 
 #define BUSY_WAIT_MS 200
-#define BUSY_TRIES 150 /* of one pack that somebody writes to */
+#define BUSY_MS 30000 /* for one pack that somebody writes to, or a store that asks for patience   \
+                       */
 
 json_t *op_number(uint64_t v)
 {
@@ -347,18 +348,26 @@ int op_tier_remove(struct cas_store *s, const json_t *args, const struct op_cont
 
 /* ---- moving ---- */
 
+static uint64_t now_ms(void)
+{
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 /* One that somebody writes to is waited for. */
 static int move_patiently(struct cas_store *s, const struct op_context *ctx,
                           const struct tier_candidate *c, struct cas_pack_move_result *out,
                           struct cas_err *err)
 {
         struct op_context asked = *ctx;
-        for (unsigned i = 0;; i++) {
+        uint64_t until_ms = now_ms() + BUSY_MS;
+        for (;;) {
                 struct cas_err why = CAS_ERR_INIT;
                 int rc = tier_move_pack(s, c, false, told_to_stop, &asked, out, &why);
                 if (rc == 0 || rc == -CAS_E_NOTFOUND) /* collected meanwhile */
                         return 0;
-                if (rc != -CAS_E_BUSY || i == BUSY_TRIES || told_to_stop(&asked)) {
+                if (rc != -CAS_E_BUSY || now_ms() > until_ms || told_to_stop(&asked)) {
                         *err = why;
                         return rc;
                 }
