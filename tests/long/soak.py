@@ -550,7 +550,7 @@ class Soak:
 
     def umount(self, point):
         begin, why = time.monotonic(), ""
-        while os.path.ismount(point) and time.monotonic() - begin < WAIT_S * 3:
+        while os.path.ismount(point) and time.monotonic() - begin < WAIT_S * 9:  # fsck may have the store
             done = self.host.run("umount", point, check=False)
             if done.returncode != 0:
                 why = done.stderr
