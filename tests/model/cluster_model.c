@@ -631,8 +631,8 @@ static const char *explore(enum broken how, const struct bounds *within, bool wa
         return bad;
 }
 
-static const struct bounds usual[] = {{1, 1, 6}, {2, 1, 3}, {1, 2, 2}};
-static const struct bounds longer[] = {{2, 1, 5}, {1, 2, 4}, {2, 2, 2}};
+static const struct bounds usual[] = {{1, 1, 6}, {1, 2, 1}, {2, 1, 2}};
+static const struct bounds longer[] = {{1, 2, 2}, {2, 1, 3}, {2, 1, 5}, {1, 2, 4}, {2, 2, 2}};
 
 static int run(enum broken how, const struct bounds *all, size_t count, bool way)
 {
