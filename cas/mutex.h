@@ -22,7 +22,7 @@
 #define CAS_LOCK_RANKS(X)                                                                          \
         X(5, "repair")             /* one thing is repaired at a time */                           \
         X(5, "store.collecting")   /* a run of collection */                                       \
-        X(7, "shared.names")               /* a tag as the nodes share it, until it is so here */   \
+        X(7, "shared.names")       /* a tag as the nodes share it, until it is so here */          \
         X(10, "store.keeping")     /* who puts frames of a blob into packs as they are */          \
         X(20, "elsewhere.loading") /* the list of other stores' parts */                           \
         X(30, "background")                                                                        \

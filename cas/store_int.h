@@ -42,7 +42,7 @@ struct cas_store {
         struct cas_index *index;
         struct cas_backend *backend;
         bool own_backend;
-        struct cas_shared *shared; /* NULL: nothing is shared (cas/shared.c) */
+        struct cas_shared *shared;      /* NULL: nothing is shared (cas/shared.c) */
         struct cas_mutex *shared_names; /* SHARED_STRIPES of them, by repository */
         bool flat_trees;
         const struct cas_decoder *decoder; /* borrowed; may be NULL */

@@ -41,9 +41,9 @@ int cas_pack_move(struct cas_store *s, uint64_t pack_id, const struct cas_pack_m
                   struct cas_pack_move_result *out, struct cas_err *err) CAS_MUST_CHECK;
 
 /* In which packs the content of a blob (layer, config, manifest), file object or chunk lies, once
- * each, with how many bytes of it as stored; until fn returns false. What is kept as a file (config,
- * manifest) lies in none. digest: as cas_why takes it, less names. Errors: NOTFOUND (the store does
- * not have it), INVALID. */
+ * each, with how many bytes of it as stored; until fn returns false. What is kept as a file
+ * (config, manifest) lies in none. digest: as cas_why takes it, less names. Errors: NOTFOUND (the
+ * store does not have it), INVALID. */
 int cas_packs_of(struct cas_store *s, const char *digest,
                  bool (*fn)(void *arg, uint64_t pack_id, uint64_t stored_bytes), void *arg,
                  struct cas_err *err) CAS_MUST_CHECK;

@@ -11,8 +11,9 @@
 #include "tools/ops_json.h"
 
 #define BUSY_WAIT_MS 200
-#define BUSY_MS 30000 /* for one pack that somebody writes to, or a store that asks for patience   \
-                       */
+#define BUSY_MS                                                                                    \
+        30000 /* for one pack that somebody writes to, or a store that asks for patience           \
+               */
 
 json_t *op_number(uint64_t v)
 {

@@ -27,7 +27,7 @@ static int enter(struct membucket *b, bool *lost, struct cas_err *err)
         *lost = false;
         unsigned n = ++b->requests;
         if (b->hook_at == n && b->hook) {
-                b->hook_at = 0; /* what happens there makes requests of its own */
+                b->hook_at = 0;  /* what happens there makes requests of its own */
                 pthread_t other; /* who waits for the answer may hold locks */
                 cas_assert(pthread_create(&other, NULL, run_hook, b) == 0);
                 cas_assert(pthread_join(other, NULL) == 0);

@@ -64,7 +64,8 @@ static const char *at(const char *mount, const char *path)
 
 static void pause_ms(long ms)
 {
-        (void)nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
+        (void)nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000},
+                        NULL);
 }
 
 static struct ffs_mount_info mount_at(const struct ffs_image *image, const char *name,
