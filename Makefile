@@ -194,7 +194,8 @@ test: check-layers check-headers ## Build, and run all tests that fit in 15 minu
 	@tests/run-all.sh
 
 .PHONY: check-long
-check-long: $(B)/lamina $(CRASH) $(MODEL) $(SCHED) ## Tests that take longer (LAMINA_CORPUS=LAYOUT: with real images)
+check-long: $(B)/lamina $(CRASH) $(MODEL) $(SCHED) $(B)/tests/unit/s3_test ## Tests that take longer (LAMINA_CORPUS=LAYOUT: with real images)
+	@tools/deps.sh long
 	@tests/run.sh long 3600 $(sort $(shell find tests/long -maxdepth 1 -type f -executable))
 
 # What makes threads, or is made for them; not what is scheduled by the test, one thread at a time.

@@ -17,6 +17,7 @@ ZSTD_SUITE=bookworm
 # Older ones let requests through that two programs read differently (spec/registry.md).
 MHD_VERSION_MIN=1.0.1
 MHD_SUITE=trixie
+MODE=${1:-} # "long": what tests need that take longer, too
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 DEPS=$(readlink -m build/deps)
 WORK=$DEPS/work
@@ -29,7 +30,8 @@ PACKAGES_TEST=(libcmocka-dev clang clang-format clang-tidy lld git python3 pytho
 	python3-lz4 python3-xxhash erofs-utils umoci skopeo podman buildah containerd runc
 	golang-github-containers-common fsverity attr acl libcap2-bin jq curl mandoc procps
 	util-linux xz-utils zstd pigz nginx varnish chromium chromium-driver
-	docker-registry openssl ceph-mon ceph-osd radosgw)
+	docker-registry openssl)
+PACKAGES_LONG=(ceph-mon ceph-osd radosgw) # of `tools/deps.sh long`: of `make check-long` alone
 PACKAGES_RUN=(bubblewrap crun fuse3 mount)
 
 say() { echo "deps: $*"; }
@@ -56,7 +58,8 @@ packages_of_release() {
 packages_missing() {
 	local wanted
 	mapfile -t wanted < <(printf '%s\n' "${PACKAGES_BUILD[@]}" "${PACKAGES_TEST[@]}" \
-		"${PACKAGES_RUN[@]}" && packages_of_release)
+		"${PACKAGES_RUN[@]}" && packages_of_release &&
+		if [ "$MODE" = long ]; then printf '%s\n' "${PACKAGES_LONG[@]}"; fi)
 	comm -23 <(printf '%s\n' "${wanted[@]}" | sort -u) \
 		<(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
 			sed -n 's/^installed //p' | sort -u)

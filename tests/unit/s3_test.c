@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The S3 client against a store that does what it should: tests/support/badbucket.py without
- * faults, or the one that $LAMINA_S3_ENDPOINT tells (tests/sys/s3_gateway.py: Ceph's). */
+ * faults, or the one that $LAMINA_S3_ENDPOINT tells (tests/long/s3_gateway.py: Ceph's). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
